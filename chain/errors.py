@@ -1,0 +1,53 @@
+"""Someone else's mistakes. Each has a stable `code`, which tests, logs and RPC answers rely on.
+
+Our own mistakes are `assert`s. A `code` is snake_case and never reused for another meaning;
+`docs/errors.md` lists them with what to do next.
+"""
+
+
+class SteelyardError(Exception):
+    """Input that this software refuses, with a code that programs can rely on."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code, self.message = code, message
+
+
+class InvalidBlobName(SteelyardError):
+    """A CID, digest or size that names no blob of ours."""
+
+
+class InvalidModel(SteelyardError):
+    """Bytes that are not a canonical model file."""
+
+
+class InvalidUpdate(SteelyardError):
+    """Bytes that are not an update, or an update that is bound to something else."""
+
+
+class InvalidAggregation(SteelyardError):
+    """An aggregation that cannot be computed within the bounds."""
+
+
+class InvalidTransaction(SteelyardError):
+    """A transaction that may not enter a block."""
+
+
+class InvalidBlock(SteelyardError):
+    """A block that breaks a rule of the chain."""
+
+
+class InvalidGenesis(SteelyardError):
+    """A genesis document that cannot start a chain."""
+
+
+class InvalidVote(SteelyardError):
+    """A vote, certificate or consensus message that breaks a rule."""
+
+
+class InvalidKey(SteelyardError):
+    """Key material that must not be used."""
+
+
+class UnavailableBlob(SteelyardError):
+    """A blob that the chain admitted and this machine lacks: wait and fetch; never an EVM result."""

@@ -1,0 +1,85 @@
+"""Protocol constants: numbers that every node must share and that no genesis document can change.
+
+Chain parameters (gas limit, blob retention, validators) are in the genesis document; settings of
+one node are in its TOML file. Units are in the names; relations are asserted at the end.
+"""
+
+from typing import Final
+
+# -- blobs (docs/protocol.md, "Blobs") -------------------------------------------------------------
+CHUNK_BYTES: Final = 262_144
+"""IPFS leaf size; a blob of at most this many bytes is one raw block."""
+DAG_WIDTH: Final = 174
+"""Links in one inner node of the balanced dag-pb tree."""
+MAX_BLOB_BYTES: Final = 48 * 2**20
+"""A declared blob: a 10-million-parameter model (40 MB) fits."""
+MAX_PARTIAL_BYTES: Final = 100 * 2**20
+"""A blob that `accumulate` made: eight bytes a parameter."""
+MAX_BLOBS_PER_TRANSACTION: Final = 8
+MAX_BLOB_BYTES_PER_BLOCK: Final = 64 * 2**20
+BLOB_GAS_EACH: Final = 25_000
+BLOB_BYTES_PER_GAS: Final = 16
+"""Intrinsic gas of a declared blob: BLOB_GAS_EACH + ceil(size / BLOB_BYTES_PER_GAS)."""
+
+# -- addresses -------------------------------------------------------------------------------------
+BLOB_DECLARATION_ADDRESS: Final = (0x0F00).to_bytes(20, "big")
+"""Appears in access lists only: pairs of storage keys, digest and size."""
+FEDAVG_ADDRESS: Final = (0x0F01).to_bytes(20, "big")
+"""The aggregation precompile; its storage holds the admission records."""
+EVIDENCE_ADDRESS: Final = (0x0F02).to_bytes(20, "big")
+STAKING_ADDRESS: Final = (0x1001).to_bytes(20, "big")
+TASKS_ADDRESS: Final = (0x1002).to_bytes(20, "big")
+
+# -- models and updates ----------------------------------------------------------------------------
+FRACTION_BITS: Final = 24
+"""Largest and default number of fraction bits: model values are int32 in 2**-24."""
+BLOCK_VALUES: Final = 4096
+"""Values that share one exponent; blocks never cross tensors."""
+MAX_MODEL_PARAMETERS: Final = 12_000_000
+MAX_MODEL_TENSORS: Final = 4096
+MAX_MODEL_HEADER_BYTES: Final = 2**20
+MAX_TENSOR_NAME_BYTES: Final = 256
+MAX_TENSOR_DIMENSIONS: Final = 8
+UPDATE_VERSION: Final = 1
+UPDATE_HEADER_BYTES: Final = 192
+MIN_EXPONENT: Final = -FRACTION_BITS
+MAX_EXPONENT: Final = 30
+VALUE_LIMIT: Final = 2**31
+"""A block is valid only if max|q| << (exponent + fraction_bits) stays below this."""
+
+# -- aggregation -----------------------------------------------------------------------------------
+WEIGHT_BITS: Final = 20
+WEIGHT_TOTAL: Final = 2**WEIGHT_BITS
+"""Normalised weights (shares) of one aggregation sum to exactly this; scores use it as 1.0."""
+MAX_UPDATES: Final = 1024
+"""Updates in one aggregation."""
+MAX_RAW_WEIGHT: Final = 2**128 - 1
+MAX_NORM2: Final = 2**256 - 1
+
+# -- gas of the aggregation precompile: about 0.5 microseconds a unit ------------------------------
+GAS_CALL: Final = 3_000
+GAS_PER_UPDATE: Final = 5_000
+BYTES_READ_PER_GAS: Final = 256
+"""Reading a blob from storage into memory."""
+BYTES_MADE_PER_GAS: Final = 32
+"""Encoding, hashing and storing a blob that the precompile makes."""
+VALUES_PER_GAS: Final = 32
+"""parameters x updates, for the sums, the norms and the scores together."""
+
+# -- transactions and blocks -----------------------------------------------------------------------
+MAX_TRANSACTION_BYTES: Final = 131_072
+MAX_BLOCK_TRANSACTIONS: Final = 5_000
+MAX_BLOCK_BYTES: Final = 4 * 2**20
+MAX_EXTRA_DATA_BYTES: Final = 32
+MAX_INITCODE_BYTES: Final = 49_152
+"""EIP-3860."""
+MAX_CLOCK_LEAD_SECONDS: Final = 1
+"""A block's timestamp may be this far ahead of the voter's clock; checked when voting only."""
+EXTENSION_VERSION: Final = 1
+
+assert MAX_BLOB_BYTES <= MAX_BLOB_BYTES_PER_BLOCK
+assert 4 * MAX_MODEL_PARAMETERS + MAX_MODEL_HEADER_BYTES <= MAX_BLOB_BYTES
+assert 8 * MAX_MODEL_PARAMETERS + MAX_MODEL_HEADER_BYTES <= MAX_PARTIAL_BYTES
+assert WEIGHT_TOTAL * VALUE_LIMIT <= 2**51
+"""The weighted sum of in-range values stays inside int64 with twelve bits to spare."""
+assert MAX_UPDATES <= WEIGHT_TOTAL

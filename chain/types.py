@@ -1,0 +1,25 @@
+"""The words that several modules share. A `Digest` is 32 bytes, an `Address` 20."""
+
+from dataclasses import dataclass
+from typing import NewType
+
+Address = NewType("Address", bytes)
+Digest = NewType("Digest", bytes)
+Hash = NewType("Hash", bytes)
+Height = NewType("Height", int)
+Epoch = NewType("Epoch", int)
+View = NewType("View", int)
+Round = NewType("Round", int)
+TaskId = NewType("TaskId", int)
+Power = NewType("Power", int)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class BlobName:
+    """Bytes named by the SHA-256 of their IPFS root block and by their size.
+
+    Size is part of the name: a file's root node, stored raw, has the same digest as the file.
+    """
+
+    digest: Digest
+    size: int
