@@ -1,2 +1,99 @@
-"""x"""
-def main() -> None: ...
+"""The `steelyard` command: one word picks the part, and only that part is imported.
+
+A client install has neither EVM nor BLS, so `steelyard client` must not import `steelyard.node`.
+Exit codes everywhere: 0 yes, 1 no, 2 could not tell.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import __version__
+from .chain.errors import SteelyardError
+
+YES, NO, UNKNOWN = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where a command lives, which extra installs it, and what it is for."""
+
+    module: str
+    attribute: str
+    extra: str
+    summary: str
+
+
+PARTS = {
+    "demo": Part("steelyard.client.demo.command", "app", "demo", "the main job, on this machine"),
+    "task": Part("steelyard.client.commands", "task", "", "publish a training task and follow it"),
+    "client": Part("steelyard.client.commands", "client", "", "train on your own data, get paid"),
+    "round": Part("steelyard.client.commands", "round", "", "what happened in a round, and why"),
+    "model": Part("steelyard.client.commands", "model", "", "fetch and evaluate a model"),
+    "audit": Part("steelyard.client.commands", "audit", "audit", "prove or refute a round"),
+    "keys": Part("steelyard.client.commands", "keys", "", "make and show encrypted key files"),
+    "new": Part("steelyard.client.commands", "new", "", "a client project to start from"),
+    "node": Part("steelyard.node.commands", "app", "node", "run a validator"),
+    "selftest": Part("steelyard.chain.selftest", "main", "audit", "check this machine's kernels"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(describe())
+        sys.exit(YES if words else UNKNOWN)
+    if words[0] in ("--version", "-V"):
+        print(f"steelyard {__version__}")
+        sys.exit(YES)
+    part = PARTS.get(words[0])
+    if part is None:
+        fail(f"no command {words[0]!r}; `steelyard --help` lists them")
+    run_part(words[0], part, words[1:])
+
+
+def run_part(name: str, part: Part, words: list[str]) -> None:
+    """Import the part and hand it the rest of the line."""
+    try:
+        command = getattr(importlib.import_module(part.module), part.attribute)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("steelyard") or not part.extra:
+            raise
+        fail(
+            f"`steelyard {name}` needs {error.name}, which is not installed: "
+            f"pip install 'steelyard[{part.extra}]'"
+        )
+    try:
+        command(words, prog_name=f"steelyard {name}")
+    except SteelyardError as error:
+        if "--json" in words:
+            print(json.dumps({"error": error.code, "message": error.message}))
+        fail(str(error))
+
+
+def describe() -> str:
+    """Return the help text: every command in one line."""
+    width = max(map(len, PARTS))
+    lines = [f"  {name:<{width}}  {part.summary}" for name, part in PARTS.items()]
+    return "\n".join(
+        [
+            "steelyard: federated averaging as consensus",
+            "",
+            *lines,
+            "",
+            "`steelyard COMMAND --help` tells more. Exit codes: 0 yes, 1 no, 2 could not tell.",
+        ]
+    )
+
+
+def fail(message: str) -> None:
+    """Say what is wrong on stderr and exit with 2."""
+    print(f"steelyard: {message}", file=sys.stderr)
+    sys.exit(UNKNOWN)
+
+
+if __name__ == "__main__":
+    main()
