@@ -77,6 +77,18 @@ MAX_CLOCK_LEAD_SECONDS: Final = 1
 """A block's timestamp may be this far ahead of the voter's clock; checked when voting only."""
 EXTENSION_VERSION: Final = 1
 
+# -- consensus (docs/protocol.md, "Consensus") -----------------------------------------------------
+MAX_VALIDATORS: Final = 128
+"""Every validator talks to every other one, and a certificate has a bit for each."""
+MAX_POWER: Final = 2**128 - 1
+"""Voting power of one validator; a stake in wei fits."""
+MAX_LOOKAHEAD_VIEWS: Final = 16
+"""Votes and proposals for views further ahead are dropped; certificates are not."""
+MAX_LOOKBEHIND_VIEWS: Final = 64
+"""Votes for views further behind are dropped, even if nothing was finalized since."""
+MAX_TIMEOUT_DOUBLINGS: Final = 5
+"""The timeout of a view doubles with each nullified view before it, up to this often."""
+
 assert MAX_BLOB_BYTES <= MAX_BLOB_BYTES_PER_BLOCK
 assert 4 * MAX_MODEL_PARAMETERS + MAX_MODEL_HEADER_BYTES <= MAX_BLOB_BYTES
 assert 8 * MAX_MODEL_PARAMETERS + MAX_MODEL_HEADER_BYTES <= MAX_PARTIAL_BYTES
