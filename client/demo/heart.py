@@ -1,8 +1,8 @@
 """The UCI heart-disease data of four hospitals, as float32 features (see client/data/README.md).
 
-Features: six measurements, scaled by fixed constants that every hospital knows beforehand (so that no
-statistics of patients travel), and seven one-hot attributes in which "missing" is a category of its
-own. A label is 1 if the diagnosis is any degree of disease.
+Features: six measurements, scaled by fixed constants that every hospital knows beforehand (so that
+no statistics of patients travel), and seven one-hot attributes in which "missing" is a category of
+its own. A label is 1 if the diagnosis is any degree of disease.
 
 Units: features (patients, FEATURES) float32; labels (patients,) int64.
 Errors: `SteelyardError("data_columns" | "data_value")` for a file that is not such a table.
@@ -23,7 +23,7 @@ from steelyard.chain.errors import SteelyardError
 HOSPITALS = ("Cleveland", "Hungary", "VA Long Beach", "Switzerland")
 TEST_SHARE = 0.3
 
-# Typical value and spread of a measurement, from clinical practice; a missing one counts as typical.
+# Typical value and spread of a measurement, from practice; a missing one counts as typical.
 MEASUREMENTS: Mapping[str, tuple[float, float]] = {
     "age": (54.0, 9.0),
     "trestbps": (132.0, 18.0),
