@@ -5,6 +5,7 @@ rule about pairs, `find_offence`, is used three times: by the core before it vot
 database before it signs, and by whoever slashes.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final, Self
@@ -108,6 +109,24 @@ def find_offence(first: Statement, second: Statement) -> Offence | None:
         (Kind.FINALIZE, Kind.FINALIZE): Offence.TWO_FINALIZATIONS,
         (Kind.NOTARIZE, Kind.FINALIZE): Offence.FINALIZED_ANOTHER,
     }.get(kinds)
+
+
+def check_signable(statement: Statement, earlier: Iterable[Statement]) -> None:
+    """Check that nothing signed earlier forbids this statement. Raises InvalidVote.
+
+    `earlier` is everything signed in the same epoch and view, or more. Signing the same again is
+    allowed; notarizing after giving up is not, though nobody else could prove it (rule 4).
+    """
+    signed = tuple(earlier)
+    if statement in signed:
+        return
+    for before in signed:
+        offence = find_offence(before, statement)
+        if offence is not None:
+            raise InvalidVote("vote_conflict", f"{offence} in view {statement.view}, refused")
+        same_view = (before.epoch, before.view) == (statement.epoch, statement.view)
+        if same_view and (before.kind, statement.kind) == (Kind.NULLIFY, Kind.NOTARIZE):
+            raise InvalidVote("vote_late", f"view {statement.view} was given up already")
 
 
 def encode_vote(vote: Vote) -> bytes:
