@@ -1,0 +1,830 @@
+# pragma version ~=0.4.3
+# pragma evm-version cancun
+# pragma optimize codesize
+# pragma nonreentrancy on
+"""
+@title Federated learning tasks
+@license Apache-2.0
+@notice An organisation publishes a task with its first model and an escrow. Participants join with
+        a stake and, in each round, commit to an update, reveal it, and are paid by their share in
+        the mean that the precompile computes when the round is closed. docs/tasks.md tells the
+        life of a task; its parameters are frozen from the first transaction.
+
+        Time is `block.timestamp` in seconds. A period ends at its `ends` second, exclusive. Every
+        wait ends by itself, and whoever has something here can take it out: a participant who
+        has no open commitment may leave, anybody may close or abort what is due.
+"""
+
+import escrow
+import fedavg
+import metrics
+import roster
+
+initializes: escrow
+initializes: metrics
+initializes: roster
+
+# States of a task. 0 is a task that does not exist.
+LOBBY: constant(uint8) = 1
+RUNNING: constant(uint8) = 2
+FINISHED: constant(uint8) = 3
+ABORTED: constant(uint8) = 4
+
+# States of a round. 0 is a round that has not been opened.
+OPEN: constant(uint8) = 1
+AGGREGATED: constant(uint8) = 2
+SKIPPED: constant(uint8) = 3
+
+# Raw weights.
+BY_SAMPLES: constant(uint8) = 0
+BY_STAKE: constant(uint8) = 1
+UNIFORM: constant(uint8) = 2
+
+# What `next_action` answers.
+WAIT: constant(uint8) = 0
+START: constant(uint8) = 1
+CLOSE: constant(uint8) = 2
+ABORT: constant(uint8) = 3
+
+WEIGHTED_MEAN: constant(uint8) = 0
+NORM_CLIPPED_MEAN: constant(uint8) = 1
+
+MAX_ROUNDS: constant(uint256) = 10_000
+MAX_PERIOD_SECONDS: constant(uint256) = 30 * 86_400
+MAX_SAMPLES: constant(uint256) = 2**64 - 1
+# Keeps every sum of money and every raw weight far from 2**256.
+MAX_WEI: constant(uint256) = 2**120
+
+# After a round is due, how long its updates stay readable, and when anybody may give up on it.
+CLOSE_TIMEOUT_SECONDS: constant(uint256) = 86_400
+
+# The part of a block's gas that closing one round may need.
+CLOSE_BLOCK_DIVISOR: constant(uint256) = 2
+# Closing, besides the precompile: measured by contracts/tests/test_gas.py.
+CLOSE_GAS: constant(uint256) = 500_000
+CLOSE_GAS_PER_CLIENT: constant(uint256) = 60_000
+# What a closing transaction costs outside the part that `close` can meter.
+CLOSE_GAS_UNMETERED: constant(uint256) = 80_000
+
+
+struct Parameters:
+    rule: fedavg.Rule
+    weighting: uint8
+    bits: uint8
+    rounds: uint256
+    min_clients: uint256
+    max_clients: uint256
+    join_seconds: uint256
+    commit_seconds: uint256
+    reveal_seconds: uint256
+    base_stake: uint256
+    stake_per_sample: uint256
+    admission_norm2: uint256
+    reward: uint256
+    close_reserve: uint256
+    close_bounty: uint256
+
+
+struct Task:
+    name: String[64]
+    publisher: address
+    state: uint8
+    invited_only: bool
+    parameters: Parameters
+    bundle: fedavg.Blob
+    model: fedavg.Blob
+    join_ends: uint256
+    round: uint256
+    # Rounds skipped since the last aggregation.
+    skips: uint256
+
+
+struct Round:
+    state: uint8
+    base: fedavg.Blob
+    commit_ends: uint256
+    reveal_ends: uint256
+    active: uint256
+    committed: uint256
+    revealed: uint256
+    model: fedavg.Blob
+    saturated: uint256
+
+
+struct Submission:
+    commitment: bytes32
+    update: fedavg.Blob
+    samples: uint256
+
+
+event Published:
+    task: indexed(uint256)
+    publisher: indexed(address)
+    name: String[64]
+    parameters: Parameters
+    model: fedavg.Blob
+    bundle: fedavg.Blob
+    allowlist: DynArray[address, fedavg.MAX_CLIENTS]
+    join_ends: uint256
+
+
+event Started:
+    task: indexed(uint256)
+    participants: uint256
+
+
+event RoundOpened:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    base: fedavg.Blob
+    commit_ends: uint256
+    reveal_ends: uint256
+
+
+event Committed:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    participant: indexed(address)
+    commitment: bytes32
+
+
+event RevealOpened:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    reveal_ends: uint256
+
+
+event Revealed:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    participant: indexed(address)
+    update: fedavg.Blob
+    samples: uint256
+    norm2: uint256
+
+
+event Aggregated:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    rule: fedavg.Rule
+    base: fedavg.Blob
+    clients: DynArray[address, fedavg.MAX_CLIENTS]
+    updates: DynArray[fedavg.Blob, fedavg.MAX_CLIENTS]
+    raw_weights: DynArray[uint256, fedavg.MAX_CLIENTS]
+    shares: DynArray[uint256, fedavg.MAX_CLIENTS]
+    scores: DynArray[int256, fedavg.MAX_CLIENTS]
+    flags: DynArray[uint256, fedavg.MAX_CLIENTS]
+    model: fedavg.Blob
+    saturated: uint256
+
+
+event RoundSkipped:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    committed: uint256
+    revealed: uint256
+
+
+event ClosePaid:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    closer: indexed(address)
+    fee: uint256
+
+
+event Finished:
+    task: indexed(uint256)
+    model: fedavg.Blob
+
+
+event Aborted:
+    task: indexed(uint256)
+    caller: indexed(address)
+    round: uint256
+
+
+task_count: public(uint256)
+tasks: HashMap[uint256, Task]
+rounds: HashMap[uint256, HashMap[uint256, Round]]
+submissions: HashMap[uint256, HashMap[uint256, HashMap[address, Submission]]]
+revealers: HashMap[uint256, HashMap[uint256, HashMap[uint256, address]]]
+
+
+# -- the organisation --------------------------------------------------------------------------
+
+
+@external
+@payable
+def publish(
+    name: String[64],
+    parameters: Parameters,
+    model: fedavg.Blob,
+    bundle: fedavg.Blob,
+    allowlist: DynArray[address, fedavg.MAX_CLIENTS],
+) -> uint256:
+    """
+    @notice Create a task, open its lobby and deposit its escrow: exactly
+            `reward + rounds x close_reserve` wei. An empty allowlist admits everybody.
+    @return The task's number; the first is 1.
+    """
+    self._check_parameters(parameters)
+    assert len(name) > 0, "tasks: no name"
+    assert (
+        msg.value == parameters.reward + parameters.rounds * parameters.close_reserve
+    ), "tasks: escrow differs from reward and reserves"
+    self._check_capacity(parameters, model)
+
+    self.task_count += 1
+    task: uint256 = self.task_count
+    join_ends: uint256 = block.timestamp + parameters.join_seconds
+    self.tasks[task] = Task(
+        name=name,
+        publisher=msg.sender,
+        state=LOBBY,
+        invited_only=len(allowlist) > 0,
+        parameters=parameters,
+        bundle=bundle,
+        model=model,
+        join_ends=join_ends,
+        round=0,
+        skips=0,
+    )
+    for invited: address in allowlist:
+        roster.invited[task][invited] = True
+    escrow._deposit(task, msg.value)
+    log Published(
+        task=task,
+        publisher=msg.sender,
+        name=name,
+        parameters=parameters,
+        model=model,
+        bundle=bundle,
+        allowlist=allowlist,
+        join_ends=join_ends,
+    )
+    return task
+
+
+@external
+def refund(task: uint256):
+    """
+    @notice Return to the publisher what a finished or aborted task left: the pools of skipped and
+            unplayed rounds, roundings, and reserves.
+    """
+    state: uint8 = self.tasks[task].state
+    assert msg.sender == self.tasks[task].publisher, "tasks: not the publisher"
+    assert state == FINISHED or state == ABORTED, "tasks: not over"
+    escrow._refund(task, msg.sender)
+
+
+# -- participants ------------------------------------------------------------------------------
+
+
+@external
+@payable
+def join(task: uint256, samples: uint256):
+    """
+    @notice Take part with up to `samples` training samples a round, covered by the stake sent:
+            at least `base_stake + samples x stake_per_sample` wei. Whoever joins a running task
+            is active from the next round. The lobby starts when it is full.
+    """
+    state: uint8 = self.tasks[task].state
+    round: uint256 = self.tasks[task].round
+    max_clients: uint256 = self.tasks[task].parameters.max_clients
+    assert state == LOBBY or state == RUNNING, "tasks: not open"
+    assert not self.tasks[task].invited_only or roster.invited[task][msg.sender], "tasks: not invited"
+    assert state == RUNNING or block.timestamp < self.tasks[task].join_ends, "tasks: lobby is over"
+    assert round < self.tasks[task].parameters.rounds, "tasks: last round is running"
+    assert not roster._is_member(task, msg.sender), "tasks: already joined"
+    assert roster._count(task) < max_clients, "tasks: full"
+    assert samples > 0 and samples <= MAX_SAMPLES, "tasks: samples out of range"
+    assert msg.value <= MAX_WEI, "tasks: stake out of range"
+    assert (
+        msg.value
+        >= self.tasks[task].parameters.base_stake
+        + samples * self.tasks[task].parameters.stake_per_sample
+    ), "tasks: samples not covered by stake"
+
+    roster._add(task, msg.sender, samples, msg.value, round + 1)
+    if state == LOBBY and roster._count(task) == max_clients:
+        self._start(task)
+
+
+@external
+def commit(task: uint256, round: uint256, commitment: bytes32):
+    """
+    @notice Bind the caller to one update without showing it; see `compute_commitment`. When every
+            active participant has committed, the reveal period begins at once.
+    """
+    current: Round = self._get_open_round(task, round)
+    assert roster._is_member(task, msg.sender), "tasks: not a participant"
+    assert (
+        roster.participants[task][msg.sender].active_from <= round
+    ), "tasks: active from the next round"
+    assert (
+        self.submissions[task][round][msg.sender].commitment == empty(bytes32)
+    ), "tasks: already committed"
+    assert block.timestamp < current.commit_ends, "tasks: commit period is over"
+    assert commitment != empty(bytes32), "tasks: empty commitment"
+
+    self.submissions[task][round][msg.sender].commitment = commitment
+    self.rounds[task][round].committed = current.committed + 1
+    log Committed(task=task, round=round, participant=msg.sender, commitment=commitment)
+    if current.committed + 1 == current.active:
+        self._open_reveals(task, round)
+
+
+@external
+def reveal(task: uint256, round: uint256, update: fedavg.Blob, samples: uint256, salt: bytes32):
+    """
+    @notice Show the update that the caller committed to. The precompile checks its format, its
+            binding to task, round, base and sender, and its norm. When everybody who committed
+            has revealed, the round may be closed at once.
+    """
+    current: Round = self._get_open_round(task, round)
+    submission: Submission = self.submissions[task][round][msg.sender]
+    assert submission.commitment != empty(bytes32), "tasks: no commitment"
+    assert submission.update.size == 0, "tasks: already revealed"
+    assert block.timestamp >= current.commit_ends, "tasks: commit period is running"
+    assert block.timestamp < current.reveal_ends, "tasks: reveal period is over"
+    assert submission.commitment == self._compute_commitment(
+        task, round, msg.sender, update, samples, salt
+    ), "tasks: differs from the commitment"
+    assert samples > 0, "tasks: samples out of range"
+    assert (
+        samples <= roster.participants[task][msg.sender].samples
+    ), "tasks: samples not covered by stake"
+    # A blob that could expire before the round is closed would let one participant stop a task.
+    readable_until: uint256 = current.reveal_ends + CLOSE_TIMEOUT_SECONDS
+    assert fedavg._get_expiry(update) >= readable_until, "tasks: update expires too soon"
+    assert fedavg._get_expiry(current.base) >= readable_until, "tasks: model expires too soon"
+    norm2: uint256 = staticcall fedavg.Fedavg(fedavg.FEDAVG).verify(
+        update,
+        task,
+        round,
+        current.base,
+        msg.sender,
+        self.tasks[task].parameters.admission_norm2,
+    )
+
+    self.submissions[task][round][msg.sender].update = update
+    self.submissions[task][round][msg.sender].samples = samples
+    self.revealers[task][round][current.revealed] = msg.sender
+    self.rounds[task][round].revealed = current.revealed + 1
+    if current.revealed + 1 == current.committed:
+        self.rounds[task][round].reveal_ends = block.timestamp
+    log Revealed(
+        task=task, round=round, participant=msg.sender, update=update, samples=samples, norm2=norm2
+    )
+
+
+@external
+def report(
+    task: uint256, round: uint256, samples: uint256, values: DynArray[int256, metrics.MAX_METRICS]
+):
+    """
+    @notice Publish the caller's own evaluation of the model that `round` made. Self-reported:
+            nothing is paid or decided by it.
+    """
+    assert roster._is_member(task, msg.sender), "tasks: not a participant"
+    assert self.rounds[task][round].state == AGGREGATED, "tasks: round made no model"
+    metrics._report(task, round, msg.sender, samples, values)
+
+
+@external
+def claim(task: uint256):
+    """
+    @notice Pay out what the caller has earned in `task`: shares of the pool, and closing fees.
+    """
+    escrow._claim(task, msg.sender)
+
+
+@external
+def leave(task: uint256):
+    """
+    @notice Give up the place in a task and take the stake back. Only an open commitment binds, and
+            only until its round is closed or the task is over. Earnings stay claimable.
+    """
+    round: uint256 = self.tasks[task].round
+    running: bool = self.tasks[task].state == RUNNING
+    assert (
+        not running
+        or self.submissions[task][round][msg.sender].commitment == empty(bytes32)
+    ), "tasks: bound by a commitment"
+
+    active_from: uint256 = roster.participants[task][msg.sender].active_from
+    stake: uint256 = roster._remove(task, msg.sender)
+    if running and active_from <= round:
+        self._drop_active(task, round)
+    escrow._send(msg.sender, stake)
+
+
+# -- anybody -----------------------------------------------------------------------------------
+
+
+@external
+def start(task: uint256):
+    """
+    @notice End the lobby and open the first round: the publisher as soon as there are enough
+            participants, anybody once the lobby's time is over.
+    """
+    assert self.tasks[task].state == LOBBY, "tasks: not in the lobby"
+    assert (
+        roster._count(task) >= self.tasks[task].parameters.min_clients
+    ), "tasks: too few participants"
+    assert (
+        msg.sender == self.tasks[task].publisher
+        or block.timestamp >= self.tasks[task].join_ends
+    ), "tasks: not due"
+    self._start(task)
+
+
+@external
+def close(task: uint256, round: uint256):
+    """
+    @notice End a round that is due: aggregate and pay if enough updates were revealed, else skip it;
+            then open the next round or finish the task. The caller is credited gas at the base fee
+            plus the bounty, at most the round's reserve.
+    """
+    gas_before: uint256 = msg.gas
+    current: Round = self._get_open_round(task, round)
+    min_clients: uint256 = self.tasks[task].parameters.min_clients
+    assert block.timestamp >= self._compute_due(current, min_clients), "tasks: not due"
+
+    if current.revealed >= min_clients:
+        self._aggregate(task, round)
+        self.tasks[task].skips = 0
+    else:
+        self.rounds[task][round].state = SKIPPED
+        self.tasks[task].skips += 1
+        log RoundSkipped(
+            task=task, round=round, committed=current.committed, revealed=current.revealed
+        )
+    if round < self.tasks[task].parameters.rounds:
+        self._open_round(task)
+    else:
+        self.tasks[task].state = FINISHED
+        log Finished(task=task, model=self.tasks[task].model)
+    self._pay_closer(task, round, gas_before)
+
+
+@external
+def abort(task: uint256):
+    """
+    @notice End a task early. A lobby: the publisher at any time, anybody when its time is over with
+            too few participants. A running task: anybody when a round that was due has not been closed for
+            CLOSE_TIMEOUT_SECONDS; the publisher after a skipped round, before the next commitment.
+    """
+    round: uint256 = self.tasks[task].round
+    state: uint8 = self.tasks[task].state
+    min_clients: uint256 = self.tasks[task].parameters.min_clients
+    is_publisher: bool = msg.sender == self.tasks[task].publisher
+    assert state == LOBBY or state == RUNNING, "tasks: not open"
+    if state == LOBBY:
+        is_stale: bool = (
+            block.timestamp >= self.tasks[task].join_ends and roster._count(task) < min_clients
+        )
+        assert is_publisher or is_stale, "tasks: too early to abort"
+    else:
+        current: Round = self.rounds[task][round]
+        is_stale: bool = (
+            block.timestamp >= self._compute_due(current, min_clients) + CLOSE_TIMEOUT_SECONDS
+        )
+        is_idle: bool = self.tasks[task].skips > 0 and current.committed == 0
+        assert is_stale or (is_publisher and is_idle), "tasks: too early to abort"
+
+    self.tasks[task].state = ABORTED
+    log Aborted(task=task, caller=msg.sender, round=round)
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+@view
+@external
+def get_task(task: uint256) -> Task:
+    return self.tasks[task]
+
+
+@view
+@external
+def get_round(task: uint256, round: uint256) -> Round:
+    return self.rounds[task][round]
+
+
+@view
+@external
+def get_participant(task: uint256, participant: address) -> roster.Participant:
+    return roster.participants[task][participant]
+
+
+@view
+@external
+def get_participants(task: uint256) -> DynArray[address, fedavg.MAX_CLIENTS]:
+    return roster.members[task]
+
+
+@view
+@external
+def get_submission(task: uint256, round: uint256, participant: address) -> Submission:
+    return self.submissions[task][round][participant]
+
+
+@view
+@external
+def get_account(task: uint256) -> escrow.Account:
+    return escrow.accounts[task]
+
+
+@view
+@external
+def get_metrics(task: uint256, round: uint256) -> (metrics.Totals, int256[metrics.MAX_METRICS]):
+    """
+    @notice Self-reported totals, and the mean of each metric in units of 2**-20.
+    """
+    return metrics.totals[task][round], metrics._compute_means(task, round)
+
+
+@view
+@external
+def has_reported(task: uint256, round: uint256, participant: address) -> bool:
+    return metrics.reported[task][round][participant]
+
+
+@view
+@external
+def is_invited(task: uint256, participant: address) -> bool:
+    return not self.tasks[task].invited_only or roster.invited[task][participant]
+
+
+@view
+@external
+def claimable(task: uint256, owner: address) -> uint256:
+    return escrow.claimable[task][owner]
+
+
+@view
+@external
+def compute_commitment(
+    task: uint256,
+    round: uint256,
+    participant: address,
+    update: fedavg.Blob,
+    samples: uint256,
+    salt: bytes32,
+) -> bytes32:
+    """
+    @notice For tests and for those who check a client. Asking a node would tell it the update's name.
+    """
+    return self._compute_commitment(task, round, participant, update, samples, salt)
+
+
+@view
+@external
+def next_action(task: uint256) -> (uint8, uint256):
+    """
+    @notice What a keeper may do now: 0 nothing, 1 `start`, 2 `close` the round, 3 `abort`.
+    """
+    state: uint8 = self.tasks[task].state
+    round: uint256 = self.tasks[task].round
+    min_clients: uint256 = self.tasks[task].parameters.min_clients
+    if state == LOBBY and block.timestamp >= self.tasks[task].join_ends:
+        return (START if roster._count(task) >= min_clients else ABORT), 0
+    if state == RUNNING:
+        if block.timestamp >= self._compute_due(self.rounds[task][round], min_clients):
+            return CLOSE, round
+    return WAIT, round
+
+
+# -- rules -------------------------------------------------------------------------------------
+
+
+@pure
+@internal
+def _check_parameters(parameters: Parameters):
+    assert parameters.rounds > 0 and parameters.rounds <= MAX_ROUNDS, "tasks: rounds out of range"
+    assert (
+        parameters.min_clients > 0
+        and parameters.min_clients <= parameters.max_clients
+        and parameters.max_clients <= fedavg.MAX_CLIENTS
+    ), "tasks: clients out of range"
+    self._check_period(parameters.join_seconds)
+    self._check_period(parameters.commit_seconds)
+    self._check_period(parameters.reveal_seconds)
+    assert parameters.weighting <= UNIFORM, "tasks: unknown weighting"
+    assert parameters.bits == 8 or parameters.bits == 16, "tasks: bits must be 8 or 16"
+    assert parameters.rule.kind <= NORM_CLIPPED_MEAN, "tasks: unknown rule"
+    assert (parameters.rule.kind == WEIGHTED_MEAN) == (
+        parameters.rule.bound == 0
+    ), "tasks: bound does not fit the rule"
+    assert parameters.admission_norm2 > 0, "tasks: no admission norm"
+    assert (
+        parameters.base_stake <= MAX_WEI
+        and parameters.stake_per_sample <= MAX_WEI
+        and parameters.reward <= MAX_WEI
+        and parameters.close_reserve <= MAX_WEI
+    ), "tasks: amount out of range"
+    assert parameters.close_bounty <= parameters.close_reserve, "tasks: bounty above the reserve"
+    assert (
+        parameters.weighting != BY_STAKE or parameters.base_stake > 0
+    ), "tasks: weighting by stake needs a base stake"
+
+
+@pure
+@internal
+def _check_period(seconds: uint256):
+    assert seconds > 0 and seconds <= MAX_PERIOD_SECONDS, "tasks: period out of range"
+
+
+@view
+@internal
+def _check_capacity(parameters: Parameters, model: fedavg.Blob):
+    """
+    @notice Refuse a task whose rounds could not be closed within a block, or whose model could be
+            forgotten before its first round is closed.
+    """
+    size: uint256 = 0
+    update_values: uint256 = 0
+    size, update_values = staticcall fedavg.Fedavg(fedavg.FEDAVG).check_model(model)
+    assert update_values > 0, "tasks: model has nothing to train"
+    aggregate_gas: uint256 = staticcall fedavg.Fedavg(fedavg.FEDAVG).quote(
+        parameters.rule, model, parameters.max_clients, fedavg.WIDEST_BITS
+    )
+    assert (
+        aggregate_gas + CLOSE_GAS + parameters.max_clients * CLOSE_GAS_PER_CLIENT
+        <= block.gaslimit // CLOSE_BLOCK_DIVISOR
+    ), "tasks: a round would not fit in a block"
+    assert (
+        fedavg._get_expiry(model)
+        >= block.timestamp
+        + parameters.join_seconds
+        + parameters.commit_seconds
+        + parameters.reveal_seconds
+        + CLOSE_TIMEOUT_SECONDS
+    ), "tasks: model expires too soon"
+
+
+@view
+@internal
+def _get_open_round(task: uint256, round: uint256) -> Round:
+    assert self.tasks[task].state == RUNNING, "tasks: not running"
+    assert self.tasks[task].round == round, "tasks: not the current round"
+    return self.rounds[task][round]
+
+
+@pure
+@internal
+def _compute_due(current: Round, min_clients: uint256) -> uint256:
+    # With too few commitments nothing that is revealed can change the outcome.
+    return current.reveal_ends if current.committed >= min_clients else current.commit_ends
+
+
+@view
+@internal
+def _compute_commitment(
+    task: uint256,
+    round: uint256,
+    participant: address,
+    update: fedavg.Blob,
+    samples: uint256,
+    salt: bytes32,
+) -> bytes32:
+    return keccak256(
+        abi_encode(
+            chain.id, self, task, round, participant, update.digest, update.size, samples, salt
+        )
+    )
+
+
+@pure
+@internal
+def _compute_weight(weighting: uint8, samples: uint256, stake: uint256) -> uint256:
+    if weighting == BY_SAMPLES:
+        return samples
+    if weighting == BY_STAKE:
+        return stake
+    return 1
+
+
+# -- changes -----------------------------------------------------------------------------------
+
+
+@internal
+def _start(task: uint256):
+    self.tasks[task].state = RUNNING
+    log Started(task=task, participants=roster._count(task))
+    self._open_round(task)
+
+
+@internal
+def _open_round(task: uint256):
+    round: uint256 = self.tasks[task].round + 1
+    base: fedavg.Blob = self.tasks[task].model
+    commit_ends: uint256 = block.timestamp + self.tasks[task].parameters.commit_seconds
+    reveal_ends: uint256 = commit_ends + self.tasks[task].parameters.reveal_seconds
+    self.tasks[task].round = round
+    self.rounds[task][round].state = OPEN
+    self.rounds[task][round].base = base
+    self.rounds[task][round].commit_ends = commit_ends
+    self.rounds[task][round].reveal_ends = reveal_ends
+    self.rounds[task][round].active = roster._count(task)
+    log RoundOpened(
+        task=task, round=round, base=base, commit_ends=commit_ends, reveal_ends=reveal_ends
+    )
+
+
+@internal
+def _open_reveals(task: uint256, round: uint256):
+    """
+    @notice End the commit period now: everybody who could commit has.
+    """
+    reveal_ends: uint256 = block.timestamp + self.tasks[task].parameters.reveal_seconds
+    self.rounds[task][round].commit_ends = block.timestamp
+    self.rounds[task][round].reveal_ends = reveal_ends
+    log RevealOpened(task=task, round=round, reveal_ends=reveal_ends)
+
+
+@internal
+def _drop_active(task: uint256, round: uint256):
+    """
+    @notice Stop waiting for the commitment of a participant who left.
+    """
+    current: Round = self.rounds[task][round]
+    self.rounds[task][round].active = current.active - 1
+    if (
+        block.timestamp < current.commit_ends
+        and current.committed > 0
+        and current.committed == current.active - 1
+    ):
+        self._open_reveals(task, round)
+
+
+@internal
+def _aggregate(task: uint256, round: uint256):
+    """
+    @notice Have the precompile compute the next model, and credit each client its share of the
+            round's pool, rounded down.
+    """
+    clients: DynArray[address, fedavg.MAX_CLIENTS] = []
+    updates: DynArray[fedavg.Blob, fedavg.MAX_CLIENTS] = []
+    raw_weights: DynArray[uint256, fedavg.MAX_CLIENTS] = []
+    weighting: uint8 = self.tasks[task].parameters.weighting
+    for index: uint256 in range(self.rounds[task][round].revealed, bound=fedavg.MAX_CLIENTS):
+        client: address = self.revealers[task][round][index]
+        clients.append(client)
+        updates.append(self.submissions[task][round][client].update)
+        raw_weights.append(
+            self._compute_weight(
+                weighting,
+                self.submissions[task][round][client].samples,
+                roster.participants[task][client].stake,
+            )
+        )
+
+    rule: fedavg.Rule = self.tasks[task].parameters.rule
+    base: fedavg.Blob = self.rounds[task][round].base
+    model: fedavg.Blob = empty(fedavg.Blob)
+    shares: DynArray[uint256, fedavg.MAX_CLIENTS] = []
+    scores: DynArray[int256, fedavg.MAX_CLIENTS] = []
+    flags: DynArray[uint256, fedavg.MAX_CLIENTS] = []
+    saturated: uint256 = 0
+    model, shares, scores, flags, saturated = extcall fedavg.Fedavg(fedavg.FEDAVG).aggregate(
+        rule, base, updates, raw_weights
+    )
+    assert len(shares) == len(clients), "tasks: wrong number of shares"
+
+    pool: uint256 = self.tasks[task].parameters.reward // self.tasks[task].parameters.rounds
+    for index: uint256 in range(len(clients), bound=fedavg.MAX_CLIENTS):
+        escrow._credit_reward(task, clients[index], (pool * shares[index]) >> fedavg.SHARE_BITS)
+    self.tasks[task].model = model
+    self.rounds[task][round].model = model
+    self.rounds[task][round].saturated = saturated
+    self.rounds[task][round].state = AGGREGATED
+    log Aggregated(
+        task=task,
+        round=round,
+        rule=rule,
+        base=base,
+        clients=clients,
+        updates=updates,
+        raw_weights=raw_weights,
+        shares=shares,
+        scores=scores,
+        flags=flags,
+        model=model,
+        saturated=saturated,
+    )
+
+
+@internal
+def _pay_closer(task: uint256, round: uint256, gas_before: uint256):
+    """
+    @notice The tip is the caller's own choice and is not repaid.
+    """
+    gas_used: uint256 = gas_before - msg.gas + CLOSE_GAS_UNMETERED
+    fee: uint256 = min(
+        self.tasks[task].parameters.close_reserve,
+        gas_used * block.basefee + self.tasks[task].parameters.close_bounty,
+    )
+    escrow._credit_fee(task, msg.sender, fee)
+    log ClosePaid(task=task, round=round, closer=msg.sender, fee=fee)
