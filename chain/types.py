@@ -1,7 +1,10 @@
 """The words that several modules share. A `Digest` is 32 bytes, an `Address` 20."""
 
 from dataclasses import dataclass
-from typing import NewType
+from typing import NewType, TypeAlias
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""Bytes that are read in place; at run time a flat numpy array of uint8 will do as well."""
 
 Address = NewType("Address", bytes)
 Digest = NewType("Digest", bytes)
