@@ -32,8 +32,8 @@ What the driver promises:
    every blob it needs are fsynced: so a notarization proves that a quorum holds them.
 3. **A `Candidate` is derived from the bytes**: the hash is computed, never believed.
 4. `Propose` and `Validate` are requests that may take long. Serve them when no event is waiting,
-   and answer at most once each; an answer that comes too late is ignored. To decline (no blob, no
-   disk space) is to not answer: the view then times out.
+   answer at most once each, and before a `TimerFired` of the meantime; an answer that comes too
+   late is ignored. To decline (no blob, no disk space) is to not answer: the view then times out.
 5. One timer: a later `SetTimer` replaces an earlier one. A `TimerFired` too many does no harm.
 6. `now_ms` comes from a monotonic clock and never goes back.
 
@@ -152,18 +152,15 @@ class CertificateReceived:
     certificate: Certificate
 
 
+Answer = BlockBuilt | BlockValidated | BlockRejected | BlockFetched | VoteSigned
 Event = (
     Started
     | WorkArrived
     | TimerFired
-    | BlockBuilt
-    | BlockValidated
-    | BlockRejected
-    | BlockFetched
-    | VoteSigned
     | ProposalReceived
     | VoteReceived
     | CertificateReceived
+    | Answer
 )
 
 
