@@ -1,0 +1,138 @@
+"""What happens when blocks are final: one commit; then the pool, the blobs and listeners learn it.
+
+Also the housekeeping that finality drives: blobs whose time is over, uploads that nobody declares
+any more, transactions that waited too long. Runs on the driver's thread.
+"""
+
+from collections.abc import Callable, Mapping
+
+from steelyard.chain.block import Header, decode_block
+from steelyard.chain.consensus.certificates import Certificate
+from steelyard.chain.consensus.messages import Finalize
+from steelyard.chain.execute import Outcome
+from steelyard.chain.types import BlobName
+
+from .blobs import BlobStore
+from .logs import log_event
+from .mempool import Mempool
+from .signer import Signer, encode_place
+from .store import ChainStore, FinalBlock
+from .tree import BlockTree
+
+BLOCK, CERTIFICATE = b"b", b"c"
+"""First byte of a journal key."""
+FORGET_VIEWS = 64
+"""The signer's floor follows the finalized view in steps of this, to save one fsync a block."""
+EXPIRED_AT_ONCE = 64
+
+Journal = Mapping[bytes, bytes | None]
+
+
+def get_certificate_key(certificate: Certificate) -> bytes:
+    """Journal key: one certificate of a kind in a view."""
+    return (
+        CERTIFICATE + encode_place(certificate.epoch, certificate.view) + bytes([certificate.kind])
+    )
+
+
+class Finalizer:
+    """Writes finalized blocks and cleans up behind them."""
+
+    def __init__(
+        self,
+        store: ChainStore,
+        blobs: BlobStore,
+        mempool: Mempool,
+        signer: Signer,
+        on_final: Callable[[Header], None],
+        *,
+        archive: bool,
+    ) -> None:
+        self._store, self._blobs = store, blobs
+        self._mempool, self._signer, self._on_final = mempool, signer, on_final
+        self._archive = archive
+
+    def finalize(self, effect: Finalize, tree: BlockTree, journal: Journal) -> None:
+        """Make the blocks final in one transaction, with `journal` entries not written before.
+
+        Raises StorageFull, CorruptData; UnavailableBlob if a block was never executed here.
+        """
+        executed = [(one, tree.execute(one.hash)) for one in effect.blocks]
+        finals = [self._get_final(tree, one.hash, outcome) for one, outcome in executed]
+        head = finals[-1].block.header
+        kept = self._select_journal(head, effect.certificate, journal)
+        self._store.commit(finals, effect.certificate, kept)
+        tree.set_root(head)
+        for final, (candidate, outcome) in zip(finals, executed, strict=True):
+            self._mempool.remove_included(outcome.transactions)
+            self._blobs.set_admitted(name for name, _ in final.expiries)
+            log_event(
+                "block_finalized",
+                height=candidate.height,
+                hash=candidate.hash,
+                view=candidate.view,
+                transactions=len(outcome.transactions),
+                gas=outcome.gas_used,
+            )
+            self._on_final(final.block.header)
+        if candidate.view % FORGET_VIEWS == 0:
+            self._signer.forget(candidate.epoch, candidate.view)
+
+    def _get_final(self, tree: BlockTree, block_hash: bytes, outcome: Outcome) -> FinalBlock:
+        """All that is kept of a block; blobs that it made are put on disk before the commit."""
+        block = tree.get_block(block_hash)
+        assert block is not None, "consensus finalizes blocks of the tree"
+        for name in sorted(outcome.blobs):
+            self._blobs.put(name, outcome.blobs[name])
+        names = dict.fromkeys((*outcome.declared, *sorted(outcome.blobs)))
+        expiries = tuple((name, outcome.blobs_expire_at) for name in names)
+        return FinalBlock(block, outcome.receipts, outcome.nodes, expiries)
+
+    def _select_journal(self, head: Header, certificate: Certificate, new: Journal) -> Journal:
+        """New entries that still matter, and deletions of stored ones that no longer do."""
+        place = encode_place(certificate.epoch, certificate.view)
+
+        def is_over(key: bytes, value: bytes | None) -> bool:
+            if key[:1] == CERTIFICATE:
+                return key[1:17] <= place
+            return value is None or decode_block(value).height <= head.height
+
+        entries: dict[bytes, bytes | None] = {
+            key: None for key, value in self._store.read_journal() if is_over(key, value)
+        }
+        return entries | {key: value for key, value in new.items() if not is_over(key, value)}
+
+    # -- housekeeping ------------------------------------------------------------------------------
+    def keep_house(self, tree: BlockTree) -> None:
+        """Let go of what is over. Cheap when nothing is."""
+        for transaction_hash in self._mempool.expire():
+            log_event("transaction_expired", hash=transaction_hash)
+        declared = tree.get_declared()
+        orphans = [name for name in self._blobs.get_waiting() if self._is_orphan(name, declared)]
+        self._blobs.delete(orphans)
+        if not self._archive:
+            self._delete_expired(tree.root)
+
+    def sweep(self, tree: BlockTree) -> None:
+        """At a start: delete files that no finalized and no journaled block needs."""
+        declared = tree.get_declared()
+        orphans = [name for name in self._blobs.get_names() if self._is_orphan(name, declared)]
+        self._blobs.delete(orphans)
+        if orphans:
+            log_event("blobs_swept", count=len(orphans))
+
+    def _is_orphan(self, name: BlobName, declared: frozenset[BlobName]) -> bool:
+        return (
+            name not in declared
+            and not self._mempool.is_declared(name)
+            and self._store.get_blob_expiry(name) is None
+        )
+
+    def _delete_expired(self, head: Header) -> None:
+        """Only past the finalized time of expiry: no later block can read them."""
+        expired = self._store.scan_expired(head.timestamp, EXPIRED_AT_ONCE)
+        gone = [name for name in expired if not self._mempool.is_declared(name)]
+        if gone:
+            self._blobs.delete(gone)
+            self._store.forget_blobs(gone)
+            log_event("blobs_expired", count=len(gone))

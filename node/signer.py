@@ -1,0 +1,131 @@
+"""The validator's voting key, behind a database that remembers every vote before it exists.
+
+`sign_vote` writes and fsyncs the statement first. Two processes, a restored backup of the chain or
+a bug elsewhere cannot make this key say two things in one view: the database refuses. It is small
+and separate from the chain, because it is the one thing that must move with the key.
+
+Nothing is signed at or below the *floor*, the last finalized view: what was said there may have
+been forgotten.
+"""
+
+from pathlib import Path
+
+from steelyard.chain.bls import SecretKey, compute_public_key, sign
+from steelyard.chain.consensus.votes import (
+    Kind,
+    Statement,
+    Vote,
+    compute_signing_root,
+    find_offence,
+)
+from steelyard.chain.errors import SteelyardError
+from steelyard.chain.types import Epoch, Hash, View
+
+from .store import CorruptData, Database, Writer
+
+SIGNER_MAP_BYTES = 2**30
+FLOOR = b"floor"
+IDENTITY = b"identity"
+
+
+class ConflictingVote(SteelyardError):
+    """This key already said something else in that view, or may have."""
+
+
+class Signer:
+    """Signs votes of one validator on one chain."""
+
+    def __init__(
+        self, path: Path, secret: SecretKey, signer: int, chain_id: int, genesis_hash: Hash
+    ) -> None:
+        """`signer` is our place in the validator set. Raises SteelyardError, CorruptData."""
+        self._secret, self._signer, self._chain_id = secret, signer, chain_id
+        self._path = path
+        self._database = Database(path, ("votes", "meta"), SIGNER_MAP_BYTES)
+        self._check_identity(compute_public_key(secret) + genesis_hash)
+        self._floor = self._read_floor()
+
+    def _check_identity(self, identity: bytes) -> None:
+        held = self._database.get("meta", IDENTITY)
+        if held is None:
+            with self._database.write() as writer:
+                writer.put("meta", IDENTITY, identity)
+        elif held != identity:
+            raise SteelyardError(
+                "signer_mismatch",
+                f"{self._path} belongs to another key or chain; each has its own directory",
+            )
+
+    def _read_floor(self) -> tuple[int, int]:
+        """Epoch and view at and below which nothing is signed any more."""
+        value = self._database.get("meta", FLOOR)
+        return (0, 0) if value is None else decode_place(value)
+
+    def is_new(self) -> bool:
+        """Has this key never voted here?"""
+        return self._floor == (0, 0) and not self._database.scan("votes", b"", 1)
+
+    def get_statements(self) -> tuple[Statement, ...]:
+        """Everything said above the floor, in order."""
+        found = self._database.scan("votes", b"", 2**31)
+        try:
+            return tuple(decode_statement(key, value) for key, value in found)
+        except ValueError as error:
+            raise CorruptData(self._path, f"a vote cannot be read: {error}") from error
+
+    def sign_vote(self, statement: Statement) -> Vote:
+        """Remember, fsync, sign. The same statement again is fine. Raises ConflictingVote."""
+        place = (statement.epoch, statement.view)
+        key = encode_key(statement)
+        if self._database.get("votes", key) != statement.hash:
+            if place <= self._floor:
+                raise ConflictingVote("vote_too_old", f"view {statement.view} is decided")
+            with self._database.write() as writer:
+                self._check_signable(writer, statement)
+                writer.put("votes", key, statement.hash)
+        root = compute_signing_root(statement, self._chain_id)
+        return Vote(statement, self._signer, sign(self._secret, root))
+
+    def _check_signable(self, writer: Writer, statement: Statement) -> None:
+        for kind in Kind:
+            key = encode_place(statement.epoch, statement.view) + bytes([kind])
+            held = writer.get("votes", key)
+            if held is None:
+                continue
+            offence = find_offence(decode_statement(key, held), statement)
+            if offence is not None:
+                raise ConflictingVote(
+                    "vote_conflict", f"refused to sign: view {statement.view}, {offence.value}"
+                )
+
+    def forget(self, epoch: Epoch, view: View) -> None:
+        """A view is finalized: raise the floor to it and drop what was said up to it."""
+        if (epoch, view) <= self._floor:
+            return
+        floor = encode_place(epoch, view)
+        old = [key for key, _ in self._database.scan("votes", b"", 2**31) if key[:16] <= floor]
+        with self._database.write() as writer:
+            writer.put("meta", FLOOR, floor)
+            for key in old:
+                writer.delete("votes", key)
+        self._floor = (epoch, view)
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def encode_place(epoch: int, view: int) -> bytes:
+    return epoch.to_bytes(8, "big") + view.to_bytes(8, "big")
+
+
+def decode_place(data: bytes) -> tuple[int, int]:
+    return int.from_bytes(data[:8], "big"), int.from_bytes(data[8:16], "big")
+
+
+def encode_key(statement: Statement) -> bytes:
+    return encode_place(statement.epoch, statement.view) + bytes([statement.kind])
+
+
+def decode_statement(key: bytes, value: bytes) -> Statement:
+    epoch, view = decode_place(key)
+    return Statement(Epoch(epoch), View(view), Kind(key[16]), Hash(value))
