@@ -1,0 +1,74 @@
+"""Prometheus metrics of the node and of its HTTP side. Names are part of the interface."""
+
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from .records import NodeStatus
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+BUCKETS_SECONDS: Final = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
+GAUGES: Final = {
+    "height": "Height of the finalized head.",
+    "timestamp": "Timestamp of the finalized head, in seconds.",
+    "view": "Consensus view.",
+    "uptime_seconds": "Seconds since the node started.",
+    "blocks_built": "Blocks that this validator built since it started.",
+    "transactions_finalized": "Transactions finalized since the node started.",
+    "mempool_transactions": "Pending transactions.",
+    "mempool_bytes": "Bytes of pending transactions.",
+    "blob_files": "Blobs on this machine's disk.",
+    "blob_bytes": "Bytes of the blobs on this machine's disk.",
+    "free_disk_bytes": "Free bytes on the data directory's disk.",
+    "last_block_seconds": "Seconds that executing the last block took.",
+}
+"""Fields of NodeStatus, exported as `steelyard_<field>`."""
+
+
+class Metrics:
+    """Counters of the HTTP side, and gauges filled from the node's status when they are read."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.calls = Counter(
+            "steelyard_rpc_calls",
+            "RPC calls by method and outcome (ok, or the error's code).",
+            ("method", "outcome"),
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "steelyard_rpc_seconds",
+            "Time from a call's arrival to its answer.",
+            buckets=BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        self.uploads = Counter(
+            "steelyard_blob_uploads",
+            "Blob uploads by outcome (stored, or the error's code).",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.subscribers = self._create_gauge("websockets", "Open WebSockets.")
+        self.alarm = Gauge(
+            "steelyard_alarm", "1 while the node needs a person.", ("code",), registry=self.registry
+        )
+        self.gauges = {name: self._create_gauge(name, text) for name, text in GAUGES.items()}
+
+    def observe_call(self, method: str, outcome: str, seconds: float) -> None:
+        """Count one RPC call; `method` is one that exists, or "unknown"."""
+        self.calls.labels(method, outcome).inc()
+        self.seconds.observe(seconds)
+
+    def render(self, status: "NodeStatus", sockets: int) -> bytes:
+        """Everything in the text format."""
+        for name, gauge in self.gauges.items():
+            gauge.set(getattr(status, name))
+        self.subscribers.set(sockets)
+        self.alarm.clear()
+        if status.alarm is not None:
+            self.alarm.labels(status.alarm).set(1)
+        return generate_latest(self.registry)
+
+    def _create_gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"steelyard_{name}", text, registry=self.registry)
