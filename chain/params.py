@@ -89,6 +89,12 @@ MAX_LOOKBEHIND_VIEWS: Final = 64
 MAX_TIMEOUT_DOUBLINGS: Final = 5
 """The timeout of a view doubles with each nullified view before it, up to this often."""
 
+# -- the engine ------------------------------------------------------------------------------------
+EVM_RECURSION_LIMIT: Final = 100_000
+"""Python's recursion limit while executing: far above 1024 call frames, so it decides nothing."""
+EVM_STACK_BYTES: Final = 64 * 2**20
+"""Stack of a thread that executes: `threading.stack_size(EVM_STACK_BYTES)` before starting it."""
+
 assert MAX_BLOB_BYTES <= MAX_BLOB_BYTES_PER_BLOCK
 assert 4 * MAX_MODEL_PARAMETERS + MAX_MODEL_HEADER_BYTES <= MAX_BLOB_BYTES
 assert 8 * MAX_MODEL_PARAMETERS + MAX_MODEL_HEADER_BYTES <= MAX_PARTIAL_BYTES

@@ -218,7 +218,7 @@ def _build(
     raw: bytes, payload: _Payload, message_hash: bytes, signature: tuple[int, int, int]
 ) -> Transaction:
     y_parity, r, s = signature
-    blobs = _read_blobs(payload.access_list)
+    blobs = read_blobs(payload.access_list)
     if payload.to == BLOB_DECLARATION_ADDRESS:
         raise InvalidTransaction(
             "blob_declaration", f"0x{payload.to.hex()} appears in access lists only"
@@ -273,8 +273,11 @@ def _read_access_list(item: Item) -> AccessList:
     return tuple(entries)
 
 
-def _read_blobs(access_list: AccessList) -> tuple[BlobName, ...]:
-    """Return what is declared under BLOB_DECLARATION_ADDRESS: pairs of keys, digest and size."""
+def read_blobs(access_list: AccessList) -> tuple[BlobName, ...]:
+    """Return what is declared under BLOB_DECLARATION_ADDRESS: pairs of keys, digest and size.
+
+    Raises: InvalidTransaction blob_declaration.
+    """
     keys = [
         key
         for address, slots in access_list

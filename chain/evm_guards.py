@@ -1,0 +1,166 @@
+"""What stock py-evm must not be trusted with: jump targets, precompiles, frames, exceptions.
+
+Each guard stands for an input that made py-evm 0.12.1b1 crawl, crash, or behave differently under
+another recursion limit (docs/decisions; tests/chain/test_evm_guards.py has one test for each):
+
+- jump targets come from one linear pass; the stock scan recurses backwards through the code;
+- precompiles slower than the interpreter are repriced or refused: a refused one burns the gas of
+  its call, where a deleted one would make calls to it succeed;
+- MODEXP takes operands of at most 1024 bytes (EIP-7823), so no length can exhaust memory;
+- a deterministic Python error inside a frame fails that frame; MemoryError, RecursionError, OSError
+  and a missing blob are this machine's problems and stop the execution;
+- a finished frame gives back its memory, which the stock tree of frames keeps to the end.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from types import TracebackType
+from typing import ClassVar, Final, TypeAlias
+
+from eth.exceptions import VMError
+from eth.vm.code_stream import CodeStream
+from eth.vm.forks.prague.computation import PragueComputation
+from eth.vm.memory import Memory
+from eth_utils.exceptions import ValidationError
+
+from .types import Address
+
+Precompile: TypeAlias = Callable[["GuardedComputation"], object]
+
+BN128_ADD_FACTOR: Final = 10
+BN128_MUL_FACTOR: Final = 4
+BN128_PAIRING_FACTOR: Final = 8
+BLAKE2F_FACTOR: Final = 16
+MAX_MODEXP_BYTES: Final = 1024
+
+DETERMINISTIC_ERRORS: Final = (
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    AssertionError,
+    ValidationError,
+)
+"""Python errors that depend on the input alone, so every node raises the same ones."""
+
+PUSH1, PUSH32 = 0x60, 0x7F
+
+
+# -- code ------------------------------------------------------------------------------------------
+@lru_cache(maxsize=256)
+def find_opcodes(code: bytes) -> bytes:
+    """Return a 1 for each byte that is an instruction, a 0 for each that a PUSH carries."""
+    found = bytearray(len(code))
+    position, length = 0, len(code)
+    while position < length:
+        found[position] = 1
+        opcode = code[position]
+        position += opcode - PUSH1 + 2 if PUSH1 <= opcode <= PUSH32 else 1
+    return bytes(found)
+
+
+class LinearCodeStream(CodeStream):  # type: ignore[misc]
+    """A code stream whose jump targets cost one pass over each code."""
+
+    def is_valid_opcode(self, position: int) -> bool:
+        """Tell whether an instruction starts here."""
+        return position < self._length_cache and find_opcodes(self._raw_code_bytes)[position] == 1
+
+
+# -- precompiles -----------------------------------------------------------------------------------
+def refuse(_computation: "GuardedComputation") -> object:
+    """Burn the gas of a call to a precompile that this chain does not have."""
+    raise VMError("this precompile is not available on this chain")
+
+
+def reprice(precompile: Precompile, factor: int) -> Precompile:
+    """Return the precompile at `factor` times its standard price, charged before the work."""
+
+    def run(computation: "GuardedComputation") -> object:
+        consume_gas = computation.consume_gas
+
+        def consume(amount: int, reason: str) -> None:
+            consume_gas(amount * factor, reason)
+
+        computation.consume_gas = consume
+        try:
+            return precompile(computation)
+        finally:
+            del computation.consume_gas
+
+    return run
+
+
+def bound_modexp(precompile: Precompile) -> Precompile:
+    """Return MODEXP with operands of at most MAX_MODEXP_BYTES (EIP-7823)."""
+
+    def run(computation: "GuardedComputation") -> object:
+        lengths = bytes(computation.msg.data[:96]).ljust(96, b"\0")
+        for start in (0, 32, 64):
+            if int.from_bytes(lengths[start : start + 32], "big") > MAX_MODEXP_BYTES:
+                raise VMError(f"a MODEXP operand above {MAX_MODEXP_BYTES} bytes")
+        return precompile(computation)
+
+    return run
+
+
+def _address(number: int) -> Address:
+    return Address(number.to_bytes(20, "big"))
+
+
+def build_precompiles() -> dict[bytes, Precompile]:
+    """Return Prague's precompiles as this chain has them."""
+    stock: dict[bytes, Precompile] = dict(PragueComputation.get_precompiles())
+    guarded = {
+        5: bound_modexp(stock[_address(5)]),
+        6: reprice(stock[_address(6)], BN128_ADD_FACTOR),
+        7: reprice(stock[_address(7)], BN128_MUL_FACTOR),
+        8: reprice(stock[_address(8)], BN128_PAIRING_FACTOR),
+        9: reprice(stock[_address(9)], BLAKE2F_FACTOR),
+        **dict.fromkeys(range(0x0A, 0x12), refuse),
+    }
+    return {**stock, **{_address(number): function for number, function in guarded.items()}}
+
+
+# -- frames ----------------------------------------------------------------------------------------
+class GuardedComputation(PragueComputation):  # type: ignore[misc]
+    """One call frame."""
+
+    _precompiles: ClassVar[dict[bytes, Precompile]] = build_precompiles()
+
+    def __init__(self, state: object, message: object, transaction_context: object) -> None:
+        super().__init__(state, message, transaction_context)
+        self.code = LinearCodeStream(self.msg.code)
+
+    @classmethod
+    def consume_initcode_gas_cost(cls, computation: "GuardedComputation") -> None:
+        """Charge nothing: it is in the transaction's intrinsic gas, and CREATE charges its own."""
+
+    def add_child_computation(self, child: "GuardedComputation") -> None:
+        """Take a finished frame, and let go of what no one will read again."""
+        for finished in (*self.children[-1:], *child.children[-1:]):
+            finished._output = b""
+        super().add_child_computation(child)
+        child._memory, child.return_data = Memory(), b""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        if isinstance(error, DETERMINISTIC_ERRORS):
+            error = VMError(f"{type(error).__name__}: {error}")
+            kind = VMError
+        suppress: bool | None = super().__exit__(kind, error, traceback)
+        return suppress
+
+
+def list_frames(computation: GuardedComputation) -> Iterator[GuardedComputation]:
+    """Yield the frames whose effects stand: this one and those below, without failed ones."""
+    waiting = [computation]
+    while waiting:
+        frame = waiting.pop()
+        if not frame.is_error:
+            yield frame
+            waiting.extend(frame.children)
