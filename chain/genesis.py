@@ -1,8 +1,8 @@
 """The genesis document: what a chain starts from and what it never changes.
 
 A JSON object. Its hash is the keccak-256 of its canonical encoding (sorted keys, no white space,
-ASCII) and stands in the extra data of block 0, so the hash of block 0 covers every parameter. Amounts
-are decimal strings in wei; addresses and keys are lower-case hex. Unknown keys are refused.
+ASCII) and stands in the extra data of block 0, so the hash of block 0 covers every parameter.
+Amounts are decimal strings in wei; addresses and keys are lower-case hex. Unknown keys are refused.
 
 `build_genesis` makes block 0: accounts, Ethereum's system contracts, and our contracts, deployed by
 running their init code at fixed addresses. The engine is imported only there, so that a thin client
