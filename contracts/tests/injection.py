@@ -1,0 +1,76 @@
+"""The aggregation precompile inside ape's local py-evm: the same `call` that nodes run.
+
+Blobs live on a shelf in this process instead of in transactions and on disk.
+"""
+
+import hashlib
+
+from eth.exceptions import Revert
+from eth.vm.forks.prague.computation import PragueComputation
+from eth_abi import encode
+from steelyard.chain.admission import Admission
+from steelyard.chain.errors import SteelyardError
+from steelyard.chain.params import FEDAVG_ADDRESS
+from steelyard.chain.types import BlobName, Digest
+from double import call
+
+RETENTION_SECONDS = 30 * 86_400
+ERROR_SELECTOR = bytes.fromhex("08c379a0")
+
+
+class BlobShelf:
+    """Blobs by name, with the second at which each expires."""
+
+    def __init__(self):
+        self.blobs, self.admissions = {}, {}
+
+    def clear(self):
+        self.blobs.clear()
+        self.admissions.clear()
+
+    def put(self, data, height, timestamp, retention_seconds=RETENTION_SECONDS):
+        """Declare one raw block at `timestamp`, as a transaction would."""
+        assert len(data) <= 262_144
+        name = BlobName(Digest(hashlib.sha256(data).digest()), len(data))
+        self.blobs[name] = data
+        self.admissions[name] = Admission(height, timestamp + retention_seconds)
+        return name
+
+
+class ComputationHost:
+    """What the precompile may see of one py-evm call."""
+
+    def __init__(self, computation, shelf):
+        self.computation, self.shelf = computation, shelf
+        self.chain_id = computation.transaction_context.chain_id if hasattr(
+            computation.transaction_context, "chain_id"
+        ) else computation.state.execution_context.chain_id
+        self.is_static = computation.msg.is_static
+        self.timestamp = computation.state.timestamp
+        self.height = computation.state.block_number
+
+    def consume_gas(self, amount, reason):
+        self.computation.consume_gas(amount, reason)
+
+    def get_admission(self, name):
+        return self.shelf.admissions.get(name)
+
+    def read_blob(self, name):
+        return self.shelf.blobs[name]
+
+    def write_blob(self, name, data):
+        assert self.shelf.put(data, self.height, self.timestamp) == name
+
+
+def inject_precompile(shelf):
+    """Give ape's local network the precompile, for as long as this process lives."""
+
+    def run(computation):
+        try:
+            computation.output = call(ComputationHost(computation, shelf), computation.msg.data_as_bytes)
+        except SteelyardError as error:
+            computation.output = ERROR_SELECTOR + encode(["string"], [f"fedavg: {error.code}"])
+            raise Revert(computation.output) from error
+        return computation
+
+    PragueComputation._precompiles = {**PragueComputation._precompiles, FEDAVG_ADDRESS: run}
