@@ -52,6 +52,7 @@ class BlobStore:
         self._waiting: dict[BlobName, None] = {}
         self._open: set[BlobUpload] = set()
         self._bytes = 0
+        self.on_arrival: Callable[[], None] = lambda: None
         with disk_errors(directory):
             shutil.rmtree(self._uploads, ignore_errors=True)
             self._uploads.mkdir(parents=True)
@@ -245,6 +246,7 @@ class BlobUpload:
             self._store._keep(self.name, self._path)
             with self._store._lock:
                 self._store._waiting[self.name] = None
+            self._store.on_arrival()
         finally:
             self.abort()
 

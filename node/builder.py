@@ -7,10 +7,10 @@ because of a bug of ours, must not stop the chain: the block is built without it
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from steelyard.chain.block import compute_base_fee
+from steelyard.chain.block import Rules, compute_base_fee
 from steelyard.chain.consensus.messages import Propose
 from steelyard.chain.errors import InvalidTransaction, UnavailableBlob
-from steelyard.chain.execute import Built, Proposal, Rules, build_block
+from steelyard.chain.execute import Built, Proposal, build_block
 from steelyard.chain.transactions import Transaction
 from steelyard.chain.types import Address, Hash
 

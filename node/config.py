@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from steelyard.chain.errors import SteelyardError
 
@@ -28,9 +29,8 @@ class HttpConfig:
 
 @dataclass(frozen=True, slots=True)
 class BlocksConfig:
-    """When this validator proposes: soon after work appears, else at the heartbeat."""
+    """How this validator proposes. The heartbeat of an idle chain is in its genesis document."""
 
-    heartbeat_seconds: float = 5.0
     interval_seconds: float = 0.1
     """Shortest time between two blocks, so that a burst of transactions shares one."""
     build_seconds: float = 1.5
@@ -135,7 +135,10 @@ def parse_config(text: str) -> NodeConfig:
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfig("config_syntax", f"not TOML: {error}") from None
     check_keys("section", document, SECTIONS)
-    return NodeConfig(**{name: parse_section(name, value) for name, value in document.items()})
+    sections: dict[str, Any] = {
+        name: parse_section(name, value) for name, value in document.items()
+    }
+    return NodeConfig(**sections)
 
 
 def parse_section(name: str, values: object) -> object:

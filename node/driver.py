@@ -7,13 +7,12 @@ thrown away and the machine is rebuilt from disk, as at a start. While that last
 stops, an alarm is up, and reads go on.
 """
 
-import shutil
 import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from steelyard.chain.block import Block, compute_base_fee, decode_block, encode_block
+from steelyard.chain.block import Block, Rules, compute_base_fee, decode_block, encode_block
 from steelyard.chain.consensus.certificates import (
     Certificate,
     decode_certificate,
@@ -43,7 +42,7 @@ from steelyard.chain.consensus.messages import (
 )
 from steelyard.chain.consensus.simplex import Settings, Simplex
 from steelyard.chain.errors import InvalidBlock, InvalidVote, UnavailableBlob
-from steelyard.chain.execute import Outcome, Rules
+from steelyard.chain.execute import Outcome
 from steelyard.chain.params import MAX_CLOCK_LEAD_SECONDS
 
 from .blobs import BlobStore
@@ -51,6 +50,7 @@ from .builder import Builder
 from .calls import start_thread
 from .clock import Clock
 from .config import NodeConfig
+from .directory import check_space
 from .finality import BLOCK, Finalizer, get_certificate_key
 from .logs import log_alarm, log_event
 from .mempool import Mempool
@@ -136,6 +136,14 @@ class Driver:
     def get_view(self) -> int:
         return self._machine.view if self._machine_is_ready() else 0
 
+    def get_rank(self) -> int:
+        """How many validators come before us, counted from the leader of this view."""
+        settings = self._parts.settings
+        if not self._machine_is_ready() or settings.me is None:
+            return 0
+        leader = settings.validators.get_leader(settings.epoch, self._machine.view)
+        return (settings.me - leader) % len(settings.validators)
+
     def _machine_is_ready(self) -> bool:
         return hasattr(self, "_machine")
 
@@ -169,10 +177,10 @@ class Driver:
 
     def recover(self) -> None:
         """Rebuild tree and machine from disk, and start the machine."""
-        self.check_space()
+        self._check_space()
         parts, store = self._parts, self._parts.store
         self._tree = BlockTree(parts.rules, store, parts.blobs)
-        self._request, self._timer_ms, self._journal = None, None, {}
+        self._request, self._timer_ms, self._journal, self._told_view = None, None, {}, 0
         self._events.clear()
         certificates: list[Certificate] = []
         for key, value in store.read_journal():
@@ -185,10 +193,10 @@ class Driver:
         self._machine = Simplex.recover(
             parts.settings,
             get_candidate(root),
-            store.get_certificate(root.height),
-            parts.signer.get_statements(),
-            certificates,
-            self._tree.get_candidates(),
+            finalization=store.get_certificate(root.height),
+            statements=parts.signer.get_statements(),
+            certificates=certificates,
+            candidates=self._tree.get_candidates(),
         )
         self._finalizer.sweep(self._tree)
         self._step(Started())
@@ -197,16 +205,8 @@ class Driver:
             log_event("production_resumed", code=self.alarm.code)
             self.alarm = None
 
-    def check_space(self) -> None:
-        """Stop while there is still room to stop in. Raises StorageFull."""
-        free = shutil.disk_usage(self._parts.directory).free
-        needed = self._parts.config.storage.min_free_bytes
-        if free < needed:
-            raise StorageFull(
-                "disk_full",
-                f"{free} bytes are free under {self._parts.directory} and {needed} wanted; free "
-                "some space, and the node goes on by itself",
-            )
+    def _check_space(self) -> None:
+        check_space(self._parts.directory, self._parts.config.storage.min_free_bytes)
 
     def turn(self) -> None:
         """One turn of the loop: one event, or one wait."""
@@ -319,7 +319,7 @@ class Driver:
     def _propose(self, request: Propose) -> Event | None:
         if request.view != self._machine.view:
             return None
-        self.check_space()
+        self._check_space()
         started = self._parts.clock.get_seconds()
         built = self._parts.builder.build(request, self._tree.prepare(request.parent.hash))
         self._keep_block(built.block, built.outcome)
@@ -327,7 +327,7 @@ class Driver:
         self.last_block_seconds = self._parts.clock.get_seconds() - started
         if not built.block.transactions:
             # Work that does not get in must not make a chain of empty blocks.
-            pause = self._parts.config.blocks.heartbeat_seconds
+            pause = self._parts.settings.heartbeat_ms / 1000
             self._work_after = self._parts.clock.get_seconds() + pause
         return BlockBuilt(get_candidate(built.block))
 

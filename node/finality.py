@@ -10,7 +10,7 @@ from steelyard.chain.block import Header, decode_block
 from steelyard.chain.consensus.certificates import Certificate
 from steelyard.chain.consensus.messages import Finalize
 from steelyard.chain.execute import Outcome
-from steelyard.chain.types import BlobName
+from steelyard.chain.types import BlobName, Hash
 
 from .blobs import BlobStore
 from .logs import log_event
@@ -44,7 +44,7 @@ class Finalizer:
         blobs: BlobStore,
         mempool: Mempool,
         signer: Signer,
-        on_final: Callable[[Header], None],
+        on_final: Callable[[Header, int], None],
         *,
         archive: bool,
     ) -> None:
@@ -74,11 +74,11 @@ class Finalizer:
                 transactions=len(outcome.transactions),
                 gas=outcome.gas_used,
             )
-            self._on_final(final.block.header)
+            self._on_final(final.block.header, len(outcome.transactions))
         if candidate.view % FORGET_VIEWS == 0:
             self._signer.forget(candidate.epoch, candidate.view)
 
-    def _get_final(self, tree: BlockTree, block_hash: bytes, outcome: Outcome) -> FinalBlock:
+    def _get_final(self, tree: BlockTree, block_hash: Hash, outcome: Outcome) -> FinalBlock:
         """All that is kept of a block; blobs that it made are put on disk before the commit."""
         block = tree.get_block(block_hash)
         assert block is not None, "consensus finalizes blocks of the tree"

@@ -15,9 +15,9 @@ def log_event(name: str, **values: object) -> None:
     LOGGER.info("%s", format_event(name, values))
 
 
-def log_alarm(name: str, **values: object) -> None:
-    """Something that a person must look at."""
-    LOGGER.error("%s", format_event(name, values))
+def log_alarm(name: str, *, trace: bool = False, **values: object) -> None:
+    """Something that a person must look at; `trace` adds the exception at hand."""
+    LOGGER.error("%s", format_event(name, values), exc_info=trace)
 
 
 def format_event(name: str, values: dict[str, object]) -> str:

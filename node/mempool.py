@@ -13,9 +13,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from steelyard.chain.block import Rules
 from steelyard.chain.cid import Cid, is_named
 from steelyard.chain.errors import InvalidTransaction
-from steelyard.chain.execute import Rules
 from steelyard.chain.params import MAX_BLOB_BYTES_PER_BLOCK
 from steelyard.chain.transactions import (
     StaleNonce,

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lmdb
-from eth_utils import keccak
+from eth_utils.crypto import keccak
 
 from steelyard.chain.block import (
     Block,
@@ -139,15 +140,15 @@ class Database:
 class Writer:
     """The write side of one transaction."""
 
-    def __init__(self, transaction: lmdb.Transaction, tables: Mapping[str, object]) -> None:
+    def __init__(self, transaction: lmdb.Transaction, tables: Mapping[str, Any]) -> None:
         self.transaction, self.tables = transaction, tables
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         self.transaction.put(key, value, db=self.tables[table])
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        value: bytes | None = self.transaction.get(key, db=self.tables[table])
-        return value
+        value = self.transaction.get(key, db=self.tables[table])
+        return None if value is None else bytes(value)
 
     def delete(self, table: str, key: bytes) -> None:
         self.transaction.delete(key, db=self.tables[table])

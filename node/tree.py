@@ -8,10 +8,12 @@ branches can be built upon, and a losing one leaves nothing behind. Only the dri
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from steelyard.chain.block import MAX_ANCESTORS, Block, Header
+from steelyard.chain.block import MAX_ANCESTORS, Block, Header, Rules
 from steelyard.chain.consensus.messages import Candidate
-from steelyard.chain.execute import BlobSource, NodeSource, Outcome, Rules, apply_block
+from steelyard.chain.environment import BlobSource
+from steelyard.chain.execute import Outcome, apply_block
 from steelyard.chain.transactions import decode_transaction
+from steelyard.chain.trie import NodeSource
 from steelyard.chain.types import Address, BlobName, Hash, View
 
 from .store import ChainStore

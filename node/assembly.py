@@ -1,0 +1,132 @@
+"""Putting a node together: every part with what it needs, checked before anything starts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from steelyard.chain import proofs
+from steelyard.chain.block import Header
+from steelyard.chain.bls import compute_public_key
+from steelyard.chain.consensus.simplex import Settings
+from steelyard.chain.consensus.validators import ValidatorSet
+from steelyard.chain.errors import InvalidKey, SteelyardError
+from steelyard.chain.genesis import Genesis, GenesisState, build_genesis
+from steelyard.chain.types import Address, Epoch
+
+from .blobs import BlobStore
+from .builder import Builder, Identity
+from .clock import Clock
+from .config import NodeConfig
+from .directory import CHAIN, SIGNER
+from .driver import Driver, Parts
+from .finality import Finalizer
+from .keyfiles import Secrets
+from .logs import log_event
+from .mempool import Mempool, Sender
+from .signer import Signer
+from .store import RECOVERY, ChainStore, CorruptData, FinalBlock
+
+FIRST_EPOCH = Epoch(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """The parts of one node. `on_final` is called with every finalized header and its number of
+    transactions, on the driver's thread."""
+
+    config: NodeConfig
+    clock: Clock
+    store: ChainStore
+    blobs: BlobStore
+    mempool: Mempool
+    signer: Signer
+    driver: Driver
+    identity: Identity
+    validators: ValidatorSet
+    on_final: list[Callable[[Header, int], None]] = field(default_factory=list)
+
+
+def assemble(
+    directory: Path, genesis: Genesis, secrets: Secrets, config: NodeConfig, clock: Clock
+) -> Assembly:
+    """Open the stores, check that they belong together, connect the parts.
+
+    Raises SteelyardError, InvalidKey, CorruptData, StorageFull.
+    """
+    state = build_genesis(genesis)
+    me = find_validator(state.validators, secrets)
+    store = ChainStore(directory / CHAIN, config.storage.map_bytes)
+    signer = Signer(directory / SIGNER, secrets.voting, me, genesis.chain_id, state.block.hash)
+    open_chain(store, signer, state)
+    blobs = BlobStore(directory, config.blobs)
+
+    def read_sender(address: Address) -> Sender:
+        account = proofs.get_account(store, store.get_head().state_root, address)
+        has_code = account.code_hash != proofs.EMPTY_CODE_HASH
+        return Sender(account.nonce, account.balance, has_code)
+
+    mempool = Mempool(genesis.rules, config.mempool, read_sender, blobs.has, clock.get_seconds)
+    on_final: list[Callable[[Header, int], None]] = []
+
+    def announce(header: Header, transactions: int) -> None:
+        for callback in on_final:
+            callback(header, transactions)
+
+    fee_recipient = genesis.validators[me].fee_recipient
+    identity = Identity(secrets.address, fee_recipient, state.validators.hash)
+    parts = Parts(
+        directory=directory,
+        rules=genesis.rules,
+        settings=Settings(
+            chain_id=genesis.chain_id,
+            epoch=FIRST_EPOCH,
+            validators=state.validators,
+            me=me,
+            timeout_ms=genesis.consensus.timeout_ms,
+            heartbeat_ms=genesis.consensus.heartbeat_ms,
+        ),
+        config=config,
+        store=store,
+        blobs=blobs,
+        mempool=mempool,
+        signer=signer,
+        builder=Builder(genesis.rules, identity, mempool, config.blocks, clock),
+        finalizer=Finalizer(store, blobs, mempool, signer, announce, archive=config.blobs.archive),
+        clock=clock,
+    )
+    driver = Driver(parts)
+    blobs.on_arrival = driver.wake
+    return Assembly(
+        config, clock, store, blobs, mempool, signer, driver, identity, state.validators, on_final
+    )
+
+
+def find_validator(validators: ValidatorSet, secrets: Secrets) -> int:
+    """Our place in the set. Raises InvalidKey key_validator, SteelyardError validators_quorum."""
+    place = validators.find(secrets.address)
+    if place is None or validators[place].key != compute_public_key(secrets.voting):
+        raise InvalidKey(
+            "key_validator",
+            f"0x{secrets.address.hex()} with this voting key is no validator of genesis.json; use "
+            "the keys that were made with it",
+        )
+    if not validators.has_quorum((place,)):
+        raise SteelyardError(
+            "validators_quorum",
+            "this validator alone has no quorum of the power, and this release cannot connect to "
+            "others; make a genesis with one validator",
+        )
+    return place
+
+
+def open_chain(store: ChainStore, signer: Signer, state: GenesisState) -> None:
+    """Start an empty store from block 0, or check the one that is there."""
+    if not store.is_empty():
+        store.check(state.block.hash)
+        return
+    if not signer.is_new():
+        raise CorruptData(
+            store.path, f"the chain is gone, but this key has voted on it; {RECOVERY}"
+        )
+    store.commit([FinalBlock(state.block, (), state.nodes, ())], None, {})
+    log_event("genesis_committed", hash=state.block.hash)

@@ -1,0 +1,39 @@
+"""The node's state in one record: /health, /metrics and `node status` show it."""
+
+import shutil
+from typing import TYPE_CHECKING
+
+from steelyard import __version__
+
+from .records import NodeStatus
+
+if TYPE_CHECKING:
+    from .node import Node
+
+
+def build_status(node: "Node") -> NodeStatus:
+    head, alarm = node.get_head(), node.driver.alarm
+    transactions, pool_bytes = node.mempool.get_size()
+    files, blob_bytes = node.blobs.get_size()
+    genesis_hash = node.store.get_hash(0) or b""
+    return NodeStatus(
+        version=__version__,
+        chain_id=node.rules.chain_id,
+        genesis_hash="0x" + genesis_hash.hex(),
+        validator="0x" + node.identity.proposer.hex(),
+        height=head.height,
+        block_hash="0x" + head.hash.hex(),
+        timestamp=head.timestamp,
+        view=node.driver.get_view(),
+        uptime_seconds=node.clock.get_seconds() - node.started_at,
+        blocks_built=node.driver.blocks_built,
+        transactions_finalized=node.transactions_finalized,
+        mempool_transactions=transactions,
+        mempool_bytes=pool_bytes,
+        blob_files=files,
+        blob_bytes=blob_bytes,
+        free_disk_bytes=shutil.disk_usage(node.directory).free,
+        last_block_seconds=node.driver.last_block_seconds,
+        alarm=None if alarm is None else alarm.code,
+        alarm_message=None if alarm is None else alarm.message,
+    )
