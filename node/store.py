@@ -67,7 +67,8 @@ class CorruptData(RuntimeError):
     code = "data_corrupt"
 
     def __init__(self, path: Path, what: str) -> None:
-        super().__init__(f"data_corrupt: {path}: {what}; {RECOVERY}")
+        self.message = f"{path}: {what}; {RECOVERY}"
+        super().__init__(f"data_corrupt: {self.message}")
 
 
 class StorageFull(SteelyardError):
