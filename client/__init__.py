@@ -1,0 +1,56 @@
+"""The client: participants, organisations and auditors. Needs neither EVM nor BLS nor torch.
+
+    from steelyard.client import Client, Result            # a hospital
+    from steelyard.client import Organisation, Task, coins # who publishes
+
+Names are imported when they are first used, so that a command starts quickly.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .amounts import coins, format_coins
+    from .audit import audit_replay, audit_round
+    from .keys import create_key, load_key
+    from .organisation import Organisation, PublishedTask, Task
+    from .participant import Client, Summary
+    from .training import Context, Result
+
+__all__ = [
+    "Client",
+    "Context",
+    "Organisation",
+    "PublishedTask",
+    "Result",
+    "Summary",
+    "Task",
+    "audit_replay",
+    "audit_round",
+    "coins",
+    "create_key",
+    "format_coins",
+    "load_key",
+]
+
+_MODULES = {
+    "Client": "participant",
+    "Context": "training",
+    "Organisation": "organisation",
+    "PublishedTask": "organisation",
+    "Result": "training",
+    "Summary": "participant",
+    "Task": "organisation",
+    "audit_replay": "audit",
+    "audit_round": "audit",
+    "coins": "amounts",
+    "create_key": "keys",
+    "format_coins": "amounts",
+    "load_key": "keys",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

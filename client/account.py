@@ -1,0 +1,97 @@
+"""One account on one chain: nodes, key, journal and outbox, opened together and closed together.
+
+Organisations and participants are both accounts; what they do with Tasks is in their own modules.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from eth_account.signers.local import LocalAccount
+
+from steelyard.chain.params import TASKS_ADDRESS
+from steelyard.chain.types import Address
+
+from .contracts import Tasks
+from .keys import load_key
+from .outbox import Clock, Outbox, Receipt
+from .rpc import Rpc
+from .state import Journal, Status
+from .transactions import Call
+
+DEFAULT_STATE: Final = ".steelyard"
+
+Report = Callable[[str], None]
+"""Called with one line of progress."""
+
+
+def print_progress(line: str) -> None:
+    """Write one line of progress to stderr, with the time of day."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+class Account:
+    """A key that sends transactions to Tasks, with everything that makes sending safe."""
+
+    def __init__(
+        self,
+        nodes: str | Sequence[str] | Rpc,
+        key: str | Path | LocalAccount,
+        *,
+        state: str | Path = DEFAULT_STATE,
+        password: str | None = None,
+        report: Report = print_progress,
+        clock: Clock | None = None,
+    ) -> None:
+        """`key`: a key file or an account. `state`: where the journal is. Asks the nodes which
+        chain they are on.
+
+        Raises: InvalidKey, InvalidState, NodeUnreachable.
+        """
+        self.clock = clock or Clock()
+        self.report = report
+        self.signer = key if isinstance(key, LocalAccount) else load_key(Path(key), password)
+        self.rpc = nodes if isinstance(nodes, Rpc) else Rpc(nodes, sleep=self.clock.sleep)
+        self.address = Address(bytes.fromhex(self.signer.address[2:]))
+        self.state = Path(state)
+        self.journal = Journal(self.state, self.rpc.network, self.address)
+        self.outbox = Outbox(
+            self.rpc, self.journal, self.signer, clock=self.clock, report=self.report
+        )
+        self.tasks = Tasks(self.rpc)
+
+    def close(self) -> None:
+        """Close connections and journal, and let another process use the state directory."""
+        self.journal.close()
+        self.rpc.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def send(self, label: str, name: str, *arguments: object, value: int = 0) -> Receipt:
+        """Call a function of Tasks once under `label`, and return the receipt."""
+        data = self.tasks.encode(name, *arguments)
+        return self.outbox.send(label, Call(Address(TASKS_ADDRESS), data, value))
+
+    def get_label(self, prefix: str) -> str:
+        """Return the label of something that may be done again once it is done.
+
+        A transaction on its way keeps its label; otherwise the next number. Callers bring the
+        outbox to its end and look at the chain first, so nothing is done twice by accident.
+        """
+        entries = self.journal.get_entries(prefix + "/")
+        pending = [entry for entry in entries if entry.status is Status.SIGNED]
+        if pending:
+            return pending[0].label
+        return f"{prefix}/{1 + len({entry.label for entry in entries})}"

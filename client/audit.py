@@ -1,0 +1,380 @@
+"""The auditor: recompute a round, or re-execute the chain, from a node that nobody trusts.
+
+`audit_round` follows one chain of evidence and says at each link YES, REFUTED or UNKNOWN:
+
+    genesis -> validator set -> certificate -> header -> receipts root -> the record (event)
+    record -> blobs by name -> updates verified -> aggregate recomputed -> same model, same shares
+
+The recomputation is `chain/reference.py`: plain Python integers, no code shared with the kernels.
+A node can withhold (UNKNOWN); it cannot make a wrong round look right.
+"""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from steelyard.chain.block import Block, decode_block
+from steelyard.chain.cid import compute_blob_name, encode_cid
+from steelyard.chain.errors import SteelyardError
+from steelyard.chain.genesis import Genesis, parse_genesis
+from steelyard.chain.model import decode_model
+from steelyard.chain.receipts import Log as ChainLog
+from steelyard.chain.receipts import Receipt as ChainReceipt
+from steelyard.chain.receipts import compute_receipts_root
+from steelyard.chain.rules import Aggregate, Rule, RuleKind
+from steelyard.chain.types import Address, BlobName, Hash, Round, TaskId
+from steelyard.chain.update import Binding
+
+from .contracts import Event, RoundState, TaskInfo, Tasks
+from .errors import ClientError, NodeRefused, NodeUnreachable
+from .rpc import Json, Rpc, as_bytes, as_hex, as_int
+
+MAX_BLOCK_ANSWER_BYTES: Final = 8 * 2**20
+MAX_GENESIS_BYTES: Final = 16 * 2**20
+MAX_CERTIFICATE_ANSWER_BYTES: Final = 4096
+
+
+class Verdict(StrEnum):
+    """What an auditor may say. Exit codes 0, 1, 2."""
+
+    YES = "YES"
+    REFUTED = "REFUTED"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One link of the evidence. `verdict` None: not checked here, and `detail` says why."""
+
+    name: str
+    verdict: Verdict | None
+    detail: str
+
+
+@dataclass
+class Report:
+    """What an audit found."""
+
+    subject: str
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> Verdict:
+        """REFUTED if anything is refuted, else UNKNOWN if anything could not be told, else YES."""
+        found = {check.verdict for check in self.checks}
+        if Verdict.REFUTED in found:
+            return Verdict.REFUTED
+        return Verdict.UNKNOWN if Verdict.UNKNOWN in found or not found else Verdict.YES
+
+    def add(self, name: str, verdict: Verdict | None, detail: str) -> None:
+        """Record one link."""
+        self.checks.append(Check(name, verdict, detail))
+
+
+class Stop(Exception):
+    """Nothing further can be checked; the report already says why."""
+
+
+Fetch = Callable[[BlobName], bytes]
+
+
+def audit_round(
+    rpc: Rpc,
+    task: int,
+    round_number: int,
+    *,
+    genesis: bytes | None = None,
+    fetch: Fetch | None = None,
+) -> Report:
+    """Recompute one round of a task and compare everything with the chain's record.
+
+    `genesis`: the document that the auditor trusts; without it the node's own is used, and the
+    report says so. `fetch`: where blobs come from instead of the node; names are checked here.
+    """
+    report = Report(f"round {round_number} of task {task}")
+    audit = _RoundAudit(rpc, task, round_number, report)
+    try:
+        event = audit.find_record()
+        audit.check_finality(event, genesis)
+        audit.recompute(event, fetch or audit.fetch)
+    except Stop:
+        pass
+    except NodeUnreachable as error:
+        report.add("node", Verdict.UNKNOWN, error.message)
+    except (NodeRefused, ClientError) as error:
+        report.add("node", Verdict.UNKNOWN, f"{error.code}: {error.message}")
+    return report
+
+
+class _RoundAudit:
+    """One audit in progress; every method adds links to the report."""
+
+    def __init__(self, rpc: Rpc, task: int, round_number: int, report: Report) -> None:
+        self._rpc, self._task, self._round = rpc, task, round_number
+        self._tasks = Tasks(rpc)
+        self._report = report
+
+    # -- the record --------------------------------------------------------------------------------
+    def find_record(self) -> Event:
+        """Find the Aggregated event of the round."""
+        info = self._tasks.get_task(self._task)
+        state = self._tasks.get_round(self._task, self._round)
+        if state.state is not RoundState.AGGREGATED:
+            self._report.add(
+                "record",
+                Verdict.UNKNOWN,
+                f"round {self._round} is {state.state.name.lower()}: it has made no model"
+                f" (the task is in round {info.round})",
+            )
+            raise Stop
+        events = self._tasks.get_events(self._task, ["Aggregated"], round_number=self._round)
+        if len(events) != 1:
+            self._report.add(
+                "record", Verdict.REFUTED, f"the node shows {len(events)} records of one round"
+            )
+            raise Stop
+        event = events[0]
+        same = event.values["model"] == state.model
+        self._report.add(
+            "record",
+            Verdict.YES if same else Verdict.REFUTED,
+            f"height {event.height}, {len(event.values['updates'])} updates, "
+            f"model {encode_cid(event.values['model'])}"
+            + ("" if same else f", but the state says {encode_cid(state.model)}"),
+        )
+        return event
+
+    # -- finality ----------------------------------------------------------------------------------
+    def check_finality(self, event: Event, trusted: bytes | None) -> None:
+        """Follow certificate, header and receipts root down to the record."""
+        data = self._rpc.get_bytes(f"/chain/blocks/{event.height}", MAX_BLOCK_ANSWER_BYTES)
+        try:
+            block = decode_block(data)
+        except SteelyardError as error:
+            self._report.add("header", Verdict.REFUTED, f"the block is malformed: {error.message}")
+            raise Stop from None
+        if block.height != event.height:
+            self._report.add("header", Verdict.REFUTED, f"the node sent block {block.height}")
+            raise Stop
+        self._check_certificate(block, trusted)
+        self._check_receipts(block, event)
+
+    def _check_certificate(self, block: Block, trusted: bytes | None) -> None:
+        served = self._rpc.get_bytes("/chain/genesis", MAX_GENESIS_BYTES)
+        if trusted is not None and parse_genesis(trusted).hash != parse_genesis(served).hash:
+            self._report.add("genesis", Verdict.REFUTED, "the node serves another genesis document")
+            raise Stop
+        genesis = parse_genesis(served)
+        whose = "yours" if trusted is not None else "as this node serves it; compare it with yours"
+        self._report.add("genesis", Verdict.YES, f"{genesis.name} 0x{genesis.hash.hex()} ({whose})")
+        if not can_check_certificates():
+            self._report.add(
+                "finality", None, "not checked: pip install 'steelyard[audit]' for BLS signatures"
+            )
+            return
+        verdict, detail = self._verify_certificate(block, genesis)
+        self._report.add("finality", verdict, detail)
+
+    def _verify_certificate(self, block: Block, genesis: Genesis) -> tuple[Verdict, str]:
+        from steelyard.chain.bls import PublicKey
+        from steelyard.chain.consensus.certificates import check_certificate, decode_certificate
+        from steelyard.chain.consensus.validators import Validator, ValidatorSet
+        from steelyard.chain.consensus.votes import Kind
+        from steelyard.chain.types import Power
+
+        path = f"/chain/certificates/{block.height}"
+        try:
+            certificate = decode_certificate(
+                self._rpc.get_bytes(path, MAX_CERTIFICATE_ANSWER_BYTES)
+            )
+            validators = ValidatorSet(
+                tuple(
+                    Validator(item.address, PublicKey(item.bls_key), Power(item.stake))
+                    for item in genesis.validators
+                )
+            )
+            if certificate.hash != block.hash or certificate.kind != Kind.FINALIZE:
+                return Verdict.REFUTED, "the certificate is for another block"
+            check_certificate(certificate, validators, genesis.chain_id)
+        except NodeRefused as error:
+            return Verdict.UNKNOWN, f"no certificate at this node: {error.message}"
+        except SteelyardError as error:
+            return Verdict.REFUTED, f"{error.code}: {error.message}"
+        signers = sum(byte.bit_count() for byte in certificate.bitmap)
+        return Verdict.YES, f"{signers} of {len(validators)} validators signed 0x{block.hash.hex()}"
+
+    def _check_receipts(self, block: Block, event: Event) -> None:
+        answer = self._rpc.call("eth_getBlockReceipts", hex(event.height))
+        receipts = decode_receipts(answer)
+        if compute_receipts_root(receipts) != block.header.receipts_root:
+            self._report.add(
+                "receipts", Verdict.REFUTED, "the receipts do not hash to the header's root"
+            )
+            raise Stop
+        topics = [
+            self._tasks.contract.get_topic("Aggregated"),
+            self._task.to_bytes(32, "big"),
+            self._round.to_bytes(32, "big"),
+        ]
+        proven = [
+            self._tasks.decode_chain_log(log)
+            for receipt in receipts
+            for log in receipt.logs
+            if log.address == self._tasks.contract.address and list(log.topics) == topics
+        ]
+        if [found.values for found in proven] != [event.values]:
+            self._report.add("receipts", Verdict.REFUTED, "the record is not in this block")
+            raise Stop
+        self._report.add(
+            "receipts", Verdict.YES, f"{len(receipts)} receipts, root in the header, record inside"
+        )
+
+    # -- recomputing -------------------------------------------------------------------------------
+    def fetch(self, name: BlobName) -> bytes:
+        """Fetch a blob from the node."""
+        return self._rpc.get_blob(name)
+
+    def recompute(self, event: Event, fetch: Fetch) -> None:
+        """Fetch the blobs, verify the updates, aggregate with plain integers, and compare."""
+        from steelyard.chain import reference
+
+        values = event.values
+        base, *updates = self._fetch_all([values["base"], *values["updates"]], fetch)
+        info = self._tasks.get_task(self._task)
+        self._check_updates(info, values, base, updates)
+        rule = Rule(RuleKind(values["rule"]["kind"]), values["rule"]["bound"])
+        named = list(zip(values["updates"], updates, strict=True))
+        try:
+            found = reference.aggregate(rule, base, named, values["raw_weights"])
+        except SteelyardError as error:
+            self._report.add("aggregate", Verdict.REFUTED, f"{error.code}: {error.message}")
+            raise Stop from None
+        self._compare(values, found)
+
+    def _fetch_all(self, names: Sequence[BlobName], fetch: Fetch) -> list[bytes]:
+        """Return the blobs, each checked against its name here, whoever served it."""
+        blobs = []
+        for place, name in enumerate(names):
+            what = "base model" if place == 0 else f"update {place} of {len(names) - 1}"
+            try:
+                data = fetch(name)
+            except NodeUnreachable as error:
+                self._report.add("blobs", Verdict.UNKNOWN, f"{what}: {error.message}")
+                raise Stop from None
+            except ClientError as error:
+                verdict = Verdict.REFUTED if error.code == "blob_mismatch" else Verdict.UNKNOWN
+                self._report.add("blobs", verdict, f"{what}: {error.message}")
+                raise Stop from None
+            if compute_blob_name(data) != name:
+                self._report.add(
+                    "blobs",
+                    Verdict.REFUTED,
+                    f"{what}: digest mismatch, the bytes are "
+                    f"{encode_cid(compute_blob_name(data))} and not {encode_cid(name)}",
+                )
+                raise Stop
+            blobs.append(data)
+        self._report.add(
+            "blobs", Verdict.YES, f"base and {len(names) - 1} updates match their names"
+        )
+        return blobs
+
+    def _check_updates(
+        self, info: TaskInfo, values: Any, base: bytes, updates: Sequence[bytes]
+    ) -> None:
+        """Verify format, binding, ranges and norm of every update."""
+        from steelyard.chain import reference
+
+        model = decode_model(base)
+        for client, data in zip(values["clients"], updates, strict=True):
+            binding = Binding(
+                self._rpc.network.chain_id,
+                TaskId(self._task),
+                Round(self._round),
+                values["base"],
+                client,
+            )
+            try:
+                reference.verify_update(data, model, binding, info.parameters.admission_norm2)
+            except SteelyardError as error:
+                self._report.add(
+                    "updates", Verdict.REFUTED, f"{as_hex(client)}: {error.code}: {error.message}"
+                )
+                raise Stop from None
+        self._report.add(
+            "updates", Verdict.YES, f"{len(updates)} are bound to their senders, in range and norm"
+        )
+
+    def _compare(self, values: Any, found: Aggregate) -> None:
+        """Compare the recomputed aggregation with the record, and name what differs."""
+        model = compute_blob_name(found.model)
+        recorded = {
+            "model": (encode_cid(values["model"]), encode_cid(model)),
+            "shares": (list(values["shares"]), list(found.shares)),
+            "scores": (list(values["scores"]), list(found.scores)),
+            "flags": ([int(f) for f in values["flags"]], [int(f) for f in found.flags]),
+            "saturated": (values["saturated"], found.saturated),
+        }
+        wrong = [name for name, (said, computed) in recorded.items() if said != computed]
+        for name in wrong:
+            said, computed = recorded[name]
+            self._report.add(
+                name,
+                Verdict.REFUTED,
+                f"the record says {said!s:.200}, recomputed {computed!s:.200}",
+            )
+        if not wrong:
+            self._report.add(
+                "aggregate",
+                Verdict.YES,
+                f"recomputed {encode_cid(model)}, shares, scores and flags agree",
+            )
+
+
+def audit_replay(
+    rpc: Rpc,
+    *,
+    genesis: bytes | None = None,
+    last_height: int | None = None,
+    progress: Callable[[int], object] = int,
+) -> Report:
+    """Re-execute the chain from genesis and name the first height that differs.
+
+    Needs the EVM (`steelyard[audit]`). Runs in a thread with a large stack.
+    """
+    from .replaying import replay_chain
+
+    return replay_chain(rpc, genesis, last_height, progress)
+
+
+def can_check_certificates() -> bool:
+    """Whether a BLS backend is installed."""
+    return any(importlib.util.find_spec(name) is not None for name in ("pyblst", "py_ecc"))
+
+
+def decode_receipts(answer: Json) -> list[ChainReceipt]:
+    """Return a block's receipts in the consensus form. Raises NodeRefused `rpc_answer`."""
+    try:
+        return [
+            ChainReceipt(
+                type=as_int(value["type"]),
+                status=as_int(value["status"]),
+                cumulative_gas_used=as_int(value["cumulativeGasUsed"]),
+                gas_used=as_int(value["gasUsed"]),
+                effective_gas_price=as_int(value["effectiveGasPrice"]),
+                logs=tuple(
+                    ChainLog(
+                        Address(as_bytes(log["address"], 20)),
+                        tuple(Hash(as_bytes(topic, 32)) for topic in log["topics"]),
+                        as_bytes(log["data"]),
+                    )
+                    for log in value["logs"]
+                ),
+                contract_address=None,
+            )
+            for value in answer
+        ]
+    except (KeyError, TypeError):
+        raise NodeRefused("rpc_answer", "the node's receipts are malformed") from None

@@ -1,0 +1,310 @@
+"""Sending one transaction to its end: sign once, journal, send, send again, read the receipt.
+
+The order is what makes it survive a kill between any two steps:
+
+1. an entry in the journal decides everything: its bytes are the only ones that are ever sent;
+2. without one, nonce and fees are chosen, the transaction is signed and journalled (fsync);
+3. transaction first, blobs second, then wait for the receipt; whatever waits too long is sent
+   again, the same bytes, to whichever node answers;
+4. if the account's nonce has passed ours and our transaction is in no block, another program
+   used the nonce: ours can never be included, and the same call is signed under the next nonce.
+
+Asking for nonce and receipt goes to one node in one batch, so that two nodes at different heights
+cannot make a transaction look lost.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from eth_account.signers.local import LocalAccount
+
+from steelyard.chain.types import Address, BlobName, Hash
+
+from .contracts import Log, decode_log
+from .errors import ClientError, NodeRefused, NodeUnreachable, Reverted, TransactionPending
+from .rpc import Json, Rpc, as_bytes, as_hex, as_int
+from .state import Entry, Journal, Status
+from .transactions import Call, Fees, compute_access_list, sign_call
+
+REBROADCAST_SECONDS: Final = 15.0
+POLL_SECONDS: Final = 0.4
+MAX_POLL_SECONDS: Final = 3.0
+WAIT_SECONDS: Final = 900.0
+GAS_MARGIN_PERCENT: Final = 125
+"""Of the estimate: what happens before ours in the same block changes the cost a little."""
+BASE_FEE_HEADROOM: Final = 8
+"""The fee cap over the current base fee; only the base fee of the block is paid."""
+
+WAITING_CODES: Final = frozenset(
+    {
+        "tx_nonce_high",
+        "tx_nonce_low",
+        "tx_fee_low",
+        "tx_underpriced",
+        "tx_pool_full",
+        "tx_blob_pending",
+        "tx_block_full",
+        "busy",
+        "disk_full",
+        "body_timeout",
+        "blob_held",
+        "blob_quota",
+        "blob_undeclared",
+        "blob_too_late",
+    }
+)
+"""Refusals that time can cure, or that mean the node has it already: wait, then send again."""
+NEVER_CODES: Final = frozenset(
+    {
+        "tx_malformed",
+        "tx_type",
+        "tx_signature",
+        "tx_chain_id",
+        "tx_gas",
+        "tx_gas_limit",
+        "tx_initcode",
+        "tx_size",
+        "blob_declaration",
+    }
+)
+"""Refusals that hold for these bytes for ever: their nonce is free again."""
+VOID: Final = (Status.REPLACED, Status.REFUSED)
+REPORTED_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a finalized transaction did."""
+
+    hash: Hash
+    height: int
+    block_hash: Hash
+    status: bool
+    gas_used: int
+    gas_price: int
+    logs: tuple[Log, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The time that waiting takes; tests bring their own."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+class Outbox:
+    """The transactions of one account on one chain."""
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        journal: Journal,
+        account: LocalAccount,
+        *,
+        clock: Clock | None = None,
+        report: Callable[[str], object] = str,
+    ) -> None:
+        self.rpc, self.journal, self.account = rpc, journal, account
+        self.clock = clock or Clock()
+        self._report = report
+
+    @property
+    def address(self) -> Address:
+        """The account that signs."""
+        return Address(bytes.fromhex(self.account.address[2:]))
+
+    def send(self, label: str, call: Call, data: Mapping[BlobName, bytes] | None = None) -> Receipt:
+        """Carry out `call` once, however often this is called with the same label.
+
+        Returns the receipt of a successful transaction. Raises: Reverted when the contract
+        refused it (then a later call with this label raises it again); TransactionPending when it
+        is still waiting after WAIT_SECONDS; NodeRefused, NodeUnreachable.
+        """
+        self.flush(label)
+        entry = self.journal.get_entry(label)
+        receipt = None
+        while receipt is None:
+            if entry is None or entry.status in VOID:
+                attempt = 0 if entry is None else entry.attempt + 1
+                entry = self._sign(label, attempt, call, data or {})
+            receipt = self._finish(entry)
+            entry = self.journal.get_entry(label)
+        if not receipt.status:
+            raise Reverted(self._explain(call, receipt))
+        return receipt
+
+    def flush(self, label: str = "") -> None:
+        """Bring every transaction on its way to its end, except the one under `label`.
+
+        A signed transaction may have left before a crash and holds its nonce: nothing with a
+        higher nonce can be included before it.
+        """
+        for entry in self.journal.get_entries():
+            if entry.status is Status.SIGNED and entry.label != label:
+                self._finish(entry)
+
+    def _finish(self, entry: Entry) -> Receipt | None:
+        """Wait for one transaction and record its end. None: it can never be included."""
+        try:
+            receipt = self._wait(entry)
+        except NodeRefused as refusal:
+            if refusal.code in NEVER_CODES and entry.status is Status.SIGNED:
+                self.journal.set_status(entry, Status.REFUSED)
+            raise
+        if receipt is None:
+            if entry.status is not Status.SIGNED:
+                raise NodeRefused(
+                    "receipt_missing",
+                    f"{self.rpc.url} lacks the receipt of {entry.label}, which was finalized at "
+                    f"height {entry.height}; ask another node",
+                )
+            self.journal.set_status(entry, Status.REPLACED)
+            self._report(f"another transaction took nonce {entry.nonce} of {entry.label}")
+        elif entry.status is Status.SIGNED:
+            status = Status.INCLUDED if receipt.status else Status.FAILED
+            self.journal.set_status(entry, status, receipt.height)
+        return receipt
+
+    # -- signing -----------------------------------------------------------------------------------
+    def _sign(self, label: str, attempt: int, call: Call, data: Mapping[BlobName, bytes]) -> Entry:
+        """Choose nonce, fees and gas, sign, and journal. Nothing has left when this returns."""
+        assert all(name in data or self.journal.get_blob(name) for name in call.blobs)
+        sender = as_hex(self.address)
+        nonce_then, block, balance = self.rpc.call_together(
+            [
+                ("eth_getTransactionCount", (sender, "pending")),
+                ("eth_getBlockByNumber", ("latest", False)),
+                ("eth_getBalance", (sender, "latest")),
+            ]
+        )
+        nonce = max(as_int(nonce_then), self.journal.get_next_nonce())
+        tip = as_int(self.rpc.call("eth_maxPriorityFeePerGas"))
+        fees = Fees(BASE_FEE_HEADROOM * as_int(block["baseFeePerGas"]) + tip, tip)
+        gas = call.gas if call.gas is not None else self.estimate_gas(call)
+        worst = call.value + gas * fees.max_fee
+        if as_int(balance) < worst:
+            raise ClientError(
+                "balance_low",
+                f"{sender} has {as_int(balance)} wei and this call may need {worst} "
+                f"({call.value} of it sent along); send coins to the account and run again",
+            )
+        chain_id = self.rpc.network.chain_id
+        signed = sign_call(self.account, call, chain_id=chain_id, nonce=nonce, gas=gas, fees=fees)
+        entry = Entry(
+            label, attempt, nonce, signed.hash, signed.raw, call.blobs, Status.SIGNED, None
+        )
+        self.journal.add_entry(entry, data)
+        return entry
+
+    def estimate_gas(self, call: Call) -> int:
+        """Return the node's estimate with a margin. Raises Reverted if the call would fail."""
+        assert not call.blobs, "a blob transaction cannot be estimated: its blobs come after it"
+        estimate = as_int(self.rpc.call("eth_estimateGas", encode_call(self.address, call)))
+        return estimate * GAS_MARGIN_PERCENT // 100
+
+    # -- waiting -----------------------------------------------------------------------------------
+    def _wait(self, entry: Entry) -> Receipt | None:
+        """Send, and send again, until there is a receipt. None: the nonce went to another."""
+        started = self.clock.now()
+        sent_at: float | None = None
+        pause, problem = POLL_SECONDS, ""
+        while True:
+            try:
+                receipt, is_passed = self._look(entry)
+                if receipt is not None or is_passed:
+                    return receipt
+                if sent_at is None or self.clock.now() - sent_at >= REBROADCAST_SECONDS:
+                    sent_at = self.clock.now()
+                    problem = self._broadcast(entry) or problem
+            except NodeUnreachable as error:
+                sent_at, problem = None, error.message
+            waited = self.clock.now() - started
+            if waited >= WAIT_SECONDS:
+                raise TransactionPending(
+                    "transaction_pending",
+                    f"{entry.label} (0x{entry.hash.hex()}) is in no block after {waited:.0f} s"
+                    f"{': ' + problem if problem else ''}; run again to resend the same bytes",
+                )
+            if problem and waited >= REPORTED_SECONDS:
+                self._report(f"still waiting for {entry.label}: {problem}")
+                problem = ""
+            self.clock.sleep(pause)
+            pause = min(pause * 1.2, MAX_POLL_SECONDS)
+
+    def _look(self, entry: Entry) -> tuple[Receipt | None, bool]:
+        """Return the receipt if there is one, and whether the account's nonce has passed ours."""
+        count, receipt = self.rpc.call_together(
+            [
+                ("eth_getTransactionCount", (as_hex(self.address), "latest")),
+                ("eth_getTransactionReceipt", (as_hex(entry.hash),)),
+            ]
+        )
+        if receipt is not None:
+            return decode_receipt(receipt, entry.hash), True
+        return None, as_int(count) > entry.nonce
+
+    def _broadcast(self, entry: Entry) -> str:
+        """Send the transaction, then its blobs. Returns what the node objects to for now."""
+        problem = ""
+        try:
+            self.rpc.call("eth_sendRawTransaction", as_hex(entry.raw))
+        except NodeRefused as refusal:
+            if refusal.code not in WAITING_CODES:
+                raise
+            problem = refusal.message
+        for name in entry.blobs:
+            data = self.journal.get_blob(name)
+            assert data is not None, "a declared blob's bytes are journalled before its entry"
+            try:
+                if not self.rpc.has_blob(name):
+                    self.rpc.put_blob(name, data)
+            except NodeRefused as refusal:
+                if refusal.code not in WAITING_CODES:
+                    raise
+                problem = problem or refusal.message
+        return problem
+
+    def _explain(self, call: Call, receipt: Receipt) -> str:
+        """Return why a finalized transaction failed, by asking for the same call at its block."""
+        if receipt.gas_used == 0:
+            return "it used no gas"
+        try:
+            self.rpc.call("eth_call", encode_call(self.address, call), as_hex(receipt.height))
+        except (Reverted, NodeRefused) as error:
+            return error.reason if isinstance(error, Reverted) else error.message
+        return "it failed in its block, though not when asked again (out of gas, or too late)"
+
+
+def encode_call(sender: Address, call: Call) -> dict[str, Json]:
+    """Return `call` as JSON-RPC's transaction object."""
+    encoded: dict[str, Json] = {
+        "from": as_hex(sender),
+        "to": as_hex(call.to),
+        "value": as_hex(call.value),
+        "data": as_hex(call.data),
+    }
+    if call.blobs:
+        encoded["accessList"] = compute_access_list(call.blobs)
+    return encoded
+
+
+def decode_receipt(value: Json, expected: Hash | None = None) -> Receipt:
+    """Return a JSON-RPC receipt. Raises NodeRefused `rpc_answer`."""
+    try:
+        receipt = Receipt(
+            Hash(as_bytes(value["transactionHash"], 32)),
+            as_int(value["blockNumber"]),
+            Hash(as_bytes(value["blockHash"], 32)),
+            as_int(value["status"]) == 1,
+            as_int(value["gasUsed"]),
+            as_int(value["effectiveGasPrice"]),
+            tuple(decode_log(log) for log in value["logs"]),
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise NodeRefused("rpc_answer", "the node's receipt is malformed") from None
+    if expected is not None and receipt.hash != expected:
+        raise NodeRefused("rpc_answer", "the node answered with another transaction's receipt")
+    return receipt

@@ -1,0 +1,108 @@
+"""Re-executing a chain that a node serves over HTTP; needs the EVM (`steelyard[audit]`)."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+from steelyard.chain.block import Block, decode_block
+from steelyard.chain.errors import SteelyardError, UnavailableBlob
+from steelyard.chain.genesis import Genesis, parse_genesis
+from steelyard.chain.params import EVM_STACK_BYTES
+from steelyard.chain.replay import replay
+from steelyard.chain.types import BlobName
+
+from .audit import MAX_BLOCK_ANSWER_BYTES, MAX_GENESIS_BYTES, Report, Verdict
+from .errors import ClientError, NodeUnreachable
+from .rpc import Rpc, as_int
+
+
+class RemoteBlobs:
+    """Blobs that blocks read, fetched from the node when they are needed."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        self._rpc = rpc
+
+    def read(self, name: BlobName, /) -> bytes:
+        """Return the bytes. Raises UnavailableBlob."""
+        try:
+            return self._rpc.get_blob(name)
+        except (NodeUnreachable, ClientError) as error:
+            raise UnavailableBlob("blob_unavailable", error.message) from None
+
+
+def iter_blocks(rpc: Rpc, last_height: int) -> Iterator[Block]:
+    """Yield blocks 1 to `last_height`."""
+    for height in range(1, last_height + 1):
+        yield decode_block(rpc.get_bytes(f"/chain/blocks/{height}", MAX_BLOCK_ANSWER_BYTES))
+
+
+def replay_chain(
+    rpc: Rpc,
+    trusted: bytes | None,
+    last_height: int | None,
+    progress: Callable[[int], object],
+) -> Report:
+    """Re-execute blocks 1 to `last_height` (the node's head) in a thread with a large stack."""
+    report = Report("replay")
+    try:
+        served = parse_genesis(rpc.get_bytes("/chain/genesis", MAX_GENESIS_BYTES))
+        genesis = served if trusted is None else parse_genesis(trusted)
+        if genesis.hash != served.hash:
+            report.add("genesis", Verdict.REFUTED, "the node serves another genesis document")
+            return report
+        head = as_int(rpc.call("eth_blockNumber"))
+        last = head if last_height is None else min(head, last_height)
+    except SteelyardError as error:
+        report.add("node", Verdict.UNKNOWN, f"{error.code}: {error.message}")
+        return report
+    report.add("genesis", Verdict.YES, f"{genesis.name} 0x{genesis.hash.hex()}")
+    run_with_stack(lambda: replay_blocks(rpc, genesis, last, progress, report))
+    return report
+
+
+def replay_blocks(
+    rpc: Rpc, genesis: Genesis, last: int, progress: Callable[[int], object], report: Report
+) -> None:
+    """Re-execute, and add what came of it to the report."""
+    done = 0
+    try:
+        for replayed in replay(genesis, iter_blocks(rpc, last), RemoteBlobs(rpc)):
+            if replayed.difference is not None:
+                report.add(
+                    "execution",
+                    Verdict.REFUTED,
+                    f"height {replayed.height} differs: {replayed.difference}: {replayed.message}",
+                )
+                return
+            done = replayed.height
+            progress(done)
+    except (NodeUnreachable, UnavailableBlob, ClientError) as error:
+        report.add("execution", Verdict.UNKNOWN, f"after height {done}: {error.message}")
+        return
+    except SteelyardError as error:
+        report.add(
+            "execution", Verdict.REFUTED, f"height {done + 1}: {error.code}: {error.message}"
+        )
+        return
+    report.add("execution", Verdict.YES, f"{done} blocks re-executed, every root agrees")
+
+
+def run_with_stack(function: Callable[[], None]) -> None:
+    """Run `function` in a thread whose stack is large enough for the EVM; raise what it raises."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            raised.append(error)
+
+    before = threading.stack_size(EVM_STACK_BYTES)
+    try:
+        thread = threading.Thread(target=run, name="replay")
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    if raised:
+        raise raised[0].with_traceback(sys.exc_info()[2])
