@@ -409,9 +409,9 @@ class Simplex:
         self._effects.append(PersistCertificate(certificate))
         self._vote_to_finalize(state, certificate)
         self._broadcast(certificate)
-        self._want_block_of(certificate)
         if certificate.view >= self._view:
             self._enter(View(certificate.view + 1))
+        self._want_block_of(certificate)
         self._finalize()
 
     def _vote_to_finalize(self, state: ViewState, certificate: Certificate) -> None:
@@ -482,12 +482,12 @@ class Simplex:
             self._effects.append(FetchBlock(block, holders))
 
     def _fetch_certificates(self) -> None:
-        """Ask for the first nullification that lacks above the final block, or for what is new."""
+        """Ask for the first nullification that lacks above the parent, or for what is new."""
         parent_view = self._views.get_parent_view(self._view)
         proposal = self._views.get(self._view).proposal
         parent = None if proposal is None else self._views.candidates.get(proposal.parent)
-        if parent is not None and parent.hash != self._views.root.hash:
-            parent_view = min(parent_view, parent.view)
+        if parent is not None:
+            parent_view = min(parent_view, self._views.get_view(parent))
         gap = self._views.find_gap(parent_view, self._view)
         self._effects.append(FetchCertificates(self._view if gap is None else gap))
 

@@ -81,7 +81,7 @@ class ValidatorSet:
 
     def find_key(self, key: bytes) -> int | None:
         """Return the place of the validator with this BLS key, or None."""
-        return self._places.get(bytes(key))
+        return self._places_by_key.get(bytes(key))
 
     def get_leader(self, epoch: Epoch, view: View) -> int:
         """Return the place of the validator that proposes in `view`, drawn by power.
@@ -100,9 +100,11 @@ class ValidatorSet:
 
     @cached_property
     def _places(self) -> dict[bytes, int]:
-        # Keys (48 bytes) and addresses (20 bytes) cannot be mistaken for each other.
-        places: dict[bytes, int] = {v.address: place for place, v in enumerate(self.validators)}
-        return places | {v.key: place for place, v in enumerate(self.validators)}
+        return {validator.address: place for place, validator in enumerate(self.validators)}
+
+    @cached_property
+    def _places_by_key(self) -> dict[bytes, int]:
+        return {validator.key: place for place, validator in enumerate(self.validators)}
 
 
 def check_validators(validators: tuple[Validator, ...]) -> None:

@@ -113,6 +113,10 @@ class Views:
         """The view of the last final block, 0 if that block belongs to an earlier epoch."""
         return self.root.view if self.root.epoch == self.epoch else View(0)
 
+    def get_view(self, block: Candidate) -> View:
+        """Return a block's view in this epoch, 0 if it is the root from the epoch before."""
+        return self.root_view if block.hash == self.root.hash else block.view
+
     def open(self, view: View) -> ViewState:
         """Return the state of a view above the root, made if there was none."""
         assert view > self.root_view, "that view is closed"
@@ -169,7 +173,7 @@ class Views:
         parent = self.candidates.get(candidate.parent)
         if parent is None or candidate.height != parent.height + 1:
             return False
-        parent_view = self.root_view if parent.hash == self.root.hash else parent.view
+        parent_view = self.get_view(parent)
         if not self.root_view <= parent_view < candidate.view:
             return False
         return self.is_certified(parent) and self.find_gap(parent_view, candidate.view) is None
