@@ -53,7 +53,12 @@ async def iter_body(request: Request, seconds: float, idle_seconds: float) -> As
 
 
 async def drain(request: Request) -> None:
-    """Read and drop what is left of a refused body, within bounds."""
+    """Read and drop what is left of a refused body, within bounds.
+
+    A client that waits for `100 Continue` has not sent any, and will not after the refusal.
+    """
+    if request.headers.get("expect", "").lower() == "100-continue":
+        return
     left = MAX_DRAINED_BYTES
     try:
         async for chunk in iter_body(request, DRAIN_SECONDS, DRAIN_SECONDS):

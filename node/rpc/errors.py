@@ -37,7 +37,7 @@ FAMILIAR: Final = {
     "tx_chain_id": "invalid chain id for signer",
 }
 """Words that ethers, web3.py and ape look for in the message, put before ours."""
-LIMIT_CODES: Final = frozenset({"busy"})
+LIMIT_CODES: Final = frozenset({"busy", "logs_limit"})
 
 
 class RpcError(Exception):

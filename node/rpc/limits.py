@@ -24,6 +24,8 @@ TRANSFER_WAITING: Final = 2_048
 
 MAX_LOG_BLOCKS: Final = 10_000
 MAX_LOGS: Final = 10_000
+MAX_BLOCK_LOGS: Final = 1_000_000
+"""Of one block, for subscriptions: far more than its gas allows."""
 MAX_LOG_ADDRESSES: Final = 1_000
 MAX_TOPIC_VALUES: Final = 1_000
 MAX_FEE_HISTORY_BLOCKS: Final = 1_024

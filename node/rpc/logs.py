@@ -1,8 +1,8 @@
-"""Logs of finalized blocks: one query, polled filters, and matching for subscriptions."""
+"""Logs of finalized blocks: one query, and the ranges that filters poll."""
 
 from typing import TYPE_CHECKING
 
-from ..records import LogEntry, LogQuery
+from ..records import LogQuery
 from .blocks import find_block, get_height
 from .dispatcher import Caller
 from .encoding import JsonObject, encode_log
@@ -34,30 +34,15 @@ def resolve_range(node: "Node", criteria: LogCriteria) -> tuple[int, int]:
 
 
 def read_logs(node: "Node", criteria: LogCriteria, start: int, stop: int) -> list[JsonObject]:
-    """The logs from one height to another. Raises LimitExceeded for too many blocks or logs."""
+    """The logs from one height to another. Raises LimitExceeded, SteelyardError logs_limit."""
     if start > stop:
         return []
     if stop - start + 1 > MAX_LOG_BLOCKS:
         raise LimitExceeded(
             f"{stop - start + 1} blocks are too many; ask for at most {MAX_LOG_BLOCKS} at a time"
         )
-    entries = node.get_logs(compute_query(criteria, start, stop), MAX_LOGS + 1)
-    if len(entries) > MAX_LOGS:
-        raise LimitExceeded(f"more than {MAX_LOGS} logs; ask for fewer blocks or narrower topics")
-    return [encode_log(entry) for entry in entries]
-
-
-def is_match(criteria: LogCriteria, entry: LogEntry) -> bool:
-    """Whether a log has one of the addresses and, at each position, one of the topics."""
-    log = entry.log
-    if criteria.addresses and log.address not in criteria.addresses:
-        return False
-    if len(log.topics) < len(criteria.topics):
-        return False
-    return all(
-        accepted is None or topic in accepted
-        for accepted, topic in zip(criteria.topics, log.topics, strict=False)
-    )
+    query = compute_query(criteria, start, stop)
+    return [encode_log(entry) for entry in node.get_logs(query, MAX_LOGS)]
 
 
 class LogMethods:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from steelyard.chain.block import Header
-from steelyard.chain.errors import SteelyardError
 
+from ..log_index import is_match
 from ..logs import log_alarm
 from ..records import LogEntry, LogQuery
 from ..workers import WorkerPool
@@ -23,27 +23,26 @@ from .dispatcher import Caller, encode_json
 from .encoding import encode_header, encode_log
 from .errors import UNKNOWN_METHOD, InvalidParameters, Json, LimitExceeded, RpcError
 from .limits import (
-    MAX_LOGS,
+    MAX_BLOCK_LOGS,
     MAX_QUEUED_BYTES,
     MAX_QUEUED_MESSAGES,
     MAX_SUBSCRIPTIONS,
     MAX_SUBSCRIPTIONS_PER_SOCKET,
 )
-from .logs import is_match
-from .parameters import LogCriteria, describe, parse_log_criteria, take
+from .parameters import describe, parse_log_criteria, take
 
 if TYPE_CHECKING:
     from ..node import Node
 
 MAX_WAITING_HEADERS: Final = 10_000
-"""Headers that wait for the feed; the oldest are skipped past this, with an alarm."""
+"""Headers that wait for the feed; past this every subscriber is disconnected, with an alarm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """`criteria` None means new heads."""
+    """`query` None means new heads; of a query only the addresses and topics count."""
 
-    criteria: LogCriteria | None
+    query: LogQuery | None
 
 
 class Subscriber:
@@ -59,6 +58,10 @@ class Subscriber:
         self.has_room.set()
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._queued_bytes = 0
+
+    def wants_logs(self) -> bool:
+        """Whether any subscription is one of logs."""
+        return any(one.query is not None for one in self.subscriptions.values())
 
     def send(self, message: bytes) -> None:
         """Queue a message; past the limits, end the queue instead."""
@@ -118,29 +121,29 @@ class Feed:
 
     def _put(self, header: Header) -> None:
         if self.headers.qsize() >= MAX_WAITING_HEADERS:
-            skipped = self.headers.get_nowait()
-            log_alarm("feed_skipped", height=skipped.height)
+            log_alarm("feed_behind", height=header.height)
+            for subscriber in self.subscribers:
+                subscriber.end()
+            return
         self.headers.put_nowait(header)
 
     async def _deliver(self, header: Header) -> None:
         """Push one block to everyone who wants it or one of its logs."""
-        wants_logs = any(
-            one.criteria is not None
-            for each in self.subscribers
-            for one in each.subscriptions.values()
-        )
+        followers = [each for each in self.subscribers if each.wants_logs()]
         entries: Sequence[LogEntry] = ()
-        if wants_logs:
+        if followers:
             try:
                 entries = await self.pool.run(lambda: self._read_entries(header))
-            except SteelyardError as error:
-                log_alarm("feed_logs_lost", height=header.height, code=error.code)
+            except Exception as error:  # a gap must never be silent: they reconnect and ask
+                log_alarm("feed_broken", height=header.height, error=repr(error))
+                for each in followers:
+                    each.end()
         for subscriber in list(self.subscribers):
             for identifier, one in list(subscriber.subscriptions.items()):
                 push(subscriber, identifier, one, header, entries)
 
     def _read_entries(self, header: Header) -> tuple[LogEntry, ...]:
-        return self.node.get_logs(LogQuery(header.height, header.height), MAX_LOGS)
+        return self.node.get_logs(LogQuery(header.height, header.height), MAX_BLOCK_LOGS)
 
 
 def push(
@@ -151,12 +154,12 @@ def push(
     entries: Sequence[LogEntry],
 ) -> None:
     """Queue what one subscription wants of one block."""
-    criteria = subscription.criteria
-    if criteria is None:
+    query = subscription.query
+    if query is None:
         subscriber.send(encode_notification(identifier, encode_header(header)))
         return
     for entry in entries:
-        if is_match(criteria, entry):
+        if is_match(query, entry.log):
             subscriber.send(encode_notification(identifier, encode_log(entry)))
 
 
@@ -211,4 +214,4 @@ def parse_subscription(kind: object, value: object) -> Subscription:
     criteria = parse_log_criteria({} if value is None else value)
     if criteria.block_hash is not None or not (criteria.start.is_head and criteria.stop.is_head):
         raise InvalidParameters("a subscription follows new blocks: leave the block range out")
-    return Subscription(criteria)
+    return Subscription(LogQuery(0, 0, criteria.addresses, criteria.topics))
