@@ -9,6 +9,7 @@ another recursion limit (docs/decisions; tests/chain/test_evm_guards.py has one 
 - MODEXP takes operands of at most 1024 bytes (EIP-7823), so no length can exhaust memory;
 - a deterministic Python error inside a frame fails that frame; MemoryError, RecursionError, OSError
   and a missing blob are this machine's problems and stop the execution;
+- SELFDESTRUCT raises no Python warning, which would be an exception under `-W error`;
 - a finished frame gives back its memory, which the stock tree of frames keeps to the end.
 """
 
@@ -43,7 +44,7 @@ DETERMINISTIC_ERRORS: Final = (
 )
 """Python errors that depend on the input alone, so every node raises the same ones."""
 
-PUSH1, PUSH32 = 0x60, 0x7F
+PUSH1, PUSH32, SELFDESTRUCT = 0x60, 0x7F, 0xFF
 
 
 # -- code ------------------------------------------------------------------------------------------
@@ -126,6 +127,10 @@ def build_precompiles() -> dict[bytes, Precompile]:
 class GuardedComputation(PragueComputation):  # type: ignore[misc]
     """One call frame."""
 
+    opcodes: ClassVar = {
+        **PragueComputation.opcodes,
+        SELFDESTRUCT: PragueComputation.opcodes[SELFDESTRUCT].__wrapped__,
+    }
     _precompiles: ClassVar[dict[bytes, Precompile]] = build_precompiles()
 
     def __init__(self, state: object, message: object, transaction_context: object) -> None:

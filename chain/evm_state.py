@@ -193,6 +193,11 @@ class Accounts(AccountDB):  # type: ignore[misc]
         if not account.balance and not account.nonce and account.code_hash == EMPTY_SHA3:
             self._left_empty.add(address)
 
+    def touch_account(self, address: bytes) -> None:
+        """Note an account for EIP-161; only an empty one can be cleared, so others cost nothing."""
+        if self.account_is_empty(address):
+            super().touch_account(address)
+
     def clear_empty_accounts(self) -> None:
         """Remove the accounts that this transaction touched and left empty (EIP-161).
 
