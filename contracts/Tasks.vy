@@ -19,10 +19,13 @@ import escrow
 import fedavg
 import metrics
 import roster
+import rounds
+import terms
 
 initializes: escrow
 initializes: metrics
 initializes: roster
+initializes: rounds
 
 # States of a task. 0 is a task that does not exist.
 LOBBY: constant(uint8) = 1
@@ -30,59 +33,11 @@ RUNNING: constant(uint8) = 2
 FINISHED: constant(uint8) = 3
 ABORTED: constant(uint8) = 4
 
-# States of a round. 0 is a round that has not been opened.
-OPEN: constant(uint8) = 1
-AGGREGATED: constant(uint8) = 2
-SKIPPED: constant(uint8) = 3
-
-# Raw weights.
-BY_SAMPLES: constant(uint8) = 0
-BY_STAKE: constant(uint8) = 1
-UNIFORM: constant(uint8) = 2
-
 # What `next_action` answers.
 WAIT: constant(uint8) = 0
 START: constant(uint8) = 1
 CLOSE: constant(uint8) = 2
 ABORT: constant(uint8) = 3
-
-WEIGHTED_MEAN: constant(uint8) = 0
-NORM_CLIPPED_MEAN: constant(uint8) = 1
-
-MAX_ROUNDS: constant(uint256) = 10_000
-MAX_PERIOD_SECONDS: constant(uint256) = 30 * 86_400
-MAX_SAMPLES: constant(uint256) = 2**64 - 1
-# Keeps every sum of money and every raw weight far from 2**256.
-MAX_WEI: constant(uint256) = 2**120
-
-# After a round is due, how long its updates stay readable, and when anybody may give up on it.
-CLOSE_TIMEOUT_SECONDS: constant(uint256) = 86_400
-
-# The part of a block's gas that closing one round may need.
-CLOSE_BLOCK_DIVISOR: constant(uint256) = 2
-# Closing, besides the precompile: measured by contracts/tests/test_gas.py.
-CLOSE_GAS: constant(uint256) = 500_000
-CLOSE_GAS_PER_CLIENT: constant(uint256) = 60_000
-# What a closing transaction costs outside the part that `close` can meter.
-CLOSE_GAS_UNMETERED: constant(uint256) = 80_000
-
-
-struct Parameters:
-    rule: fedavg.Rule
-    weighting: uint8
-    bits: uint8
-    rounds: uint256
-    min_clients: uint256
-    max_clients: uint256
-    join_seconds: uint256
-    commit_seconds: uint256
-    reveal_seconds: uint256
-    base_stake: uint256
-    stake_per_sample: uint256
-    admission_norm2: uint256
-    reward: uint256
-    close_reserve: uint256
-    close_bounty: uint256
 
 
 struct Task:
@@ -90,7 +45,7 @@ struct Task:
     publisher: address
     state: uint8
     invited_only: bool
-    parameters: Parameters
+    parameters: terms.Parameters
     bundle: fedavg.Blob
     model: fedavg.Blob
     join_ends: uint256
@@ -99,29 +54,11 @@ struct Task:
     skips: uint256
 
 
-struct Round:
-    state: uint8
-    base: fedavg.Blob
-    commit_ends: uint256
-    reveal_ends: uint256
-    active: uint256
-    committed: uint256
-    revealed: uint256
-    model: fedavg.Blob
-    saturated: uint256
-
-
-struct Submission:
-    commitment: bytes32
-    update: fedavg.Blob
-    samples: uint256
-
-
 event Published:
     task: indexed(uint256)
     publisher: indexed(address)
     name: String[64]
-    parameters: Parameters
+    parameters: terms.Parameters
     model: fedavg.Blob
     bundle: fedavg.Blob
     allowlist: DynArray[address, fedavg.MAX_CLIENTS]
@@ -131,36 +68,6 @@ event Published:
 event Started:
     task: indexed(uint256)
     participants: uint256
-
-
-event RoundOpened:
-    task: indexed(uint256)
-    round: indexed(uint256)
-    base: fedavg.Blob
-    commit_ends: uint256
-    reveal_ends: uint256
-
-
-event Committed:
-    task: indexed(uint256)
-    round: indexed(uint256)
-    participant: indexed(address)
-    commitment: bytes32
-
-
-event RevealOpened:
-    task: indexed(uint256)
-    round: indexed(uint256)
-    reveal_ends: uint256
-
-
-event Revealed:
-    task: indexed(uint256)
-    round: indexed(uint256)
-    participant: indexed(address)
-    update: fedavg.Blob
-    samples: uint256
-    norm2: uint256
 
 
 event Aggregated:
@@ -176,13 +83,6 @@ event Aggregated:
     flags: DynArray[uint256, fedavg.MAX_CLIENTS]
     model: fedavg.Blob
     saturated: uint256
-
-
-event RoundSkipped:
-    task: indexed(uint256)
-    round: indexed(uint256)
-    committed: uint256
-    revealed: uint256
 
 
 event ClosePaid:
@@ -205,9 +105,6 @@ event Aborted:
 
 task_count: public(uint256)
 tasks: HashMap[uint256, Task]
-rounds: HashMap[uint256, HashMap[uint256, Round]]
-submissions: HashMap[uint256, HashMap[uint256, HashMap[address, Submission]]]
-revealers: HashMap[uint256, HashMap[uint256, HashMap[uint256, address]]]
 
 
 # -- the organisation --------------------------------------------------------------------------
@@ -217,7 +114,7 @@ revealers: HashMap[uint256, HashMap[uint256, HashMap[uint256, address]]]
 @payable
 def publish(
     name: String[64],
-    parameters: Parameters,
+    parameters: terms.Parameters,
     model: fedavg.Blob,
     bundle: fedavg.Blob,
     allowlist: DynArray[address, fedavg.MAX_CLIENTS],
@@ -227,12 +124,12 @@ def publish(
             `reward + rounds x close_reserve` wei. An empty allowlist admits everybody.
     @return The task's number; the first is 1.
     """
-    self._check_parameters(parameters)
+    terms._check_parameters(parameters)
     assert len(name) > 0, "tasks: no name"
     assert (
-        msg.value == parameters.reward + parameters.rounds * parameters.close_reserve
+        msg.value == terms._compute_escrow(parameters)
     ), "tasks: escrow differs from reward and reserves"
-    self._check_capacity(parameters, model)
+    terms._check_capacity(parameters, model)
 
     self.task_count += 1
     task: uint256 = self.task_count
@@ -297,8 +194,8 @@ def join(task: uint256, samples: uint256):
     assert round < self.tasks[task].parameters.rounds, "tasks: last round is running"
     assert not roster._is_member(task, msg.sender), "tasks: already joined"
     assert roster._count(task) < max_clients, "tasks: full"
-    assert samples > 0 and samples <= MAX_SAMPLES, "tasks: samples out of range"
-    assert msg.value <= MAX_WEI, "tasks: stake out of range"
+    assert samples > 0 and samples <= terms.MAX_SAMPLES, "tasks: samples out of range"
+    assert msg.value <= terms.MAX_WEI, "tasks: stake out of range"
     assert (
         msg.value
         >= self.tasks[task].parameters.base_stake
@@ -316,22 +213,14 @@ def commit(task: uint256, round: uint256, commitment: bytes32):
     @notice Bind the caller to one update without showing it; see `compute_commitment`. When every
             active participant has committed, the reveal period begins at once.
     """
-    current: Round = self._get_open_round(task, round)
+    self._check_current(task, round)
     assert roster._is_member(task, msg.sender), "tasks: not a participant"
     assert (
         roster.participants[task][msg.sender].active_from <= round
     ), "tasks: active from the next round"
-    assert (
-        self.submissions[task][round][msg.sender].commitment == empty(bytes32)
-    ), "tasks: already committed"
-    assert block.timestamp < current.commit_ends, "tasks: commit period is over"
-    assert commitment != empty(bytes32), "tasks: empty commitment"
-
-    self.submissions[task][round][msg.sender].commitment = commitment
-    self.rounds[task][round].committed = current.committed + 1
-    log Committed(task=task, round=round, participant=msg.sender, commitment=commitment)
-    if current.committed + 1 == current.active:
-        self._open_reveals(task, round)
+    rounds._commit(
+        task, round, msg.sender, commitment, self.tasks[task].parameters.reveal_seconds
+    )
 
 
 @external
@@ -341,41 +230,21 @@ def reveal(task: uint256, round: uint256, update: fedavg.Blob, samples: uint256,
             binding to task, round, base and sender, and its norm. When everybody who committed
             has revealed, the round may be closed at once.
     """
-    current: Round = self._get_open_round(task, round)
-    submission: Submission = self.submissions[task][round][msg.sender]
-    assert submission.commitment != empty(bytes32), "tasks: no commitment"
-    assert submission.update.size == 0, "tasks: already revealed"
-    assert block.timestamp >= current.commit_ends, "tasks: commit period is running"
-    assert block.timestamp < current.reveal_ends, "tasks: reveal period is over"
-    assert submission.commitment == self._compute_commitment(
-        task, round, msg.sender, update, samples, salt
-    ), "tasks: differs from the commitment"
+    self._check_current(task, round)
+    rounds._check_reveal(task, round, msg.sender, update, samples, salt)
     assert samples > 0, "tasks: samples out of range"
     assert (
         samples <= roster.participants[task][msg.sender].samples
     ), "tasks: samples not covered by stake"
-    # A blob that could expire before the round is closed would let one participant stop a task.
-    readable_until: uint256 = current.reveal_ends + CLOSE_TIMEOUT_SECONDS
-    assert fedavg._get_expiry(update) >= readable_until, "tasks: update expires too soon"
-    assert fedavg._get_expiry(current.base) >= readable_until, "tasks: model expires too soon"
-    norm2: uint256 = staticcall fedavg.Fedavg(fedavg.FEDAVG).verify(
-        update,
+    norm2: uint256 = rounds._verify(
         task,
         round,
-        current.base,
         msg.sender,
+        update,
         self.tasks[task].parameters.admission_norm2,
+        terms.CLOSE_TIMEOUT_SECONDS,
     )
-
-    self.submissions[task][round][msg.sender].update = update
-    self.submissions[task][round][msg.sender].samples = samples
-    self.revealers[task][round][current.revealed] = msg.sender
-    self.rounds[task][round].revealed = current.revealed + 1
-    if current.revealed + 1 == current.committed:
-        self.rounds[task][round].reveal_ends = block.timestamp
-    log Revealed(
-        task=task, round=round, participant=msg.sender, update=update, samples=samples, norm2=norm2
-    )
+    rounds._reveal(task, round, msg.sender, update, samples, norm2)
 
 
 @external
@@ -387,7 +256,7 @@ def report(
             nothing is paid or decided by it.
     """
     assert roster._is_member(task, msg.sender), "tasks: not a participant"
-    assert self.rounds[task][round].state == AGGREGATED, "tasks: round made no model"
+    assert rounds.rounds[task][round].state == rounds.AGGREGATED, "tasks: round made no model"
     metrics._report(task, round, msg.sender, samples, values)
 
 
@@ -408,14 +277,13 @@ def leave(task: uint256):
     round: uint256 = self.tasks[task].round
     running: bool = self.tasks[task].state == RUNNING
     assert (
-        not running
-        or self.submissions[task][round][msg.sender].commitment == empty(bytes32)
+        not running or not rounds._has_committed(task, round, msg.sender)
     ), "tasks: bound by a commitment"
 
     active_from: uint256 = roster.participants[task][msg.sender].active_from
     stake: uint256 = roster._remove(task, msg.sender)
     if running and active_from <= round:
-        self._drop_active(task, round)
+        rounds._drop_active(task, round, self.tasks[task].parameters.reveal_seconds)
     escrow._send(msg.sender, stake)
 
 
@@ -447,19 +315,16 @@ def close(task: uint256, round: uint256):
             plus the bounty, at most the round's reserve.
     """
     gas_before: uint256 = msg.gas
-    current: Round = self._get_open_round(task, round)
+    self._check_current(task, round)
     min_clients: uint256 = self.tasks[task].parameters.min_clients
-    assert block.timestamp >= self._compute_due(current, min_clients), "tasks: not due"
+    assert block.timestamp >= rounds._get_due(task, round, min_clients), "tasks: not due"
 
-    if current.revealed >= min_clients:
+    if rounds.rounds[task][round].revealed >= min_clients:
         self._aggregate(task, round)
         self.tasks[task].skips = 0
     else:
-        self.rounds[task][round].state = SKIPPED
+        rounds._skip(task, round)
         self.tasks[task].skips += 1
-        log RoundSkipped(
-            task=task, round=round, committed=current.committed, revealed=current.revealed
-        )
     if round < self.tasks[task].parameters.rounds:
         self._open_round(task)
     else:
@@ -486,11 +351,11 @@ def abort(task: uint256):
         )
         assert is_publisher or is_stale, "tasks: too early to abort"
     else:
-        current: Round = self.rounds[task][round]
-        is_stale: bool = (
-            block.timestamp >= self._compute_due(current, min_clients) + CLOSE_TIMEOUT_SECONDS
+        due: uint256 = rounds._get_due(task, round, min_clients)
+        is_stale: bool = block.timestamp >= due + terms.CLOSE_TIMEOUT_SECONDS
+        is_idle: bool = (
+            self.tasks[task].skips > 0 and rounds.rounds[task][round].committed == 0
         )
-        is_idle: bool = self.tasks[task].skips > 0 and current.committed == 0
         assert is_stale or (is_publisher and is_idle), "tasks: too early to abort"
 
     self.tasks[task].state = ABORTED
@@ -508,8 +373,8 @@ def get_task(task: uint256) -> Task:
 
 @view
 @external
-def get_round(task: uint256, round: uint256) -> Round:
-    return self.rounds[task][round]
+def get_round(task: uint256, round: uint256) -> rounds.Round:
+    return rounds.rounds[task][round]
 
 
 @view
@@ -526,8 +391,8 @@ def get_participants(task: uint256) -> DynArray[address, fedavg.MAX_CLIENTS]:
 
 @view
 @external
-def get_submission(task: uint256, round: uint256, participant: address) -> Submission:
-    return self.submissions[task][round][participant]
+def get_submission(task: uint256, round: uint256, participant: address) -> rounds.Submission:
+    return rounds.submissions[task][round][participant]
 
 
 @view
@@ -576,7 +441,7 @@ def compute_commitment(
     """
     @notice For tests and for those who check a client. Asking a node would tell it the update's name.
     """
-    return self._compute_commitment(task, round, participant, update, samples, salt)
+    return rounds._compute_commitment(task, round, participant, update, samples, salt)
 
 
 @view
@@ -591,122 +456,19 @@ def next_action(task: uint256) -> (uint8, uint256):
     if state == LOBBY and block.timestamp >= self.tasks[task].join_ends:
         return (START if roster._count(task) >= min_clients else ABORT), 0
     if state == RUNNING:
-        if block.timestamp >= self._compute_due(self.rounds[task][round], min_clients):
+        if block.timestamp >= rounds._get_due(task, round, min_clients):
             return CLOSE, round
     return WAIT, round
 
 
-# -- rules -------------------------------------------------------------------------------------
-
-
-@pure
-@internal
-def _check_parameters(parameters: Parameters):
-    assert parameters.rounds > 0 and parameters.rounds <= MAX_ROUNDS, "tasks: rounds out of range"
-    assert (
-        parameters.min_clients > 0
-        and parameters.min_clients <= parameters.max_clients
-        and parameters.max_clients <= fedavg.MAX_CLIENTS
-    ), "tasks: clients out of range"
-    self._check_period(parameters.join_seconds)
-    self._check_period(parameters.commit_seconds)
-    self._check_period(parameters.reveal_seconds)
-    assert parameters.weighting <= UNIFORM, "tasks: unknown weighting"
-    assert parameters.bits == 8 or parameters.bits == 16, "tasks: bits must be 8 or 16"
-    assert parameters.rule.kind <= NORM_CLIPPED_MEAN, "tasks: unknown rule"
-    assert (parameters.rule.kind == WEIGHTED_MEAN) == (
-        parameters.rule.bound == 0
-    ), "tasks: bound does not fit the rule"
-    assert parameters.admission_norm2 > 0, "tasks: no admission norm"
-    assert (
-        parameters.base_stake <= MAX_WEI
-        and parameters.stake_per_sample <= MAX_WEI
-        and parameters.reward <= MAX_WEI
-        and parameters.close_reserve <= MAX_WEI
-    ), "tasks: amount out of range"
-    assert parameters.close_bounty <= parameters.close_reserve, "tasks: bounty above the reserve"
-    assert (
-        parameters.weighting != BY_STAKE or parameters.base_stake > 0
-    ), "tasks: weighting by stake needs a base stake"
-
-
-@pure
-@internal
-def _check_period(seconds: uint256):
-    assert seconds > 0 and seconds <= MAX_PERIOD_SECONDS, "tasks: period out of range"
+# -- inside ------------------------------------------------------------------------------------
 
 
 @view
 @internal
-def _check_capacity(parameters: Parameters, model: fedavg.Blob):
-    """
-    @notice Refuse a task whose rounds could not be closed within a block, or whose model could be
-            forgotten before its first round is closed.
-    """
-    size: uint256 = 0
-    update_values: uint256 = 0
-    size, update_values = staticcall fedavg.Fedavg(fedavg.FEDAVG).check_model(model)
-    assert update_values > 0, "tasks: model has nothing to train"
-    aggregate_gas: uint256 = staticcall fedavg.Fedavg(fedavg.FEDAVG).quote(
-        parameters.rule, model, parameters.max_clients, fedavg.WIDEST_BITS
-    )
-    assert (
-        aggregate_gas + CLOSE_GAS + parameters.max_clients * CLOSE_GAS_PER_CLIENT
-        <= block.gaslimit // CLOSE_BLOCK_DIVISOR
-    ), "tasks: a round would not fit in a block"
-    assert (
-        fedavg._get_expiry(model)
-        >= block.timestamp
-        + parameters.join_seconds
-        + parameters.commit_seconds
-        + parameters.reveal_seconds
-        + CLOSE_TIMEOUT_SECONDS
-    ), "tasks: model expires too soon"
-
-
-@view
-@internal
-def _get_open_round(task: uint256, round: uint256) -> Round:
+def _check_current(task: uint256, round: uint256):
     assert self.tasks[task].state == RUNNING, "tasks: not running"
     assert self.tasks[task].round == round, "tasks: not the current round"
-    return self.rounds[task][round]
-
-
-@pure
-@internal
-def _compute_due(current: Round, min_clients: uint256) -> uint256:
-    # With too few commitments nothing that is revealed can change the outcome.
-    return current.reveal_ends if current.committed >= min_clients else current.commit_ends
-
-
-@view
-@internal
-def _compute_commitment(
-    task: uint256,
-    round: uint256,
-    participant: address,
-    update: fedavg.Blob,
-    samples: uint256,
-    salt: bytes32,
-) -> bytes32:
-    return keccak256(
-        abi_encode(
-            chain.id, self, task, round, participant, update.digest, update.size, samples, salt
-        )
-    )
-
-
-@pure
-@internal
-def _compute_weight(weighting: uint8, samples: uint256, stake: uint256) -> uint256:
-    if weighting == BY_SAMPLES:
-        return samples
-    if weighting == BY_STAKE:
-        return stake
-    return 1
-
-
-# -- changes -----------------------------------------------------------------------------------
 
 
 @internal
@@ -719,44 +481,15 @@ def _start(task: uint256):
 @internal
 def _open_round(task: uint256):
     round: uint256 = self.tasks[task].round + 1
-    base: fedavg.Blob = self.tasks[task].model
-    commit_ends: uint256 = block.timestamp + self.tasks[task].parameters.commit_seconds
-    reveal_ends: uint256 = commit_ends + self.tasks[task].parameters.reveal_seconds
     self.tasks[task].round = round
-    self.rounds[task][round].state = OPEN
-    self.rounds[task][round].base = base
-    self.rounds[task][round].commit_ends = commit_ends
-    self.rounds[task][round].reveal_ends = reveal_ends
-    self.rounds[task][round].active = roster._count(task)
-    log RoundOpened(
-        task=task, round=round, base=base, commit_ends=commit_ends, reveal_ends=reveal_ends
+    rounds._open(
+        task,
+        round,
+        self.tasks[task].model,
+        roster._count(task),
+        self.tasks[task].parameters.commit_seconds,
+        self.tasks[task].parameters.reveal_seconds,
     )
-
-
-@internal
-def _open_reveals(task: uint256, round: uint256):
-    """
-    @notice End the commit period now: everybody who could commit has.
-    """
-    reveal_ends: uint256 = block.timestamp + self.tasks[task].parameters.reveal_seconds
-    self.rounds[task][round].commit_ends = block.timestamp
-    self.rounds[task][round].reveal_ends = reveal_ends
-    log RevealOpened(task=task, round=round, reveal_ends=reveal_ends)
-
-
-@internal
-def _drop_active(task: uint256, round: uint256):
-    """
-    @notice Stop waiting for the commitment of a participant who left.
-    """
-    current: Round = self.rounds[task][round]
-    self.rounds[task][round].active = current.active - 1
-    if (
-        block.timestamp < current.commit_ends
-        and current.committed > 0
-        and current.committed == current.active - 1
-    ):
-        self._open_reveals(task, round)
 
 
 @internal
@@ -769,20 +502,20 @@ def _aggregate(task: uint256, round: uint256):
     updates: DynArray[fedavg.Blob, fedavg.MAX_CLIENTS] = []
     raw_weights: DynArray[uint256, fedavg.MAX_CLIENTS] = []
     weighting: uint8 = self.tasks[task].parameters.weighting
-    for index: uint256 in range(self.rounds[task][round].revealed, bound=fedavg.MAX_CLIENTS):
-        client: address = self.revealers[task][round][index]
+    for index: uint256 in range(rounds.rounds[task][round].revealed, bound=fedavg.MAX_CLIENTS):
+        client: address = rounds.revealers[task][round][index]
         clients.append(client)
-        updates.append(self.submissions[task][round][client].update)
+        updates.append(rounds.submissions[task][round][client].update)
         raw_weights.append(
-            self._compute_weight(
+            terms._compute_weight(
                 weighting,
-                self.submissions[task][round][client].samples,
+                rounds.submissions[task][round][client].samples,
                 roster.participants[task][client].stake,
             )
         )
 
     rule: fedavg.Rule = self.tasks[task].parameters.rule
-    base: fedavg.Blob = self.rounds[task][round].base
+    base: fedavg.Blob = rounds.rounds[task][round].base
     model: fedavg.Blob = empty(fedavg.Blob)
     shares: DynArray[uint256, fedavg.MAX_CLIENTS] = []
     scores: DynArray[int256, fedavg.MAX_CLIENTS] = []
@@ -797,9 +530,7 @@ def _aggregate(task: uint256, round: uint256):
     for index: uint256 in range(len(clients), bound=fedavg.MAX_CLIENTS):
         escrow._credit_reward(task, clients[index], (pool * shares[index]) >> fedavg.SHARE_BITS)
     self.tasks[task].model = model
-    self.rounds[task][round].model = model
-    self.rounds[task][round].saturated = saturated
-    self.rounds[task][round].state = AGGREGATED
+    rounds._set_aggregated(task, round, model, saturated)
     log Aggregated(
         task=task,
         round=round,
@@ -821,7 +552,7 @@ def _pay_closer(task: uint256, round: uint256, gas_before: uint256):
     """
     @notice The tip is the caller's own choice and is not repaid.
     """
-    gas_used: uint256 = gas_before - msg.gas + CLOSE_GAS_UNMETERED
+    gas_used: uint256 = gas_before - msg.gas + terms.CLOSE_GAS_UNMETERED
     fee: uint256 = min(
         self.tasks[task].parameters.close_reserve,
         gas_used * block.basefee + self.tasks[task].parameters.close_bounty,

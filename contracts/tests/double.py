@@ -1,13 +1,16 @@
 """temporary double"""
+
+import hashlib
+
 import numpy as np
 from eth_abi import decode, encode
 from eth_utils import keccak
-from steelyard.chain.errors import InvalidUpdate, InvalidAggregation
+
+from steelyard.chain.errors import InvalidAggregation, InvalidUpdate
 from steelyard.chain.model import decode_model, encode_model
-from steelyard.chain.update import decode_update, check_binding, Binding
-from steelyard.chain.types import BlobName
 from steelyard.chain.shares import compute_shares
-import hashlib
+from steelyard.chain.types import BlobName
+from steelyard.chain.update import Binding, check_binding, decode_update
 
 B = "(bytes32,uint256)"
 R = "(uint8,uint256)"
@@ -45,10 +48,17 @@ def call(host, data):
         return encode(["uint256"] * 2, [m.manifest.parameters, m.manifest.update_values])
     if n == "quote":
         m = decode_model(read(host, args[1]))
-        return encode(["uint256"], [3000 + 5000 * args[2] + m.manifest.update_values * args[2] // 32])
+        return encode(
+            ["uint256"], [3000 + 5000 * args[2] + m.manifest.update_values * args[2] // 32]
+        )
     if n == "verify":
         u = decode_update(read(host, args[0]))
-        check_binding(u.header, Binding(host.chain_id, args[1], args[2], BlobName(*args[3]), bytes.fromhex(args[4][2:])))
+        check_binding(
+            u.header,
+            Binding(
+                host.chain_id, args[1], args[2], BlobName(*args[3]), bytes.fromhex(args[4][2:])
+            ),
+        )
         norm2 = sum((int(q) << 4) ** 2 for q in u.values)
         if norm2 > args[5]:
             raise InvalidUpdate("update_norm", "")
@@ -66,4 +76,7 @@ def call(host, data):
         name = BlobName(hashlib.sha256(out).digest(), len(out))
         host.write_blob(name, out)
         k = len(ups)
-        return encode([B, "uint256[]", "int256[]", "uint256[]", "uint256"], [(name.digest, name.size), shares, [0] * k, [0] * k, 0])
+        return encode(
+            [B, "uint256[]", "int256[]", "uint256[]", "uint256"],
+            [(name.digest, name.size), shares, [0] * k, [0] * k, 0],
+        )

@@ -5,14 +5,15 @@ Blobs live on a shelf in this process instead of in transactions and on disk.
 
 import hashlib
 
+from double import call
 from eth.exceptions import Revert
 from eth.vm.forks.prague.computation import PragueComputation
 from eth_abi import encode
+
 from steelyard.chain.admission import Admission
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.params import FEDAVG_ADDRESS
 from steelyard.chain.types import BlobName, Digest
-from double import call
 
 RETENTION_SECONDS = 30 * 86_400
 ERROR_SELECTOR = bytes.fromhex("08c379a0")
@@ -42,9 +43,11 @@ class ComputationHost:
 
     def __init__(self, computation, shelf):
         self.computation, self.shelf = computation, shelf
-        self.chain_id = computation.transaction_context.chain_id if hasattr(
-            computation.transaction_context, "chain_id"
-        ) else computation.state.execution_context.chain_id
+        self.chain_id = (
+            computation.transaction_context.chain_id
+            if hasattr(computation.transaction_context, "chain_id")
+            else computation.state.execution_context.chain_id
+        )
         self.is_static = computation.msg.is_static
         self.timestamp = computation.state.timestamp
         self.height = computation.state.block_number
@@ -67,7 +70,9 @@ def inject_precompile(shelf):
 
     def run(computation):
         try:
-            computation.output = call(ComputationHost(computation, shelf), computation.msg.data_as_bytes)
+            computation.output = call(
+                ComputationHost(computation, shelf), computation.msg.data_as_bytes
+            )
         except SteelyardError as error:
             computation.output = ERROR_SELECTOR + encode(["string"], [f"fedavg: {error.code}"])
             raise Revert(computation.output) from error

@@ -56,6 +56,7 @@ def test_an_escrow_that_differs_by_one_wei_is_refused(world, difference):
         ({"rule": (2, 1)}, "unknown rule"),
         ({"rule": (0, 1)}, "bound does not fit the rule"),
         ({"rule": (1, 0)}, "bound does not fit the rule"),
+        ({"rule": (1, 2**128)}, "bound does not fit the rule"),
         ({"admission_norm2": 0}, "no admission norm"),
         ({"base_stake": 2**120 + 1}, "amount out of range"),
         ({"stake_per_sample": 2**120 + 1}, "amount out of range"),
@@ -79,7 +80,8 @@ def test_parameters_out_of_bounds_are_refused(world, changes, reason):
         {"weighting": 1},
         {"weighting": 2, "base_stake": 0, "stake_per_sample": 0},
         {"bits": 16},
-        {"rule": (1, 2**24)},
+        {"rule": (1, 1)},
+        {"rule": (1, 2**128 - 1)},
         {"reward": 0, "close_reserve": 0, "close_bounty": 0},
     ],
 )
@@ -90,7 +92,10 @@ def test_parameters_at_their_bounds_are_taken(world, changes):
 def test_a_task_that_could_not_be_closed_within_a_block_is_refused(world):
     """128 clients at 60,000 gas each are 7.7 million: more than the half of a small block."""
     world.publish(max_clients=128)
-    with world.limited_block_gas(10_000_000), ape.reverts("tasks: a round would not fit in a block"):
+    with (
+        world.limited_block_gas(10_000_000),
+        ape.reverts("tasks: a round would not fit in a block"),
+    ):
         world.publish(max_clients=128)
 
 

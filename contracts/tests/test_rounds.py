@@ -2,8 +2,6 @@
 
 import ape
 import pytest
-from steelyard.chain.model import decode_model
-from steelyard.chain.types import BlobName
 from world import (
     AGGREGATED,
     CLOSE,
@@ -17,6 +15,9 @@ from world import (
     WAIT,
     as_tuple,
 )
+
+from steelyard.chain.model import decode_model
+from steelyard.chain.types import BlobName
 
 SHARES = 2**20
 
@@ -125,9 +126,10 @@ def revealing(world):
 def test_a_reveal_is_recorded_with_its_norm(world, revealing):
     receipt = world.reveal(revealing, 1, world.hospitals[0])
     submission = world.tasks.get_submission(revealing, 1, world.hospitals[0])
-    assert bytes(submission.update.digest) == world.sealed[
-        revealing, 1, world.hospitals[0].address
-    ].name.digest
+    assert (
+        bytes(submission.update.digest)
+        == world.sealed[revealing, 1, world.hospitals[0].address].name.digest
+    )
     assert submission.samples == 10
     (event,) = receipt.decode_logs(world.tasks.Revealed)
     assert event.norm2 == 8 * 2**8, "eight values of 1 x 2**-20, in units of 2**-48"
@@ -209,7 +211,9 @@ def test_an_update_bound_to_something_else_is_refused(world, changes, code):
     task = world.start(count=2)
     hospital = world.hospitals[0]
     base = world.get_base(task, 1)
-    data = world.make_update(**{"task": task, "round": 1, "base": base, "maker": hospital} | changes)
+    data = world.make_update(
+        **{"task": task, "round": 1, "base": base, "maker": hospital} | changes
+    )
     salt = b"\3" * 32
     name = world.declare(data)
     commitment = world.compute_commitment(task, 1, hospital, name, 10, salt)

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 from eth.vm.state import BaseState
 from eth_abi import encode
-from eth_utils import keccak
+from eth_utils import keccak, to_checksum_address
+
 from steelyard.chain.model import Manifest, Role, TensorSpec, encode_model
+from steelyard.chain.params import FEDAVG_ADDRESS
 from steelyard.chain.types import BlobName
 from steelyard.chain.update import Mode, UpdateHeader, encode_update
 
@@ -106,9 +108,19 @@ class World:
         finally:
             BaseState.gas_limit = genuine
 
+    def quote(self, rule, model, updates, bits):
+        """Gas of one aggregation, as the precompile says."""
+        types = ["(uint8,uint256)", "(bytes32,uint256)", "uint256", "uint256"]
+        selector = keccak(text=f"quote({','.join(types)})")[:4]
+        data = selector + encode(types, [rule, model, updates, bits])
+        call = {"to": to_checksum_address(FEDAVG_ADDRESS), "data": "0x" + data.hex()}
+        return int.from_bytes(self.chain.provider.web3.eth.call(call), "big")
+
     # -- the life of a task
 
-    def publish(self, *, allowlist=(), value=None, sender=None, model=None, name="heart", **changes):
+    def publish(
+        self, *, allowlist=(), value=None, sender=None, model=None, name="heart", **changes
+    ):
         """Publish a task; keyword arguments change its parameters. Returns its number."""
         parameters = PARAMETERS | changes
         if value is None:
@@ -153,14 +165,18 @@ class World:
         return self.tasks.commit(task, round, commitment, sender=hospital)
 
     def compute_commitment(self, task, round, hospital, name, samples, salt):
-        return keccak(
-            encode(
-                ["uint256", "address", "uint256", "uint256", "address"]
-                + ["bytes32", "uint256", "uint256", "bytes32"],
-                [self.chain.chain_id, self.tasks.address, task, round, hospital.address]
-                + [name.digest, name.size, samples, salt],
-            )
-        )
+        fields = [
+            ("uint256", self.chain.chain_id),
+            ("address", self.tasks.address),
+            ("uint256", task),
+            ("uint256", round),
+            ("address", hospital.address),
+            ("bytes32", name.digest),
+            ("uint256", name.size),
+            ("uint256", samples),
+            ("bytes32", salt),
+        ]
+        return keccak(encode([kind for kind, _ in fields], [value for _, value in fields]))
 
     def reveal(self, task, round, hospital, sender=None, **changes):
         """Reveal what `commit` sealed, changed by `name`, `samples` or `salt`."""

@@ -1,0 +1,24 @@
+"""What `close` costs besides the precompile: the constants that `publish` relies on."""
+
+CLOSE_GAS, CLOSE_GAS_PER_CLIENT = 500_000, 60_000
+ALLOWANCE = 1.25
+"""The constants must exceed what is measured by a quarter."""
+
+
+def measure_close(world, count):
+    """Gas of closing a first round, when every storage slot that it credits is still empty."""
+    task = world.publish(max_clients=count, min_clients=count)
+    for hospital in world.hospitals[:count]:
+        world.join(task, hospital)
+    receipt = world.play_round(task, 1, world.hospitals[:count])
+    model = world.tasks.get_round(task, 1).base
+    return receipt.gas_used - world.quote((0, 0), tuple(model), count, 16)
+
+
+def test_a_close_stays_below_what_publish_allows_for(world):
+    few, many = measure_close(world, 2), measure_close(world, 8)
+    each = (many - few) / 6
+    fixed = few - 2 * each
+    print(few, many, each, fixed)
+    assert each * ALLOWANCE <= CLOSE_GAS_PER_CLIENT
+    assert fixed * ALLOWANCE <= CLOSE_GAS

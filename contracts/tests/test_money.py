@@ -1,0 +1,201 @@
+"""Conservation in wei over whole lives, ordinary and random, and nobody paid twice."""
+
+import random
+
+import ape
+import pytest
+from ape.exceptions import ContractLogicError
+from world import CLOSE_TIMEOUT_SECONDS, FINISHED, LOBBY, PARAMETERS, RUNNING
+
+WALLET = """
+# pragma version ~=0.4.3
+
+target: address
+payload: Bytes[512]
+reentered: public(bool)
+refuses: public(bool)
+
+@external
+def prepare(target: address, payload: Bytes[512], refuses: bool):
+    self.target = target
+    self.payload = payload
+    self.refuses = refuses
+
+@external
+@payable
+def execute(target: address, payload: Bytes[512]):
+    raw_call(target, payload, value=msg.value)
+
+@external
+@payable
+def __default__():
+    assert not self.refuses, "wallet: no"
+    if len(self.payload) > 0:
+        self.reentered = raw_call(
+            self.target, self.payload, max_outsize=0, revert_on_failure=False
+        )
+"""
+
+
+@pytest.fixture
+def wallet(compilers, world):
+    """A participant that is a contract and calls back when it is paid."""
+    return world.stranger.deploy(compilers.compile_source("vyper", WALLET))
+
+
+def run_as(wallet, world, method, *arguments, value=0):
+    payload = method.encode_input(*arguments)
+    return wallet.execute(world.tasks, payload, value=value, sender=world.stranger)
+
+
+def take_everything_out(world, task):
+    """Everybody who has something in `task` takes it; refusals mean there is nothing."""
+    for hospital in world.hospitals:
+        if world.tasks.get_participant(task, hospital).position:
+            world.tasks.leave(task, sender=hospital)
+    for person in (world.keeper, world.publisher, *world.hospitals):
+        if world.tasks.claimable(task, person):
+            world.tasks.claim(task, sender=person)
+    if world.tasks.get_account(task).left:
+        world.tasks.refund(task, sender=world.publisher)
+
+
+def test_an_ordinary_life_leaves_no_wei_behind(world):
+    before = world.tasks.balance
+    task = world.publish()
+    for hospital in world.hospitals[:3]:
+        world.join(task, hospital)
+    for round in (1, 2):
+        world.play_round(task, round, world.hospitals[:3])
+        assert world.tasks.balance - before == world.compute_promises([task])
+    assert world.tasks.get_task(task).state == FINISHED
+    account = world.tasks.get_account(task)
+    shares = 2**20 // 3 * 3 + 1
+    assert account.paid <= 2 * (PARAMETERS["reward"] // 2)
+    assert account.paid >= 2 * (PARAMETERS["reward"] // 2) * shares // 2**20 - 6
+    take_everything_out(world, task)
+    account = world.tasks.get_account(task)
+    assert account.deposited == account.paid + account.fees + account.refunded
+    assert account.left == 0
+    assert world.tasks.balance == before
+
+
+def test_tasks_do_not_pay_for_each_other(world):
+    rich, poor = world.start(count=2, reward=10**20), world.start(count=2, reward=0)
+    world.play_round(poor, 1, world.hospitals[:2])
+    account = world.tasks.get_account(rich)
+    assert account.left == account.deposited
+    assert world.tasks.get_account(poor).paid == 0
+
+
+def choose_move(world, dice, task, round):
+    """Mostly what the task waits for, sometimes anything."""
+    anything = ["join", "start", "leave", "claim", "refund", "abort", "close", "reveal", "wait"]
+    current = world.tasks.get_round(task, round)
+    if dice.random() < 0.25:
+        return dice.choice(anything)
+    if world.tasks.get_task(task).state == LOBBY:
+        return "join"
+    if world.now < current.commit_ends:
+        return dice.choice(["commit", "commit", "commit", "wait"])
+    if world.now < current.reveal_ends:
+        return dice.choice(["reveal", "reveal", "reveal", "wait"])
+    return "close"
+
+
+def play_randomly(world, dice, tasks):
+    """Send one random transaction. Returns its name, or None if it was refused."""
+    task = dice.choice(tasks)
+    round = world.tasks.get_task(task).round
+    hospital = dice.choice(world.hospitals[:4])
+    moves = {
+        "join": lambda: world.join(task, hospital, samples=dice.randint(1, 50)),
+        "start": lambda: world.tasks.start(task, sender=world.publisher),
+        "commit": lambda: world.commit(task, round, hospital, samples=1, value=3),
+        "reveal": lambda: world.reveal(task, round, hospital),
+        "close": lambda: world.close(task, round),
+        "leave": lambda: world.tasks.leave(task, sender=hospital),
+        "claim": lambda: world.tasks.claim(task, sender=hospital),
+        "refund": lambda: world.tasks.refund(task, sender=world.publisher),
+        "abort": lambda: world.tasks.abort(task, sender=world.keeper),
+        "wait": lambda: world.advance(dice.choice([10, 600])),
+    }
+    move = choose_move(world, dice, task, round)
+    try:
+        moves[move]()
+    except (ContractLogicError, KeyError):
+        return None
+    return move
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_lives_conserve_every_wei_and_end_empty(world, seed):
+    dice = random.Random(seed)
+    before = world.tasks.balance
+    tasks = [
+        world.publish(
+            rounds=dice.randint(2, 4),
+            join_seconds=10_000,
+            min_clients=dice.randint(1, 2),
+            max_clients=dice.randint(2, 4),
+            weighting=dice.randint(0, 2),
+            reward=dice.randint(0, 10**19),
+        )
+        for _ in range(2)
+    ]
+    accepted = set()
+    for _ in range(80):
+        move = play_randomly(world, dice, tasks)
+        if move is not None and move != "wait":
+            accepted.add(move)
+            assert world.tasks.balance - before == world.compute_promises(tasks)
+    assert {"join", "commit", "reveal", "close"} <= accepted
+    for task in tasks:
+        if world.tasks.get_task(task).state in (LOBBY, RUNNING):
+            world.advance(CLOSE_TIMEOUT_SECONDS + 2_000)
+            world.tasks.abort(task, sender=world.publisher)
+        take_everything_out(world, task)
+    assert world.tasks.balance == before
+
+
+# -- re-entrancy -----------------------------------------------------------------------------------
+
+
+def test_a_wallet_that_calls_back_is_paid_its_stake_once(world, wallet):
+    task = world.publish()
+    other = world.publish()
+    for each in (task, other):
+        run_as(wallet, world, world.tasks.join, each, 10, value=10**16)
+    wallet.prepare(world.tasks, world.tasks.leave.encode_input(other), False, sender=world.stranger)
+    run_as(wallet, world, world.tasks.leave, task)
+    assert wallet.balance == 10**16
+    assert not wallet.reentered()
+    assert world.tasks.get_participant(other, wallet).stake == 10**16
+    run_as(wallet, world, world.tasks.leave, other)
+    assert wallet.balance == 2 * 10**16
+
+
+@pytest.mark.parametrize("view", ["get_task", "get_account", "get_participants"])
+def test_a_wallet_that_is_being_paid_cannot_read_half_written_books(world, wallet, view):
+    task = world.publish()
+    run_as(wallet, world, world.tasks.join, task, 10, value=10**16)
+    payload = getattr(world.tasks, view).encode_input(task)
+    wallet.prepare(world.tasks, payload, False, sender=world.stranger)
+    run_as(wallet, world, world.tasks.leave, task)
+    assert not wallet.reentered()
+
+
+def test_a_wallet_that_refuses_money_hurts_only_itself(world, wallet):
+    task = world.publish(max_clients=2)
+    run_as(wallet, world, world.tasks.join, task, 10, value=10**16)
+    wallet.prepare(world.tasks, b"", True, sender=world.stranger)
+    with ape.reverts():
+        run_as(wallet, world, world.tasks.leave, task)
+    world.join(task, world.hospitals[0])
+    world.skip_round(task, 1)
+    world.tasks.abort(task, sender=world.publisher)
+    world.tasks.leave(task, sender=world.hospitals[0])
+    world.tasks.refund(task, sender=world.publisher)
+    wallet.prepare(world.tasks, b"", False, sender=world.stranger)
+    run_as(wallet, world, world.tasks.leave, task)
+    assert wallet.balance == 10**16
