@@ -35,7 +35,9 @@ certificates cost time only. Votes that were signed are signed again, with the s
 
 **Epochs.** Votes name their epoch, so those of another are refused. A machine lives for one epoch:
 after the last block of an epoch is final, the driver makes a new machine with the next set and that
-block as its root. Views start again at 1.
+block as its root, and views start again at 1. Several validators may need views after the last
+block's own to make it final; the empty blocks of those views (rule 12) are not made here, so this
+machine serves an epoch of one validator, or an epoch without end.
 """
 
 from collections.abc import Iterable
@@ -245,6 +247,7 @@ class Simplex:
         assert view > self._view
         self._view = view
         self._pacing.enter(view, self._now)
+        self._views.forget_votes(view)
         self._fetch_blocks()
 
     # -- proposing and notarizing ------------------------------------------------------------------

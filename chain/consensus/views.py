@@ -135,6 +135,12 @@ class Views:
         first = max(self.root_view + 1, current - MAX_LOOKBEHIND_VIEWS)
         return first <= view <= current + MAX_LOOKAHEAD_VIEWS
 
+    def forget_votes(self, current: View) -> None:
+        """Drop votes too old to complete anything, should nothing be finalized for long."""
+        for state in self._states.values():
+            if state.view < current - MAX_LOOKBEHIND_VIEWS:
+                state.votes.clear()
+
     def find_gap(self, parent_view: int, view: View) -> View | None:
         """Rule 3: return the first view strictly between that has no nullification, or None."""
         for between in range(parent_view + 1, view):

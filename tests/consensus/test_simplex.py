@@ -8,7 +8,12 @@ from typing import TypeVar
 
 import pytest
 
-from steelyard.chain.consensus.certificates import Certificate, build_certificate
+from steelyard.chain import bls
+from steelyard.chain.consensus.certificates import (
+    Certificate,
+    build_certificate,
+    check_certificate,
+)
 from steelyard.chain.consensus.messages import (
     BlockBuilt,
     BlockFetched,
@@ -37,10 +42,17 @@ from steelyard.chain.consensus.messages import (
     VoteSigned,
     WorkArrived,
 )
-from steelyard.chain.consensus.simplex import Simplex
-from steelyard.chain.consensus.votes import NO_HASH, Kind, Statement
+from steelyard.chain.consensus.simplex import Settings, Simplex
+from steelyard.chain.consensus.validators import Validator, ValidatorSet
+from steelyard.chain.consensus.votes import (
+    NO_HASH,
+    Kind,
+    Statement,
+    Vote,
+    compute_signing_root,
+)
 from steelyard.chain.errors import InvalidVote
-from steelyard.chain.params import MAX_LOOKAHEAD_VIEWS
+from steelyard.chain.params import MAX_LOOKAHEAD_VIEWS, MAX_LOOKBEHIND_VIEWS
 from steelyard.chain.types import Hash
 from tests.consensus.simulation import (
     BACKEND,
@@ -590,6 +602,15 @@ def test_views_far_ahead_cannot_fill_the_memory() -> None:
     assert len(bench.machine._views.candidates) <= MAX_LOOKAHEAD_VIEWS + 2
 
 
+def test_votes_that_came_to_nothing_are_forgotten_though_nothing_is_final() -> None:
+    bench = Bench()
+    for view in range(1, 300):
+        bench.hear(Kind.NULLIFY, view, NO_HASH, 0, 2, 3)
+    assert bench.machine.view == 300
+    kept = [state.view for state in bench.machine._views.get_open() if state.votes]
+    assert min(kept) >= 300 - MAX_LOOKBEHIND_VIEWS
+
+
 def test_certificates_far_ahead_are_taken() -> None:
     bench = Bench()
     bench.step(received(Kind.NULLIFY, 5000))
@@ -651,3 +672,27 @@ def test_hashes_are_what_ties_votes_to_blocks() -> None:
     bench.propose(B1)
     bench.step(received(Kind.NOTARIZE, 1, Hash(b"\x99" * 32)))
     assert not pick(bench.propose(B2), Validate)
+
+
+# -- with real signatures --------------------------------------------------------------------------
+def test_one_validator_finalizes_with_a_certificate_that_anybody_can_check() -> None:
+    secret = bls.derive_secret_key(b"\x05" * 32)
+    alone = ValidatorSet((Validator(bytes(20), bls.compute_public_key(secret), 7),))
+    machine = Simplex(Settings(11, 0, alone, 0, timeout_ms=1000, heartbeat_ms=9000), ROOT)
+    block = replace(make_block(SET, ROOT, 1), epoch=0, proposer=bytes(20))
+    events: list[Event] = [Started(), WorkArrived()]
+    final: list[Effect] = []
+    while events:
+        for effect in machine.step(events.pop(0), 0):
+            match effect:
+                case Propose(0, 1, parent) if parent == ROOT:
+                    events.append(BlockBuilt(block))
+                case SignVote(said):
+                    signature = bls.sign(secret, compute_signing_root(said, 11))
+                    events.append(VoteSigned(Vote(said, 0, signature)))
+                case Finalize():
+                    final.append(effect)
+    assert [effect.blocks for effect in final] == [(block,)]
+    check_certificate(final[0].certificate, alone, 11)
+    assert final[0].certificate.hash == block.hash
+    assert machine.view == 2
