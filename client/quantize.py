@@ -243,21 +243,17 @@ def _choose_exponents(
     return exponent
 
 
-def clip(delta: Delta, clip_norm: float) -> Delta:
-    """Return the delta, scaled down if its L2 norm is above `clip_norm`.
+def clip(delta: Delta, clip_norm: float) -> NDArray[np.float64]:
+    """Return the delta in float64, scaled down if its L2 norm is above `clip_norm`.
 
     Norms count trained values: pass those only. Raises SteelyardError `delta_not_finite`.
     """
     assert clip_norm > 0, clip_norm
-    norm = float(np.linalg.norm(delta.astype(np.float64)))
+    exact = delta.astype(np.float64)
+    norm = float(np.linalg.norm(exact))
     if not np.isfinite(norm):
         raise SteelyardError("delta_not_finite", "the delta has no finite norm; did it diverge?")
-    if norm <= clip_norm:
-        return delta
-    # One rounding step below the exact ratio, so that the result's norm is not above the bound.
-    scale = float(np.nextafter(clip_norm / norm, 0.0))
-    clipped: Delta = (delta * scale).astype(delta.dtype)
-    return clipped
+    return exact if norm <= clip_norm else exact * (clip_norm / norm)
 
 
 def _check_finite(name: str, array: NDArray[Any], code: str) -> None:
