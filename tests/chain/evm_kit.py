@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TypeVar
@@ -13,6 +13,7 @@ from eth_keys.datatypes import PrivateKey
 from steelyard.chain import bls
 from steelyard.chain.block import Header
 from steelyard.chain.errors import UnavailableBlob
+from steelyard.chain.evm import BlockState
 from steelyard.chain.execute import (
     Built,
     CallRequest,
@@ -310,6 +311,14 @@ class Chain:
         )
 
 
-def sign_all(drafts: Iterable[Draft], key: PrivateKey = KEYS[0]) -> list[bytes]:
-    """Sign several."""
-    return [sign(draft, key) for draft in drafts]
+def put_account(
+    chain: Chain, address: Address, *, nonce: int = 0, balance: int = 0, code: bytes = b""
+) -> None:
+    """Change the head's state behind the chain's back."""
+    environment = build_environment(chain.head, (), ())
+    rules, root = chain.genesis.rules, chain.head.state_root
+    state = BlockState(chain.nodes, chain.blobs, rules, root, environment)
+    state.process_account(address, balance=balance, nonce=nonce, code=code)
+    root, nodes = state.finish()
+    chain.nodes.update(nodes)
+    chain.headers[-1] = replace(chain.head, state_root=root)

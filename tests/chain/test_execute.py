@@ -20,6 +20,7 @@ from evm_kit import (
     declare,
     name_blob,
     push,
+    put_account,
     run_with_stack,
     sign,
 )
@@ -33,8 +34,8 @@ from steelyard.chain.errors import (
     InvalidTransaction,
     UnavailableBlob,
 )
-from steelyard.chain.evm import BlockState, FedavgHost
-from steelyard.chain.execute import Built, CallRequest, apply_block, build_block, build_environment
+from steelyard.chain.evm import FedavgHost
+from steelyard.chain.execute import Built, CallRequest, apply_block, build_block
 from steelyard.chain.params import (
     BLOB_GAS_EACH,
     FEDAVG_ADDRESS,
@@ -247,21 +248,9 @@ def test_a_sender_with_code_is_refused() -> None:
     chain = Chain()
     account = get_account(chain.nodes, chain.head.state_root, address)
     assert account.code_hash == Account().code_hash
-    state = put_code(chain, address)
-    chain.headers[-1] = replace(chain.head, state_root=state)
+    put_account(chain, address, balance=ETHER, code=b"\0")
     built = chain.build(sign(Draft()))
     assert [item.error.code for item in built.outcome.refused] == ["tx_sender_code"]
-
-
-def put_code(chain: Chain, address: Address) -> Hash:
-    """Return a state in which a key's account has code."""
-    environment = build_environment(chain.head, (), ())
-    rules, root = chain.genesis.rules, chain.head.state_root
-    state = BlockState(chain.nodes, chain.blobs, rules, root, environment)
-    state.process_account(address, balance=ETHER, nonce=0, code=b"\0")
-    root, nodes = state.finish()
-    chain.nodes.update(nodes)
-    return root
 
 
 def test_a_full_block_refuses_for_now_and_an_overfull_one_is_invalid() -> None:
