@@ -189,7 +189,7 @@ def join(task: uint256, samples: uint256):
     round: uint256 = self.tasks[task].round
     max_clients: uint256 = self.tasks[task].parameters.max_clients
     assert state == LOBBY or state == RUNNING, "tasks: not open"
-    assert not self.tasks[task].invited_only or roster.invited[task][msg.sender], "tasks: not invited"
+    assert self._is_invited(task, msg.sender), "tasks: not invited"
     assert state == RUNNING or block.timestamp < self.tasks[task].join_ends, "tasks: lobby is over"
     assert round < self.tasks[task].parameters.rounds, "tasks: last round is running"
     assert not roster._is_member(task, msg.sender), "tasks: already joined"
@@ -310,9 +310,9 @@ def start(task: uint256):
 @external
 def close(task: uint256, round: uint256):
     """
-    @notice End a round that is due: aggregate and pay if enough updates were revealed, else skip it;
-            then open the next round or finish the task. The caller is credited gas at the base fee
-            plus the bounty, at most the round's reserve.
+    @notice End a round that is due: aggregate and pay if enough updates were revealed, else skip
+            it; then open the next round or finish the task. The caller is credited gas at the
+            base fee plus the bounty, at most the round's reserve.
     """
     gas_before: uint256 = msg.gas
     self._check_current(task, round)
@@ -336,8 +336,8 @@ def close(task: uint256, round: uint256):
 @external
 def abort(task: uint256):
     """
-    @notice End a task early. A lobby: the publisher at any time, anybody when its time is over with
-            too few participants. A running task: anybody when a round that was due has not been closed for
+    @notice End a task early. A lobby: the publisher at any time, anybody when its time is over
+            with too few participants. A running task: anybody when a due round has waited for
             CLOSE_TIMEOUT_SECONDS; the publisher after a skipped round, before the next commitment.
     """
     round: uint256 = self.tasks[task].round
@@ -419,7 +419,7 @@ def has_reported(task: uint256, round: uint256, participant: address) -> bool:
 @view
 @external
 def is_invited(task: uint256, participant: address) -> bool:
-    return not self.tasks[task].invited_only or roster.invited[task][participant]
+    return self._is_invited(task, participant)
 
 
 @view
@@ -439,7 +439,7 @@ def compute_commitment(
     salt: bytes32,
 ) -> bytes32:
     """
-    @notice For tests and for those who check a client. Asking a node would tell it the update's name.
+    @notice For those who check a client. A client that asked a node would tell it its update.
     """
     return rounds._compute_commitment(task, round, participant, update, samples, salt)
 
@@ -469,6 +469,12 @@ def next_action(task: uint256) -> (uint8, uint256):
 def _check_current(task: uint256, round: uint256):
     assert self.tasks[task].state == RUNNING, "tasks: not running"
     assert self.tasks[task].round == round, "tasks: not the current round"
+
+
+@view
+@internal
+def _is_invited(task: uint256, participant: address) -> bool:
+    return not self.tasks[task].invited_only or roster.invited[task][participant]
 
 
 @internal
@@ -524,11 +530,15 @@ def _aggregate(task: uint256, round: uint256):
     model, shares, scores, flags, saturated = extcall fedavg.Fedavg(fedavg.FEDAVG).aggregate(
         rule, base, updates, raw_weights
     )
-    assert len(shares) == len(clients), "tasks: wrong number of shares"
+    assert len(shares) == len(clients), "tasks: wrong shares"
 
     pool: uint256 = self.tasks[task].parameters.reward // self.tasks[task].parameters.rounds
+    paid: uint256 = 0
     for index: uint256 in range(len(clients), bound=fedavg.MAX_CLIENTS):
-        escrow._credit_reward(task, clients[index], (pool * shares[index]) >> fedavg.SHARE_BITS)
+        pay: uint256 = (pool * shares[index]) >> fedavg.SHARE_BITS
+        paid += pay
+        escrow._credit_reward(task, clients[index], pay)
+    assert paid <= pool, "tasks: wrong shares"
     self.tasks[task].model = model
     rounds._set_aggregated(task, round, model, saturated)
     log Aggregated(

@@ -50,7 +50,9 @@ def _is_member(task: uint256, participant: address) -> bool:
 
 
 @internal
-def _add(task: uint256, participant: address, samples: uint256, stake: uint256, active_from: uint256):
+def _add(
+    task: uint256, participant: address, samples: uint256, stake: uint256, active_from: uint256
+):
     assert not self._is_member(task, participant), "tasks: already joined"
 
     self.members[task].append(participant)

@@ -3,9 +3,16 @@
 import random
 
 import ape
+import injection
 import pytest
 from ape.exceptions import ContractLogicError
+from eth_abi import encode
+from eth_utils import keccak
 from world import CLOSE_TIMEOUT_SECONDS, FINISHED, LOBBY, PARAMETERS, RUNNING
+
+AGGREGATE = keccak(
+    text="aggregate((uint8,uint256),(bytes32,uint256),(bytes32,uint256)[],uint256[])"
+)[:4]
 
 WALLET = """
 # pragma version ~=0.4.3
@@ -86,6 +93,24 @@ def test_tasks_do_not_pay_for_each_other(world):
     account = world.tasks.get_account(rich)
     assert account.left == account.deposited
     assert world.tasks.get_account(poor).paid == 0
+
+
+@pytest.mark.parametrize("shares", [[2**20], [2**19, 2**19 + 1], [2**20, 2**20, 2**20]])
+def test_a_precompile_that_shares_out_more_than_the_pool_pays_nobody(world, monkeypatch, shares):
+    """The contract does not take the word even of the node for another round's money."""
+    task = world.start(count=2, reward=2**21, rounds=2)
+    output = ["(bytes32,uint256)", "uint256[]", "int256[]", "uint256[]", "uint256"]
+
+    def call(host, data):
+        if data[:4] != AGGREGATE:
+            return genuine(host, data)
+        return encode(output, [(bytes(32), 1), shares, [0] * len(shares), [0] * len(shares), 0])
+
+    genuine = injection.call
+    monkeypatch.setattr(injection, "call", call)
+    with ape.reverts("tasks: wrong shares"):
+        world.play_round(task, 1, world.hospitals[:2])
+    assert world.tasks.get_account(task).paid == 0
 
 
 def choose_move(world, dice, task, round):
