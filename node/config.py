@@ -4,6 +4,7 @@ These never decide what a valid block is: protocol constants are in `chain/param
 parameters in the genesis document, secrets in encrypted key files.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -167,8 +168,8 @@ def check_value(name: str, kind: object, value: object) -> object:
         value = float(value)
     if type(value) is not kind:
         raise InvalidConfig("config_value", f"{name} must be a {getattr(kind, '__name__', kind)}")
-    if isinstance(value, int | float) and value < 0:
-        raise InvalidConfig("config_value", f"{name} must not be negative")
+    if isinstance(value, int | float) and not 0 <= value < math.inf:
+        raise InvalidConfig("config_value", f"{name} must be finite and not negative")
     return value
 
 

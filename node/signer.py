@@ -15,10 +15,10 @@ from steelyard.chain.consensus.votes import (
     Kind,
     Statement,
     Vote,
+    check_signable,
     compute_signing_root,
-    find_offence,
 )
-from steelyard.chain.errors import SteelyardError
+from steelyard.chain.errors import InvalidVote, SteelyardError
 from steelyard.chain.types import Epoch, Hash, View
 
 from .store import CorruptData, Database, Writer
@@ -87,16 +87,13 @@ class Signer:
         return Vote(statement, self._signer, sign(self._secret, root))
 
     def _check_signable(self, writer: Writer, statement: Statement) -> None:
-        for kind in Kind:
-            key = encode_place(statement.epoch, statement.view) + bytes([kind])
-            held = writer.get("votes", key)
-            if held is None:
-                continue
-            offence = find_offence(decode_statement(key, held), statement)
-            if offence is not None:
-                raise ConflictingVote(
-                    "vote_conflict", f"refused to sign: view {statement.view}, {offence.value}"
-                )
+        place = encode_place(statement.epoch, statement.view)
+        keys = [place + bytes([kind]) for kind in Kind]
+        held = [(key, writer.get("votes", key)) for key in keys]
+        try:
+            check_signable(statement, [decode_statement(k, v) for k, v in held if v is not None])
+        except InvalidVote as error:
+            raise ConflictingVote("vote_conflict", f"refused to sign: {error.message}") from None
 
     def forget(self, epoch: Epoch, view: View) -> None:
         """A view is finalized: raise the floor to it and drop what was said up to it."""
