@@ -31,7 +31,6 @@ from eth.vm.message import Message
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
-from . import precompile
 from .admission import Admission, compute_admission_slot, decode_admission, encode_admission
 from .block import Rules, Withdrawal
 from .environment import BlobSource, Environment
@@ -115,6 +114,8 @@ class FedavgHost:
 
 def run_fedavg(computation: GuardedComputation) -> None:
     """Run the precompile at FEDAVG_ADDRESS; its refusals revert with Error("fedavg: <code>")."""
+    from . import precompile
+
     message = computation.msg
     try:
         if message.code_address != message.storage_address:
