@@ -102,10 +102,9 @@ def _check_capacity(parameters: Parameters, model: fedavg.Blob):
     @notice Refuse a task whose rounds could not be closed within a block, or whose model could be
             forgotten before its first round is closed.
     """
-    size: uint256 = 0
+    values: uint256 = 0
     update_values: uint256 = 0
-    size, update_values = staticcall fedavg.Fedavg(fedavg.FEDAVG).check_model(model)
-    assert update_values > 0, "tasks: model has nothing to train"
+    values, update_values = staticcall fedavg.Fedavg(fedavg.FEDAVG).check_model(model)
     aggregate_gas: uint256 = staticcall fedavg.Fedavg(fedavg.FEDAVG).quote(
         parameters.rule, model, parameters.max_clients, fedavg.WIDEST_BITS
     )

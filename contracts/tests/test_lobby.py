@@ -44,6 +44,18 @@ def test_samples_out_of_range_are_refused(world, samples):
         world.join(task, world.hospitals[0], samples=samples, value=compute_stake(1))
 
 
+def test_a_stake_that_could_overflow_a_weight_is_refused(world):
+    task = world.publish()
+    with ape.reverts("tasks: stake out of range"):
+        world.join(task, world.hospitals[0], value=2**120 + 1)
+
+
+def test_the_largest_stake_is_taken(world):
+    task = world.publish()
+    world.join(task, world.hospitals[0], samples=2**64 - 1, value=2**120)
+    assert world.tasks.get_participant(task, world.hospitals[0]).stake == 2**120
+
+
 def test_joining_twice_is_refused(world):
     task = world.publish()
     world.join(task, world.hospitals[0])

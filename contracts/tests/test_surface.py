@@ -1,0 +1,48 @@
+"""The contract's surface: nothing changes a task but these calls, and every refusal is known."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+CONTRACTS = Path(__file__).resolve().parents[1]
+REASONS = {
+    reason
+    for path in CONTRACTS.glob("*.vy")
+    for reason in re.findall(r'"((?:tasks|staking): [^"]+)"', path.read_text())
+}
+
+
+def test_only_these_calls_change_anything(project):
+    """No setter, no owner, no upgrade: the terms of a task are frozen when it is published."""
+    changing = {method.name for method in project.Tasks.contract_type.mutable_methods}
+    assert changing == {
+        "publish",
+        "join",
+        "start",
+        "commit",
+        "reveal",
+        "close",
+        "claim",
+        "leave",
+        "refund",
+        "abort",
+        "report",
+    }
+    assert not project.Staking.contract_type.mutable_methods
+
+
+def test_only_these_calls_take_money(project):
+    payable = {
+        method.name for method in project.Tasks.contract_type.mutable_methods if method.is_payable
+    }
+    assert payable == {"publish", "join"}
+
+
+@pytest.mark.parametrize("reason", sorted(REASONS))
+def test_every_refusal_is_documented_and_tested(reason):
+    prefix, text = reason.split(": ", 1)
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    assert text in tests
+    if prefix == "tasks":
+        assert f"`{text}`" in (CONTRACTS.parent / "docs" / "tasks.md").read_text()
