@@ -41,6 +41,7 @@ STATUSES: Final = {
     "busy": 503,
     "disk_full": 507,
     "body_timeout": 408,
+    "body_too_large": 413,
     "length_required": 411,
     "blob_too_large": 413,
     "blob_missing": 404,

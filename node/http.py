@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
@@ -37,6 +38,7 @@ from .rpc.limits import (
     HEAVY_THREADS,
     HEAVY_WAITING,
     MAX_BODY_BYTES,
+    MAX_BUFFERED_BYTES,
     QUICK_THREADS,
     QUICK_WAITING,
     TRANSFER_THREADS,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS: Final = 1_024
 KEEP_ALIVE_SECONDS: Final = 75
 STOP_SECONDS: Final = 3
+JOIN_SECONDS: Final = 5.0
 START_SECONDS: Final = 20.0
 CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed"}
 
@@ -62,6 +65,8 @@ class Edge:
 
     def __init__(self, node: "Node") -> None:
         self.node = node
+        self.buffered_bytes = 0
+        """Of request bodies being received or answered."""
         self.metrics = Metrics()
         self.quick = WorkerPool("http-quick", QUICK_THREADS, QUICK_WAITING)
         self.heavy = WorkerPool("http-heavy", HEAVY_THREADS, HEAVY_WAITING)
@@ -88,22 +93,41 @@ class Edge:
             with contextlib.suppress(asyncio.CancelledError):
                 await feed
             for pool in pools:
-                await asyncio.to_thread(pool.stop)
+                pool.close()
+            deadline = time.monotonic() + JOIN_SECONDS
+            for pool in pools:
+                await asyncio.to_thread(pool.join, deadline)
 
     async def post_rpc(self, request: Request) -> Response:
         """JSON-RPC over HTTP."""
+        body = bytearray()
         try:
-            body = await read_body(request)
+            await self._read_body(request, body)
+            caller = Caller(request.client.host if request.client else "")
+            answer = await self.dispatcher.answer(bytes(body), caller)
+            return Response(answer or b"", media_type="application/json")
         except SteelyardError as error:
             await drain(request)
             refusal = RpcError(LIMIT_EXCEEDED, error.message, {"code": error.code})
-            status = 413 if error.code == "body_too_large" else 408
+            status = STATUSES.get(error.code, 400)
             return Response(encode_error(None, refusal), status, media_type="application/json")
         except ClientDisconnect:
             return Response(status_code=400)
-        caller = Caller(request.client.host if request.client else "")
-        answer = await self.dispatcher.answer(body, caller)
-        return Response(answer or b"", media_type="application/json")
+        finally:
+            self.buffered_bytes -= len(body)
+
+    async def _read_body(self, request: Request, body: bytearray) -> None:
+        """Append the body's chunks. Raises SteelyardError: body_too_large, body_timeout, busy."""
+        length = request.headers.get("content-length", "0")
+        if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
+            raise SteelyardError("body_too_large", f"a request may have {MAX_BODY_BYTES} bytes")
+        async for chunk in iter_body(request, BODY_SECONDS, BODY_SECONDS):
+            body += chunk
+            self.buffered_bytes += len(chunk)
+            if len(body) > MAX_BODY_BYTES:
+                raise SteelyardError("body_too_large", f"a request may have {MAX_BODY_BYTES} bytes")
+            if self.buffered_bytes > MAX_BUFFERED_BYTES:
+                raise SteelyardError("busy", "too many large requests at once; try again shortly")
 
     async def serve_socket(self, websocket: WebSocket) -> None:
         """JSON-RPC over WebSocket."""
@@ -175,19 +199,6 @@ async def answer_refusal(_request: Request, error: Exception) -> Response:
     """A typed error that no route answered itself: too busy, for instance."""
     assert isinstance(error, SteelyardError)
     return answer_error(error, STATUSES.get(error.code, 503))
-
-
-async def read_body(request: Request) -> bytes:
-    """A JSON-RPC body. Raises SteelyardError: body_too_large, body_timeout."""
-    body = bytearray()
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
-        raise SteelyardError("body_too_large", f"a request may have {MAX_BODY_BYTES} bytes")
-    async for chunk in iter_body(request, BODY_SECONDS, BODY_SECONDS):
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise SteelyardError("body_too_large", f"a request may have {MAX_BODY_BYTES} bytes")
-    return bytes(body)
 
 
 class HttpServer:

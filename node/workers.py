@@ -7,16 +7,15 @@ awaits the answer. The threads have the stack that deep EVM calls need.
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from steelyard.chain.errors import SteelyardError
 
 from .calls import start_thread
 from .logs import log_alarm
-
-JOIN_SECONDS: Final = 5.0
 
 Result = TypeVar("Result")
 
@@ -45,12 +44,15 @@ class WorkerPool:
             start_thread(f"{self.name}-{index}", self._work) for index in range(self.threads)
         ]
 
-    def stop(self) -> None:
-        """Let the threads end after what they are doing. Call it off the event loop."""
+    def close(self) -> None:
+        """Let the threads end after what they are doing."""
         for _ in self._started:
             self._jobs.put(None)
+
+    def join(self, deadline: float) -> None:
+        """Wait for the threads until `time.monotonic()` reaches the deadline, then leave them."""
         for thread in self._started:
-            thread.join(JOIN_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run `work` on one of the threads. Raises SteelyardError "busy" when too much waits."""

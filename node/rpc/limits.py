@@ -4,6 +4,8 @@ from typing import Final
 
 MAX_BODY_BYTES: Final = 4 * 2**20
 """A request body or WebSocket message: far above twice the largest transaction in hex."""
+MAX_BUFFERED_BYTES: Final = 256 * 2**20
+"""Request bodies in memory, of all connections together."""
 MAX_NESTING: Final = 32
 """Brackets inside brackets in a request."""
 MAX_BATCH_CALLS: Final = 200
@@ -47,5 +49,5 @@ MAX_SOCKETS: Final = 256
 MAX_SUBSCRIPTIONS: Final = 1_024
 MAX_SUBSCRIPTIONS_PER_SOCKET: Final = 64
 MAX_QUEUED_MESSAGES: Final = 1_024
-MAX_QUEUED_BYTES: Final = 16 * 2**20
+MAX_QUEUED_BYTES: Final = 4 * 2**20
 """A subscriber that lets this much wait is disconnected."""

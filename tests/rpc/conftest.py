@@ -13,6 +13,8 @@ from .double import DoubleNode
 if TYPE_CHECKING:
     from steelyard.node.node import Node
 
+    from .world import World
+
 
 class Rpc:
     """JSON-RPC calls that return the whole answer."""
@@ -58,3 +60,12 @@ def rpc(server: HttpServer) -> Iterator[Rpc]:
     one = Rpc(server.url)
     yield one
     one.http.close()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator["World"]:
+    """A real node, imported only by the tests that need one."""
+    from .world import run_world
+
+    with run_world(tmp_path_factory.mktemp("node") / "data") as one:
+        yield one

@@ -2,10 +2,13 @@
 
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from steelyard.chain.block import decode_block
 from steelyard.chain.errors import SteelyardError
@@ -52,6 +55,44 @@ def test_a_stopped_server_frees_its_port_and_its_threads(tmp_path: Path) -> None
     second.start()
     second.stop()
     assert threading.active_count() == before
+
+
+def test_stopping_waits_neither_for_calls_nor_for_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steelyard.node.http.STOP_SECONDS", 0.1)
+    monkeypatch.setattr("steelyard.node.http.JOIN_SECONDS", 0.1)
+    node, entered, release = DoubleNode(tmp_path), threading.Event(), threading.Event()
+
+    def wait() -> None:
+        entered.set()
+        release.wait(60)
+
+    node.on_call = wait
+    server = HttpServer(cast("Node", node), "127.0.0.1", 0)
+    server.start()
+    body = b'{"jsonrpc":"2.0","id":1,"method":"eth_call","params":[{}]}'
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    url = server.url.replace("http", "ws")
+    with socket.create_connection(("127.0.0.1", server.port)) as one, connect(url) as two:
+        one.sendall(head + body)
+        assert entered.wait(20)
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 20
+        with pytest.raises(ConnectionClosed):
+            two.recv(timeout=10)
+    release.set()
+    assert node.callbacks == []
+
+
+def test_bodies_in_memory_are_bounded_together(rpc: Rpc, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steelyard.node.http.MAX_BUFFERED_BYTES", 10_000)
+    for _ in range(3):
+        response = rpc.http.post("/", content=b" " * 20_000)
+        assert response.status_code == 503
+        assert response.json()["error"]["data"] == {"code": "busy"}
+    assert rpc.call("eth_chainId") == "0x1e25"
 
 
 def test_a_slow_call_does_not_delay_reads(

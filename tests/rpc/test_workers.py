@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,8 @@ def pool() -> Iterator[WorkerPool]:
     one = WorkerPool("test", 1, 2)
     one.start()
     yield one
-    one.stop()
+    one.close()
+    one.join(time.monotonic() + 10)
 
 
 def test_results_and_exceptions_reach_the_caller(pool: WorkerPool) -> None:
