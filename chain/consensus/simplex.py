@@ -376,10 +376,10 @@ class Simplex:
         if statement.view <= self._views.root_view:
             return
         state = self._views.open(statement.view)
-        found = state.find_offence(vote)
-        if found is not None and vote.signer not in state.offenders:
+        earlier = state.find_conflicting(vote)
+        if earlier is not None and vote.signer not in state.offenders:
             state.offenders.add(vote.signer)
-            self._effects.append(ReportOffence(found[0], vote))
+            self._effects.append(ReportOffence(earlier, vote))
         state.votes.setdefault((statement.kind, vote.signer), vote)
         votes = state.get_votes(statement)
         validators = self._settings.validators

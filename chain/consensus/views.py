@@ -46,13 +46,12 @@ class ViewState:
         """Return the votes that say exactly this, in the order they came."""
         return [vote for vote in self.votes.values() if vote.statement == statement]
 
-    def find_offence(self, vote: Vote) -> tuple[Vote, Offence] | None:
-        """Return an earlier vote of the same signer that this one conflicts with (rule 11)."""
+    def find_conflicting(self, vote: Vote) -> Vote | None:
+        """Return an earlier vote of the same signer that it may not stand beside (rule 11)."""
         for kind in Kind:
             earlier = self.votes.get((kind, vote.signer))
-            offence = earlier and find_offence(earlier.statement, vote.statement)
-            if earlier and offence:
-                return earlier, offence
+            if earlier is not None and find_offence(earlier.statement, vote.statement):
+                return earlier
         return None
 
 

@@ -1,6 +1,8 @@
 """BLS: the standard vectors on both backends, and what must never be accepted."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -201,3 +203,15 @@ def test_a_signature_over_the_key_is_no_proof_of_possession() -> None:
 def test_possession_of_the_infinity_key_cannot_be_proven() -> None:
     with pytest.raises(InvalidKey, match="bls_key"):
         bls.check_possession(bls.INFINITY_KEY, bls.INFINITY_SIGNATURE)
+
+
+def test_without_the_fast_backend_the_reference_takes_over() -> None:
+    program = (
+        "import sys; sys.modules['pyblst'] = None\n"
+        "from steelyard.chain import bls\n"
+        "assert isinstance(bls.DEFAULT, bls.PyEcc)\n"
+        f"print(bls.compute_public_key({SECRETS[0]}).hex())"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == KEYS[0].hex()

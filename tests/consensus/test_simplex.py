@@ -443,18 +443,26 @@ def test_a_finalization_beside_a_nullification_raises_an_alarm() -> None:
     assert ReportConflict(first, second) in bench.step(CertificateReceived(second))
 
 
-def test_a_final_block_off_the_final_chain_is_not_finalized_and_raises_an_alarm() -> None:
+@pytest.mark.parametrize("length", [1, 2], ids=["as high", "higher"])
+def test_a_final_block_off_the_final_chain_is_not_finalized_and_raises_an_alarm(
+    length: int,
+) -> None:
     bench = Bench()
     bench.propose(B1)
     first = certify(Kind.FINALIZE, 1, B1.hash)
     bench.step(CertificateReceived(first))
-    fork = make_block(SET, ROOT, 2, b"fork")
-    bench.propose(fork)
-    second = certify(Kind.FINALIZE, 2, fork.hash)
+    fork = ROOT
+    for view in range(2, 2 + length):
+        fork = make_block(SET, fork, view, b"fork")
+        bench.propose(fork)
+        bench.step(received(Kind.NOTARIZE, view, fork.hash))
+    second = certify(Kind.FINALIZE, fork.view, fork.hash)
     effects = bench.step(CertificateReceived(second))
     assert ReportConflict(first, second) in effects
     assert not pick(effects, Finalize)
     assert bench.machine.root == B1
+    later = bench.step(received(Kind.NULLIFY, 9))
+    assert not pick(later, ReportConflict), "once is enough"
 
 
 # -- rule 9: when nothing moves --------------------------------------------------------------------
@@ -474,6 +482,16 @@ def test_missing_blocks_are_asked_for_again_with_every_view() -> None:
     bench = Bench()
     bench.step(received(Kind.NOTARIZE, 1, B1.hash))
     assert FetchBlock(B1.hash, (0, 2, 3)) in bench.step(received(Kind.NULLIFY, 2))
+
+
+def test_blocks_below_the_final_one_are_asked_for_no_more() -> None:
+    bench = Bench()
+    orphan = make_block(SET, replace(B1, hash=Hash(b"\x77" * 32)), 1)
+    assert FetchBlock(orphan.parent, (3,)) in bench.propose(orphan)
+    bench.propose(B1)
+    bench.step(received(Kind.FINALIZE, 1, B1.hash))
+    assert pick(bench.step(BlockFetched(B1)), Finalize)
+    assert not pick(bench.step(received(Kind.NULLIFY, 2)), FetchBlock)
 
 
 def test_the_newest_finalization_is_repeated_and_served() -> None:
@@ -648,6 +666,14 @@ def test_a_machine_is_started_once_and_first() -> None:
     machine.step(Started(), 0)
     with pytest.raises(AssertionError, match="Started"):
         machine.step(Started(), 0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"me": 4}, {"me": -1}, {"timeout_ms": 0}, {"heartbeat_ms": 0}], ids=str
+)
+def test_settings_that_make_no_sense_are_our_own_mistake(wrong: dict[str, int]) -> None:
+    with pytest.raises(AssertionError):
+        Simplex(make_settings(**wrong), ROOT)
 
 
 def test_time_does_not_go_back() -> None:
