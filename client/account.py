@@ -23,6 +23,7 @@ from .state import Journal, Status
 from .transactions import Call
 
 DEFAULT_STATE: Final = ".steelyard"
+POLL_SECONDS: Final = 1.0
 
 Report = Callable[[str], None]
 """Called with one line of progress."""
@@ -45,21 +46,27 @@ class Account:
         password: str | None = None,
         report: Report = print_progress,
         clock: Clock | None = None,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        """`key`: a key file or an account. `state`: where the journal is. Asks the nodes which
-        chain they are on.
+        """`key`: a key file or an account. `state`: where the journal is. `poll_seconds`: how often
+        the chain is looked at. Asks the nodes which chain they are on.
 
         Raises: InvalidKey, InvalidState, NodeUnreachable.
         """
         self.clock = clock or Clock()
-        self.report = report
+        self.report, self.poll_seconds = report, poll_seconds
         self.signer = key if isinstance(key, LocalAccount) else load_key(Path(key), password)
         self.rpc = nodes if isinstance(nodes, Rpc) else Rpc(nodes, sleep=self.clock.sleep)
         self.address = Address(bytes.fromhex(self.signer.address[2:]))
         self.state = Path(state)
         self.journal = Journal(self.state, self.rpc.network, self.address)
         self.outbox = Outbox(
-            self.rpc, self.journal, self.signer, clock=self.clock, report=self.report
+            self.rpc,
+            self.journal,
+            self.signer,
+            clock=self.clock,
+            report=self.report,
+            poll_seconds=poll_seconds,
         )
         self.tasks = Tasks(self.rpc)
 

@@ -68,6 +68,15 @@ class Report:
             return Verdict.REFUTED
         return Verdict.UNKNOWN if Verdict.UNKNOWN in found or not found else Verdict.YES
 
+    @property
+    def summary(self) -> str:
+        """The verdict's reason in one line."""
+        decisive = [check for check in self.checks if check.verdict == self.verdict]
+        if self.verdict is not Verdict.YES:
+            return f"{decisive[0].name}: {decisive[0].detail}" if decisive else "nothing to check"
+        skipped = [f"{check.name} not checked" for check in self.checks if check.verdict is None]
+        return ", ".join([f"{len(decisive)} checks agree", *skipped])
+
     def add(self, name: str, verdict: Verdict | None, detail: str) -> None:
         """Record one link."""
         self.checks.append(Check(name, verdict, detail))

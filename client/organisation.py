@@ -169,7 +169,11 @@ class PublishedTask:
     def watch(self) -> Iterator[TaskEvent]:
         """Yield what happens, from the beginning, until the task is over. Fits a notebook."""
         organisation = self.organisation
-        return watch_task(organisation.tasks, self.number, organisation.clock.sleep)
+        return watch_task(
+            organisation.tasks,
+            self.number,
+            lambda: organisation.clock.sleep(organisation.poll_seconds),
+        )
 
     def model(self, round_number: int | None = None) -> PublishedModel:
         """Return the newest model, or the one that a round made, checked against its name.

@@ -29,8 +29,9 @@ from .state import Entry, Journal, Status
 from .transactions import Call, Fees, compute_access_list, sign_call
 
 REBROADCAST_SECONDS: Final = 15.0
-POLL_SECONDS: Final = 0.4
-MAX_POLL_SECONDS: Final = 3.0
+POLL_GROWTH: Final = 1.2
+MAX_POLL_PAUSES: Final = 3
+"""Polling for a receipt begins at a quarter of the account's period and slows down to this many."""
 WAIT_SECONDS: Final = 900.0
 GAS_MARGIN_PERCENT: Final = 125
 """Of the estimate: what happens before ours in the same block changes the cost a little."""
@@ -106,10 +107,11 @@ class Outbox:
         *,
         clock: Clock | None = None,
         report: Callable[[str], object] = str,
+        poll_seconds: float = 1.0,
     ) -> None:
         self.rpc, self.journal, self.account = rpc, journal, account
         self.clock = clock or Clock()
-        self._report = report
+        self._report, self._poll_seconds = report, poll_seconds
 
     @property
     def address(self) -> Address:
@@ -210,7 +212,7 @@ class Outbox:
         """Send, and send again, until there is a receipt. None: the nonce went to another."""
         started = self.clock.now()
         sent_at: float | None = None
-        pause, problem = POLL_SECONDS, ""
+        pause, problem = self._poll_seconds / 4, ""
         while True:
             try:
                 receipt, is_passed = self._look(entry)
@@ -232,7 +234,7 @@ class Outbox:
                 self._report(f"still waiting for {entry.label}: {problem}")
                 problem = ""
             self.clock.sleep(pause)
-            pause = min(pause * 1.2, MAX_POLL_SECONDS)
+            pause = min(pause * POLL_GROWTH, MAX_POLL_PAUSES * self._poll_seconds)
 
     def _look(self, entry: Entry) -> tuple[Receipt | None, bool]:
         """Return the receipt if there is one, and whether the account's nonce has passed ours."""

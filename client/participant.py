@@ -7,7 +7,6 @@ says it stands, with the bytes that the journal holds.
 
 import time
 from dataclasses import dataclass
-from typing import Final
 
 from steelyard.chain.cid import encode_cid
 from steelyard.chain.types import BlobName
@@ -20,8 +19,6 @@ from .errors import ClientError, NodeUnreachable
 from .outbox import Receipt
 from .rounds import Turn
 from .training import Trainer
-
-POLL_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +131,7 @@ class Client(Account):
             except NodeUnreachable as error:
                 turn.say(f"waiting: {error.message}")
             if not turn.is_over:
-                self.clock.sleep(POLL_SECONDS)
+                self.clock.sleep(self.poll_seconds)
         return self._conclude(task, turn)
 
     def _conclude(self, task: int, turn: "Turn") -> Summary:

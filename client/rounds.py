@@ -1,7 +1,8 @@
 """One turn of a participant: a look at the chain, and the one thing that is due.
 
-What a turn does, first match: reveal what was committed; train and commit; evaluate the newest
-model and report. A missed deadline, or training that failed, costs that round only.
+What a turn does, first match: reveal what was committed; evaluate the newest model and report,
+while there is time; train and commit. A missed deadline, or training that failed, costs that round
+only.
 """
 
 import json
@@ -139,6 +140,8 @@ class Turn:
         if now >= state.commit_ends:
             self.say(f"round {round_number}: too late to commit; waiting for the next round")
             return False
+        if 2 * (state.commit_ends - now) > info.parameters.commit_seconds:
+            self._report_metrics(info, round_number - 1)
         return self._commit(info, state, member.samples)
 
     def _commit(self, info: TaskInfo, state: RoundInfo, covered: int) -> bool:

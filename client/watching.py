@@ -8,7 +8,6 @@ from .contracts import METRIC_UNIT, Event, Tasks
 from .errors import NodeUnreachable
 from .rpc import as_int
 
-POLL_SECONDS: Final = 1.0
 LAST_EVENTS: Final = frozenset({"Finished", "Aborted"})
 
 
@@ -75,7 +74,7 @@ def compute_means(reports: list[tuple[int, list[int]]]) -> tuple[float, ...]:
     return tuple(means)
 
 
-def watch_task(tasks: Tasks, task: int, sleep: Callable[[float], None]) -> Iterator[TaskEvent]:
+def watch_task(tasks: Tasks, task: int, pause: Callable[[], None]) -> Iterator[TaskEvent]:
     """Yield a task's events from the beginning until it is over. Waits for nodes that are away."""
     progress = Progress()
     first_height = 0
@@ -84,11 +83,11 @@ def watch_task(tasks: Tasks, task: int, sleep: Callable[[float], None]) -> Itera
             head = as_int(tasks.rpc.call("eth_blockNumber"))
             events = tasks.get_events(task, first_height=first_height, last_height=head)
         except NodeUnreachable:
-            sleep(POLL_SECONDS)
+            pause()
             continue
         first_height = head + 1
         for event in events:
             yield progress.add(event)
         if any(event.name in LAST_EVENTS for event in events):
             return
-        sleep(POLL_SECONDS)
+        pause()

@@ -1,0 +1,71 @@
+"""`steelyard audit`: prove or refute, from a node that nobody trusts."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..audit import Report, Verdict, audit_replay, audit_round
+from .options import (
+    NO,
+    UNKNOWN,
+    YES,
+    Json,
+    Nodes,
+    RoundNumber,
+    TaskNumber,
+    leave,
+    new_app,
+    open_nodes,
+    tell,
+)
+
+app = new_app("Prove or refute what a node serves: YES (0), REFUTED (1), UNKNOWN (2).")
+GenesisFile = Annotated[
+    Path | None, typer.Option("--genesis", help="the genesis document that you trust")
+]
+CODES = {Verdict.YES: YES, Verdict.REFUTED: NO, Verdict.UNKNOWN: UNKNOWN}
+
+
+@app.command("round")
+def check_round(
+    task: TaskNumber,
+    number: RoundNumber,
+    node: Nodes = None,
+    genesis: GenesisFile = None,
+    json: Json = False,
+) -> None:
+    """Recompute one round with plain integers and compare everything with the record."""
+    trusted = None if genesis is None else genesis.read_bytes()
+    finish(audit_round(open_nodes(node), task, number, genesis=trusted), json)
+
+
+@app.command("replay")
+def check_replay(
+    node: Nodes = None,
+    genesis: GenesisFile = None,
+    until: Annotated[int | None, typer.Option("--until", help="last height")] = None,
+    json: Json = False,
+) -> None:
+    """Re-execute every block from genesis; name the first height that differs."""
+    trusted = None if genesis is None else genesis.read_bytes()
+    finish(audit_replay(open_nodes(node), genesis=trusted, last_height=until), json)
+
+
+def finish(report: Report, as_json: bool) -> None:
+    """Print a report and leave with its exit code."""
+    lines = [
+        f"  {check.name:<10} {check.verdict or '-':<8} {check.detail}" for check in report.checks
+    ]
+    text = "\n".join([f"audit of {report.subject}", *lines, f"{report.verdict}"])
+    document = {
+        "subject": report.subject,
+        "verdict": str(report.verdict),
+        "summary": report.summary,
+        "checks": [
+            {"name": c.name, "verdict": c.verdict and str(c.verdict), "detail": c.detail}
+            for c in report.checks
+        ],
+    }
+    tell(document, text, as_json)
+    leave(CODES[report.verdict])

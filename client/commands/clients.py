@@ -1,0 +1,220 @@
+"""`steelyard client`: train on your own data, get paid."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..amounts import coins, format_coins
+from ..bundle import decode_bundle, unpack_bundle
+from ..contracts import NO_BLOB, Tasks, TaskState
+from ..doctor import examine
+from ..errors import ClientError
+from ..keys import read_key_address
+from ..loading import load_app
+from ..participant import Client
+from .options import (
+    DEFAULT_NODE,
+    KEY,
+    NO,
+    STATE,
+    UNKNOWN,
+    YES,
+    Json,
+    Key,
+    Nodes,
+    PasswordFile,
+    State,
+    TaskNumber,
+    format_table,
+    leave,
+    new_app,
+    open_client,
+    open_nodes,
+    tell,
+    to_json,
+)
+
+app = new_app("Train on your own data, get paid. Rows never leave this machine.")
+AppFile = Annotated[Path, typer.Option("--app", help="your Python file with train and evaluate")]
+Samples = Annotated[int | None, typer.Option("--samples", min=1, help="most rows in a round")]
+APP = Path("client.py")
+
+
+@app.command()
+def doctor(
+    node: Nodes = None,
+    key: Key = KEY,
+    state: State = STATE,
+    task: Annotated[int | None, typer.Option("--task", min=1)] = None,
+    json: Json = False,
+) -> None:
+    """Check nodes, clock, key, money, disk and, if one is named, the task."""
+    findings = examine(node or [DEFAULT_NODE], key, state, task)
+    words = {True: "ok", False: "WRONG", None: "?"}
+    rows = [[words[finding.is_good], finding.name, finding.detail] for finding in findings]
+    tell(findings, format_table(rows), json)
+    verdicts = {finding.is_good for finding in findings}
+    leave(NO if False in verdicts else UNKNOWN if None in verdicts else YES)
+
+
+@app.command("list")
+def list_open(node: Nodes = None, key: Key = KEY, json: Json = False) -> None:
+    """List the tasks that this account may join or is in."""
+    tasks, address = Tasks(open_nodes(node)), read_key_address(key)
+    rows: list[list[Any]] = [["task", "state", "joined", "stake per sample", "name"]]
+    documents = []
+    for number in range(tasks.get_count(), 0, -1):
+        info = tasks.get_task(number)
+        joined = bool(tasks.get_participant(number, address).position)
+        if not joined and (info.is_over or not tasks.is_invited(number, address)):
+            continue
+        stake = format_coins(info.parameters.stake_per_sample)
+        rows.append([number, info.state.name.lower(), joined, stake, ascii(info.name)])
+        documents.append({**to_json(info), "joined": joined})
+    tell(documents, format_table(rows), json)
+    leave(YES if documents else NO)
+
+
+@app.command()
+def join(
+    task: TaskNumber,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="most rows in a round")],
+    stake: Annotated[str | None, typer.Option("--stake", help="in coins; else the least")] = None,
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Join a task with a stake."""
+    with open_client(node, key, password_file, state) as client:
+        client.join(task, samples, None if stake is None else coins(stake))
+        tell({"task": task, "joined": True}, f"in task {task}", json)
+    leave(YES)
+
+
+@app.command("dry-run")
+def dry_run(
+    task: TaskNumber,
+    app_file: AppFile = APP,
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Train one round on the newest model and prepare the update; send nothing."""
+    with open_client(node, key, password_file, state) as client:
+        attach(client, app_file)
+        trial = client.dry_run(task)
+    text = (
+        f"{trial.samples} samples in {trial.seconds:.1f} s, delta norm {trial.norm:.4g}, "
+        f"update {trial.update_bytes} bytes {trial.update_cid}; nothing was sent"
+    )
+    if trial.scale < 1:
+        text += f"\nthe delta is above the admitted norm: it would be scaled by {trial.scale:.3f}"
+    tell(trial, text, json)
+    leave(YES)
+
+
+@app.command()
+def run(
+    task: TaskNumber,
+    app_file: AppFile = APP,
+    samples: Samples = None,
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Take part until the task ends, then claim. Start it again after any interruption."""
+    with open_client(node, key, password_file, state) as client:
+        attach(client, app_file)
+        summary = client.run(task, samples)
+    text = f"{summary.submitted} updates, {format_coins(summary.claimed)} coins claimed"
+    tell(summary, text, json)
+    leave(YES if summary.state is TaskState.FINISHED else NO)
+
+
+@app.command()
+def status(task: TaskNumber, node: Nodes = None, key: Key = KEY, json: Json = False) -> None:
+    """Show where this account stands in a task; needs no password."""
+    tasks, address = Tasks(open_nodes(node)), read_key_address(key)
+    info, member = tasks.get_task(task), tasks.get_participant(task, address)
+    document: dict[str, Any] = {
+        "task": task,
+        "state": info.state,
+        "round": info.round,
+        "joined": bool(member.position),
+        "samples": member.samples,
+        "stake": str(member.stake),
+        "claimable": str(tasks.get_claimable(task, address)),
+    }
+    if info.round:
+        done = tasks.get_submission(task, info.round, address)
+        document["committed"], document["revealed"] = any(done.commitment), done.update.size > 0
+    tell(document, format_table([[k, to_json(v)] for k, v in document.items()]), json)
+    leave(YES if member.position else NO)
+
+
+@app.command()
+def claim(
+    task: TaskNumber,
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Fetch what this account earned. 1: nothing to claim."""
+    with open_client(node, key, password_file, state) as client:
+        finish(task, "claimed", client.claim(task), json)
+
+
+@app.command("leave")
+def give_up(
+    task: TaskNumber,
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Leave a task and take the stake back. 1: there was none."""
+    with open_client(node, key, password_file, state) as client:
+        finish(task, "returned", client.leave(task), json)
+
+
+@app.command()
+def bundle(
+    task: TaskNumber,
+    output: Annotated[Path, typer.Option("--output", "-o", help="new directory")],
+    node: Nodes = None,
+    json: Json = False,
+) -> None:
+    """Fetch a task's bundle, check it against its name and unpack it; nothing in it is run."""
+    rpc = open_nodes(node)
+    name = Tasks(rpc).get_task(task).bundle
+    if name == NO_BLOB:
+        raise ClientError("bundle_missing", f"task {task} has no bundle")
+    files = decode_bundle(rpc.get_blob(name))
+    unpack_bundle(files, output)
+    tell({"cid": name, "files": sorted(files)}, "\n".join(sorted(files)), json)
+    leave(YES)
+
+
+def attach(client: Client, path: Path) -> None:
+    """Give a client the functions of the operator's file."""
+    found = load_app(path)
+    if found.train is not None:
+        client.train(found.train)
+    if found.evaluate is not None:
+        client.evaluate(found.evaluate)
+
+
+def finish(task: int, what: str, amount: int, as_json: bool) -> None:
+    """Say what came in and leave with yes or no."""
+    tell({"task": task, what: str(amount)}, f"{what} {format_coins(amount)} coins", as_json)
+    leave(YES if amount else NO)

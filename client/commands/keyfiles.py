@@ -1,0 +1,36 @@
+"""`steelyard keys`: encrypted key files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..keys import create_key, get_password, load_key, read_key_address
+from .options import YES, Json, PasswordFile, leave, new_app, tell
+
+app = new_app("Make and show encrypted key files.")
+KeyPath = Annotated[Path, typer.Argument(metavar="FILE")]
+
+
+@app.command("new")
+def make(path: KeyPath, password_file: PasswordFile = None, json: Json = False) -> None:
+    """Make a new key, encrypted with a password. Keys are never overwritten."""
+    address = create_key(path, get_password(path, password_file))
+    tell({"path": path, "address": address}, f"0x{address.hex()}  {path}", json)
+    leave(YES)
+
+
+@app.command()
+def show(path: KeyPath, json: Json = False) -> None:
+    """Show a key file's address; needs no password."""
+    address = read_key_address(path)
+    tell({"path": path, "address": address}, f"0x{address.hex()}", json)
+    leave(YES)
+
+
+@app.command()
+def check(path: KeyPath, password_file: PasswordFile = None, json: Json = False) -> None:
+    """Check that the password opens the key."""
+    signer = load_key(path, get_password(path, password_file))
+    tell({"path": path, "address": signer.address}, f"{signer.address} opens", json)
+    leave(YES)

@@ -1,0 +1,102 @@
+"""`steelyard model`: fetch, save, evaluate and export models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steelyard.chain.cid import decode_cid, get_blob_cid
+from steelyard.chain.types import Address, BlobName
+
+from ..errors import ClientError
+from ..ipfs import open_store
+from ..loading import format_arrays, load_app
+from ..published import PublishedModel
+from ..rounds import format_metrics
+from ..rpc import Rpc
+from ..training import Context
+from .options import STATE, YES, Json, Nodes, State, leave, new_app, open_nodes, tell
+
+app = new_app("Fetch, save, evaluate and export models.")
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="a CID, or a chain model file")]
+AppFile = Annotated[Path, typer.Option("--app", help="your Python file with evaluate")]
+
+
+@app.command()
+def get(
+    model: ModelName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="file to write")],
+    exact: Annotated[bool, typer.Option("--exact", help="the chain's own integers")] = False,
+    node: Nodes = None,
+    json: Json = False,
+) -> None:
+    """Fetch a model by its CID, check it and save it as safetensors."""
+    found = find_model(model, open_nodes(node))
+    path = found.save_exact(output) if exact else found.save(output)
+    tell({"path": path, "cid": found.cid}, f"{found.cid}  {path}", json)
+    leave(YES)
+
+
+@app.command()
+def show(model: ModelName, node: Nodes = None, json: Json = False) -> None:
+    """Show a model's tensors."""
+    found = find_model(model, open_nodes(node))
+    document = {"cid": found.cid, "tensors": list(found.decoded.manifest.tensors)}
+    tell(document, f"{found.cid}\n{format_arrays(found.arrays)}", json)
+    leave(YES)
+
+
+@app.command("eval")
+def evaluate(
+    model: ModelName, app_file: AppFile = Path("client.py"), node: Nodes = None, json: Json = False
+) -> None:
+    """Evaluate a model with your own function on your own data."""
+    found = find_model(model, open_nodes(node))
+    function = load_app(app_file).evaluate
+    if function is None:
+        raise ClientError("app_empty", f"{app_file} has no function `evaluate`")
+    result = function(found.arrays, Context(0, 0, 0, {}, Address(bytes(20))))
+    document = {"cid": found.cid, "samples": result.samples, "metrics": dict(result.metrics)}
+    text = f"{result.samples} samples{format_metrics(dict(result.metrics))}"
+    tell(document, text, json)
+    leave(YES)
+
+
+@app.command()
+def export(
+    model: ModelName,
+    node: Nodes = None,
+    state: State = STATE,
+    daemon: Annotated[
+        str | None, typer.Option("--ipfs", help="multiaddr of a daemon; else the embedded store")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Add a model to IPFS under the CID that it has on chain."""
+    found = find_model(model, open_nodes(node))
+    cid = found.export(open_store(state / "ipfs", daemon))
+    tell({"cid": cid}, f"/ipfs/{cid}", json)
+    leave(YES)
+
+
+def find_model(text: str, rpc: Rpc) -> PublishedModel:
+    """Return a model by CID from a node, or from a file."""
+    if Path(text).is_file():
+        from steelyard.chain.cid import compute_blob_name
+
+        data = Path(text).read_bytes()
+        return PublishedModel(compute_blob_name(data), data)
+    return fetch_model(text, rpc)
+
+
+def fetch_model(text: str, rpc: Rpc) -> PublishedModel:
+    """Fetch a file by CID. Its size is not in a CID: the bytes are bounded, then named."""
+    from steelyard.chain.cid import compute_blob_name
+    from steelyard.chain.params import MAX_BLOB_BYTES
+
+    cid = decode_cid(text)
+    data = rpc.get_bytes(f"/blobs/{text}", MAX_BLOB_BYTES)
+    name: BlobName = compute_blob_name(data)
+    if get_blob_cid(name) != cid:
+        raise ClientError("blob_mismatch", f"{rpc.url} sent other bytes than {text}")
+    return PublishedModel(name, data)

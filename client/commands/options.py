@@ -1,0 +1,113 @@
+"""What the commands share: options, output and exit codes (0 yes, 1 no, 2 could not tell)."""
+
+import dataclasses
+import enum
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+
+from steelyard.chain.cid import encode_cid
+from steelyard.chain.types import BlobName
+
+from ..account import DEFAULT_STATE
+from ..keys import get_password, load_key
+from ..organisation import Organisation
+from ..participant import Client
+from ..rpc import Rpc
+
+YES, NO, UNKNOWN = 0, 1, 2
+DEFAULT_NODE: Final = "http://127.0.0.1:8545"
+MAX_EXACT: Final = 2**53
+"""JSON readers keep integers exactly up to here; larger ones are written as strings."""
+
+Nodes = Annotated[
+    list[str] | None, typer.Option("--node", help="a node's address; repeat for failover")
+]
+Key = Annotated[Path, typer.Option("--key", help="encrypted key file")]
+PasswordFile = Annotated[
+    Path | None, typer.Option("--password-file", help="else STEELYARD_PASSWORD, else a prompt")
+]
+State = Annotated[Path, typer.Option("--state", help="directory of the journal")]
+Json = Annotated[bool, typer.Option("--json", help="one line of JSON")]
+TaskNumber = Annotated[int, typer.Argument(metavar="TASK", min=1)]
+RoundNumber = Annotated[int, typer.Argument(metavar="ROUND", min=1)]
+
+KEY = Path("site.key")
+STATE = Path(DEFAULT_STATE)
+
+
+def new_app(summary: str) -> typer.Typer:
+    """Return an app whose errors are ours: no decorated tracebacks, help on nothing."""
+    return typer.Typer(
+        help=summary, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
+
+
+def open_nodes(nodes: list[str] | None) -> Rpc:
+    """Return the nodes that were named, or the local one."""
+    return Rpc(nodes or [DEFAULT_NODE])
+
+
+def open_client(
+    nodes: list[str] | None, key: Path, password_file: Path | None, state: Path
+) -> Client:
+    """Return a participant's account."""
+    signer = load_key(key, get_password(key, password_file))
+    return Client(open_nodes(nodes), signer, state=state)
+
+
+def open_organisation(
+    nodes: list[str] | None, key: Path, password_file: Path | None, state: Path
+) -> Organisation:
+    """Return an organisation's account."""
+    signer = load_key(key, get_password(key, password_file))
+    return Organisation(open_nodes(nodes), signer, state=state)
+
+
+def tell(document: Any, text: str, as_json: bool) -> None:
+    """Print one line of JSON, or the text."""
+    typer.echo(json.dumps(to_json(document)) if as_json else text)
+
+
+def leave(code: int) -> NoReturn:
+    """End the command with an exit code."""
+    raise typer.Exit(code)
+
+
+def to_json(value: Any) -> Any:  # noqa: PLR0911 - one line for each kind
+    """Return `value` as JSON: CIDs for blobs, 0x for bytes, names for states, strings for wei."""
+    match value:
+        case BlobName():
+            return encode_cid(value) if value.size else None
+        case enum.Enum():
+            return value.name.lower()
+        case bool() | None | str() | float():
+            return value
+        case int():
+            return value if abs(value) < MAX_EXACT else str(value)
+        case bytes():
+            return "0x" + value.hex()
+        case Mapping():
+            return {str(key): to_json(item) for key, item in value.items()}
+        case list() | tuple() | set():
+            return [to_json(item) for item in value]
+        case Path():
+            return str(value)
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    return str(value)
+
+
+def format_table(rows: list[list[Any]]) -> str:
+    """Return rows as aligned columns."""
+    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[place]) for row in texts) for place in range(len(texts[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in texts
+    )

@@ -1,0 +1,74 @@
+"""The user's own code and files: training functions from a Python file, models from disk."""
+
+import importlib.util
+import io
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ClientError
+from .training import Trainer
+
+MAX_MODEL_FILE_BYTES: Final = 512 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """The functions `train` and `evaluate` of a file; each may be missing."""
+
+    train: Trainer | None
+    evaluate: Trainer | None
+
+
+def load_app(path: Path) -> App:
+    """Import the operator's own Python file and return its training functions.
+
+    Raises: ClientError `app_missing`, `app_failed`, `app_empty`. This runs the file: it is for
+    your own code, never for a task's bundle.
+    """
+    if not path.is_file():
+        raise ClientError("app_missing", f"{path} does not exist; `steelyard new` makes a project")
+    spec = importlib.util.spec_from_file_location(f"steelyard_app_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ClientError("app_failed", f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(path.parent.absolute()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ClientError("app_failed", f"{path} cannot be imported: {error!r}") from error
+    app = App(getattr(module, "train", None), getattr(module, "evaluate", None))
+    if not callable(app.train) and not callable(app.evaluate):
+        raise ClientError("app_empty", f"{path} has neither a function `train` nor `evaluate`")
+    return app
+
+
+def read_model_file(path: Path) -> bytes | dict[str, NDArray[Any]]:
+    """Return the bytes of a chain model file, or the arrays of an .npz file.
+
+    Raises: ClientError `model_file`.
+    """
+    try:
+        if path.stat().st_size > MAX_MODEL_FILE_BYTES:
+            raise ClientError("model_file", f"{path} is too large for a model")
+        data = path.read_bytes()
+        return read_arrays(data) if path.suffix == ".npz" else data
+    except (OSError, ValueError) as error:
+        raise ClientError("model_file", f"cannot read the model {path}: {error}") from None
+
+
+def read_arrays(data: bytes) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an .npz file; pickles are refused."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def format_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return names and shapes, one tensor a line."""
+    return "\n".join(f"  {name} {list(array.shape)}" for name, array in arrays.items())
