@@ -172,7 +172,7 @@ class BlockState:
         state_root: Hash,
         environment: Environment,
     ) -> None:
-        sys.setrecursionlimit(max(EVM_RECURSION_LIMIT, sys.getrecursionlimit()))
+        sys.setrecursionlimit(EVM_RECURSION_LIMIT)
         self._overlay = Overlay(nodes)
         self._environment = environment
         context = ExecutionContext(

@@ -90,9 +90,11 @@ MAX_TIMEOUT_DOUBLINGS: Final = 5
 """The timeout of a view doubles with each nullified view before it, up to this often."""
 
 # -- the engine ------------------------------------------------------------------------------------
-EVM_RECURSION_LIMIT: Final = 100_000
-"""Python's recursion limit while executing: far above 1024 call frames, so it decides nothing."""
-EVM_STACK_BYTES: Final = 64 * 2**20
+EVM_RECURSION_LIMIT: Final = 16_000
+"""Python's recursion limit while executing. 1024 nested CREATE2 need 7,663: it decides nothing.
+
+Not higher: at 100,000 (which importing py_ecc sets) nested JSON overflows the stack of a thread."""
+EVM_STACK_BYTES: Final = 16 * 2**20
 """Stack of a thread that executes: `threading.stack_size(EVM_STACK_BYTES)` before starting it."""
 
 assert MAX_BLOB_BYTES <= MAX_BLOB_BYTES_PER_BLOCK
