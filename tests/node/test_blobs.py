@@ -65,7 +65,7 @@ def test_reading_what_is_not_here_says_so(tmp_path: Path) -> None:
 def test_wrong_bytes_leave_nothing_behind(tmp_path: Path, data: bytes, code: str) -> None:
     store = BlobStore(tmp_path, BlobsConfig(max_uploads=1))
     upload = store.open_upload(SMALL, lambda _: True)
-    with pytest.raises(SteelyardError) as caught:
+    with pytest.raises(SteelyardError) as caught:  # noqa: PT012
         upload.write(data)
         upload.commit()
     upload.abort()

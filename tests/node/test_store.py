@@ -172,7 +172,7 @@ def test_a_full_disk_is_told_apart(
 
 
 def test_an_error_of_our_own_leaves_a_write_undone(store: ChainStore) -> None:
-    with pytest.raises(ZeroDivisionError), store.database.write() as writer:
+    with pytest.raises(ZeroDivisionError), store.database.write() as writer:  # noqa: PT012
         writer.put("journal", b"x", b"1")
         raise ZeroDivisionError
     assert store.read_journal() == []
