@@ -175,7 +175,7 @@ def _deploy(state: "BlockState", genesis: Genesis, contract: GenesisContract) ->
         raise InvalidGenesis(
             "genesis_contract",
             f"{contract.name}: the document names {encode_hex(contract.artifact_hash)}, this "
-            f"software ships {encode_hex(artifact.hash)}; use the version that the chain started with",
+            f"software ships {encode_hex(artifact.hash)}; use the version that started the chain",
         )
     init_code, value = artifact.init_code, 0
     if contract.name == "Staking":
