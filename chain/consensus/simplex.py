@@ -367,6 +367,8 @@ class Simplex:
         certificate = state.certificates.get(statement.kind)
         if known == vote or (certificate is not None and certificate.statement == statement):
             return
+        if known is not None and vote.signer in state.offenders:
+            return  # one proof is enough; more would only cost signature checks
         check_vote(vote, self._settings.validators, self._chain_id, self._settings.backend)
         self._count(vote)
 

@@ -89,12 +89,11 @@ def check_proposal(proposal: Proposal, validators: ValidatorSet, epoch: Epoch) -
     candidate, vote = proposal.candidate, proposal.vote
     if candidate.epoch != epoch:
         raise InvalidVote("proposal_epoch", f"a block of epoch {candidate.epoch}, not {epoch}")
+    if vote.statement != Statement(epoch, candidate.view, Kind.NOTARIZE, candidate.hash):
+        raise InvalidVote("proposal_vote", "the leader's vote is for something else")
     leader = validators.get_leader(epoch, candidate.view)
     if (vote.signer, candidate.proposer) != (leader, validators[leader].address):
         raise InvalidVote("proposal_leader", f"validator {leader} leads view {candidate.view}")
-    said = Statement(epoch, candidate.view, Kind.NOTARIZE, candidate.hash)
-    if vote.statement != said:
-        raise InvalidVote("proposal_vote", "the leader's vote is for something else")
 
 
 class Views:

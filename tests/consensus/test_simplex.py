@@ -139,6 +139,9 @@ NULLIFY_1 = (1, Kind.NULLIFY, NO_HASH)
         (make_proposal(SET, replace(B1, proposer=SET[0].address)), "proposal_leader"),
         (Proposal(B1, make_vote(0, 1, Kind.NOTARIZE, B1.hash)), "proposal_leader"),
         (Proposal(B1, make_vote(3, 1, Kind.NOTARIZE, B1_TWIN.hash)), "proposal_vote"),
+        (Proposal(replace(B1, view=0), make_proposal(SET, B1).vote), "vote_number"),
+        (Proposal(replace(B1, view=2**64), make_proposal(SET, B1).vote), "vote_number"),
+        (Proposal(replace(B1, hash=NO_HASH), make_proposal(SET, B1).vote), "vote_hash"),
         (Proposal(B1, make_vote(3, 2, Kind.NOTARIZE, B1.hash)), "proposal_vote"),
         (Proposal(B1, make_vote(3, 1, Kind.FINALIZE, B1.hash)), "proposal_vote"),
         (
@@ -566,6 +569,8 @@ def test_an_offence_is_reported_once(first: tuple, second: tuple) -> None:
     assert not pick(bench.step(VoteReceived(one)), ReportOffence)
     assert pick(bench.step(VoteReceived(two)), ReportOffence) == [ReportOffence(one, two)]
     assert not pick(bench.step(VoteReceived(two)), ReportOffence)
+    third = make_vote(2, 1, Kind.NOTARIZE, b"\x03" * 32)
+    assert not pick(bench.step(VoteReceived(third)), ReportOffence)
 
 
 def test_two_proposals_of_one_view_are_an_offence() -> None:

@@ -24,6 +24,8 @@ from tests.consensus.simulation import (
     make_vote,
 )
 
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))]
+
 
 @pytest.mark.parametrize("powers", [[1], [1] * 4, [1] * 7, [5, 1, 2, 3]], ids=str)
 def test_everybody_finalizes_the_same_blocks(powers: list[int]) -> None:
@@ -61,7 +63,7 @@ def test_who_was_away_catches_up() -> None:
     assert min(world.get_heights()) >= max(world.get_heights()) - 1
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_bad_network_costs_time_and_never_agreement(seed: int) -> None:
     world = World([1, 2, 1, 2, 1], seed=seed, loss_percent=25, delay_ms=(1, 900))
     world.run(60_000)
@@ -69,7 +71,7 @@ def test_a_bad_network_costs_time_and_never_agreement(seed: int) -> None:
     assert min(world.get_heights()) > 3
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_network_that_was_cut_heals(seed: int) -> None:
     world = World([1] * 5, seed=seed)
     for _ in range(10):
@@ -180,7 +182,7 @@ def run_with_traitors(seed: int, powers: list[int], traitors: list[int]) -> Worl
     return world
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     ("powers", "traitors"), [([1] * 4, [1]), ([1] * 7, [0, 5]), ([3, 3, 2, 2], [0])], ids=str
 )

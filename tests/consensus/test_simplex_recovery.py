@@ -4,6 +4,8 @@ import pytest
 
 from tests.consensus.simulation import World
 
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 3))]
+
 
 def run(powers: list[int], crash_at: int | None, until_ms: int, *, loses: bool) -> World:
     world = World(
@@ -16,7 +18,11 @@ def run(powers: list[int], crash_at: int | None, until_ms: int, *, loses: bool) 
 
 @pytest.mark.parametrize("loses", [False, True], ids=["certificates kept", "certificates lost"])
 @pytest.mark.parametrize(
-    ("powers", "until_ms", "least"), [([1], 1500, 9), ([1] * 4, 1600, 3)], ids=["alone", "of four"]
+    ("powers", "until_ms", "least"),
+    [
+        pytest.param([1], 1500, 9, id="alone"),
+        pytest.param([1] * 4, 1600, 3, id="of four", marks=pytest.mark.slow),
+    ],
 )
 def test_a_crash_before_any_effect_leads_to_no_conflicting_vote(
     powers: list[int], until_ms: int, least: int, loses: bool
@@ -31,7 +37,7 @@ def test_a_crash_before_any_effect_leads_to_no_conflicting_vote(
 
 
 @pytest.mark.parametrize("loses", [False, True], ids=["certificates kept", "certificates lost"])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_validators_that_crash_again_and_again_stay_safe_and_get_on(seed: int, loses: bool) -> None:
     world = World([1, 1, 2, 3, 1], seed=seed, loss_percent=5, loses_certificates=loses)
     for _ in range(40):
