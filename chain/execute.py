@@ -63,6 +63,8 @@ __all__ = [
     "Rules",
     "apply_block",
     "build_block",
+    "build_environment",
+    "build_header",
     "call",
     "execute",
 ]

@@ -34,7 +34,7 @@ from steelyard.chain.evm_guards import LinearCodeStream, find_opcodes
 from steelyard.chain.execute import CallRequest, CallResult
 from steelyard.chain.params import FEDAVG_ADDRESS, MAX_INITCODE_BYTES
 from steelyard.chain.proofs import get_account, get_storage
-from steelyard.chain.trie import get_trie_value, keccak
+from steelyard.chain.trie import MissingState, get_trie_value, keccak
 from steelyard.chain.types import Address
 
 STOP = b"\x00"
@@ -253,6 +253,26 @@ def test_this_machines_own_problems_escape(
     contract = chain.deploy(call_code(FEDAVG_ADDRESS) + STOP)
     with pytest.raises(type(error)):
         chain.build(sign(Draft(to=contract)))
+
+
+def test_a_lost_node_is_missing_state_and_never_a_result() -> None:
+    chain = Chain()
+    fill = b"".join(push(slot + 1) + push(slot) + b"\x55" for slot in range(30))
+    target = chain.deploy(fill + b"\x00")
+    chain.add(sign(Draft(to=target, gas=2_000_000)))
+    clearer = chain.deploy(b"".join(b"\x5f" + push(slot) + b"\x55" for slot in range(5)) + STOP)
+    caller = call_code(target, gas=500_000) + b"\x50" + call_code(clearer) + STOP
+    raw = sign(Draft(nonce=1, to=chain.deploy(caller), gas=2_000_000))
+    whole, outcome = chain.nodes, chain.build(raw).outcome
+    lost = []
+    for key in whole:
+        chain.nodes = {other: node for other, node in whole.items() if other != key}
+        try:
+            assert chain.build(raw).outcome == outcome
+        except MissingState as error:
+            lost.append((key, error.key))
+    assert len(lost) > 10
+    assert all(key == missing for key, missing in lost)
 
 
 def test_selfdestruct_raises_no_python_warning() -> None:
