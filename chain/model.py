@@ -201,7 +201,7 @@ def encode_model(manifest: Manifest, values: NDArray[np.int32]) -> bytes:
     check_manifest(manifest)
     assert values.dtype == np.int32, values.dtype
     assert values.shape == (manifest.parameters,), values.shape
-    header = _encode_header(manifest)
+    header = _encode_header(manifest, encode_manifest(manifest))
     return b"".join((len(header).to_bytes(8, "little"), header, values.tobytes()))
 
 
@@ -347,10 +347,8 @@ def _decode_role(role: str) -> Role:
         raise InvalidModel("model_role", f"unknown role {role!a}") from error
 
 
-def _encode_header(manifest: Manifest) -> bytes:
-    document: dict[str, object] = {
-        "__metadata__": {"format": MODEL_FORMAT, "manifest": encode_manifest(manifest)}
-    }
+def _encode_header(manifest: Manifest, text: str) -> bytes:
+    document: dict[str, object] = {"__metadata__": {"format": MODEL_FORMAT, "manifest": text}}
     start = 0
     for spec in manifest.stored:
         end = start + VALUE_BYTES * spec.size
@@ -384,8 +382,9 @@ def _decode_header(header: bytes) -> Manifest:
     end = text.find('}"}', start)
     if end < 0:
         raise InvalidModel("model_header", "the manifest has no end")
-    manifest = decode_manifest(_decode_manifest_string(text[start : end + 1]))
-    if _encode_header(manifest) != header:
+    manifest_text = _decode_manifest_string(text[start : end + 1])
+    manifest = decode_manifest(manifest_text)
+    if _encode_header(manifest, manifest_text) != header:
         raise InvalidModel(
             "model_canonical",
             "the header is not the one that belongs to its manifest; write it with encode_model",
