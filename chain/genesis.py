@@ -69,7 +69,7 @@ def create_genesis(
     timestamp: int,
     validators: tuple[GenesisValidator, ...],
     alloc: dict[Address, int],
-    gas_limit: int = 30_000_000,
+    gas_limit: int = 12_000_000,
     base_fee: int = 10**9,
     min_base_fee: int = 10**6,
     blob_retention_seconds: int = 30 * 86_400,

@@ -17,7 +17,7 @@ IMPURE = {
     *("urllib", "uuid"),
 }
 ENGINE = {"eth", "trie"}
-ENGINE_FILES = {"evm.py", "evm_guards.py", "execute.py", "genesis.py", "proofs.py"}
+ENGINE_FILES = {"evm.py", "evm_guards.py", "evm_state.py"}
 FORBIDDEN_NAMES = {"utils", "common", "base", "manager", "helpers"}
 BASE_INSTALL_MISSING = {
     "eth",

@@ -200,6 +200,7 @@ def make_genesis(**changes: object) -> Genesis:
         timestamp=1_000,
         validators=(make_validator(),),
         alloc={address: 1_000 * ETHER for address in ADDRESSES[:10]},
+        gas_limit=30_000_000,
     )
     return replace(genesis, **changes) if changes else genesis
 
