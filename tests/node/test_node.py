@@ -294,26 +294,35 @@ def test_a_replaced_transactions_blob_is_deleted(node: Node) -> None:
     wait_until(lambda: not node.blobs.has(name))
 
 
-def test_an_expired_blob_is_deleted_and_an_archive_keeps_it(tmp_path: Path) -> None:
+def admit_short_lived_blob(home: Path, *, archive: bool) -> tuple[Node, BlobName]:
+    node = open_node(home, replace(CONFIG, blobs=BlobsConfig(archive=archive)))
+    node.start()
     name, data = make_blob(1_000)
-    for archive in (False, True):
-        config = replace(CONFIG, blobs=BlobsConfig(archive=archive))
-        home = found(tmp_path / f"archive-{archive}", blob_retention_seconds=1, heartbeat_ms=200)
-        node = open_node(home, config)
-        node.start()
-        transaction_hash = node.submit_transaction(sign_transaction(ALICE, 0, blobs=(name,)))
-        upload(node, data)
-        wait_for(node, transaction_hash)
-        assert node.blobs.has(name)
-        if archive:
-            expires_at = node.store.get_blob_expiry(name) or 0
-            wait_until(lambda: node.get_head().timestamp > expires_at)
-            time.sleep(1.2)
-            assert node.blobs.has(name)
-        else:
-            wait_until(lambda: not node.blobs.has(name))
-            assert node.store.get_blob_expiry(name) is None
-        node.stop()
+    transaction_hash = node.submit_transaction(sign_transaction(ALICE, 0, blobs=(name,)))
+    upload(node, data)
+    wait_for(node, transaction_hash)
+    assert node.blobs.has(name)
+    return node, name
+
+
+def test_an_expired_blob_is_deleted(tmp_path: Path) -> None:
+    home = found(tmp_path / "node", blob_retention_seconds=1, heartbeat_ms=200)
+    node, name = admit_short_lived_blob(home, archive=False)
+    wait_until(lambda: not node.blobs.has(name))
+    assert node.store.get_blob_expiry(name) is None
+    node.stop()
+
+
+def test_an_archive_keeps_expired_blobs(tmp_path: Path) -> None:
+    home = found(tmp_path / "node", blob_retention_seconds=1, heartbeat_ms=200)
+    node, name = admit_short_lived_blob(home, archive=True)
+    expires_at = node.store.get_blob_expiry(name) or 0
+    wait_until(lambda: node.get_head().timestamp > expires_at + 1)
+    assert node.blobs.has(name)
+    node.stop()
+    node = open_node(home)
+    assert node.blobs.has(name)
+    node.stop()
 
 
 def test_a_lost_blob_can_be_sent_again(home: Path) -> None:

@@ -1,0 +1,202 @@
+"""`steelyard node`, as a person meets it: real processes, exit codes, and errors that help."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from steelyard.chain.errors import SteelyardError
+from steelyard.chain.genesis import parse_genesis
+from steelyard.node.commands import PASSWORD_VARIABLE, app
+from steelyard.node.founding import parse_amount, parse_fund
+
+from .world import ALICE, get_address
+
+PASSWORD = "correct horse"
+START_SECONDS = 60.0
+RUNNER = CliRunner()
+
+
+def invoke(*words: object) -> str:
+    result = RUNNER.invoke(app, [str(word) for word in words], env={PASSWORD_VARIABLE: PASSWORD})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def get_code(*words: object) -> str:
+    with pytest.raises(SteelyardError) as caught:
+        invoke(*words)
+    return caught.value.code
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("commands") / "node"
+    invoke("init", home, "--port", 0, "--heartbeat", 0.2, "--fund", f"{ALICE.address}=1000")
+    return home
+
+
+# -- init and keys ---------------------------------------------------------------------------------
+def test_init_makes_a_chain_of_one_validator(home: Path) -> None:
+    genesis = parse_genesis((home / "genesis.json").read_bytes())
+    described = json.loads(invoke("keys", home, "--json"))
+    assert len(genesis.validators) == 1
+    assert described["address"] == "0x" + genesis.validators[0].address.hex()
+    assert described["bls_key"] == "0x" + genesis.validators[0].bls_key.hex()
+    assert described["network_key"] == "0x" + genesis.validators[0].network_key.hex()
+    assert dict(genesis.alloc)[get_address(ALICE)] == 1000 * 10**18
+    assert genesis.consensus.heartbeat_ms == 200
+
+
+def test_init_touches_nothing_that_exists(home: Path) -> None:
+    assert get_code("init", home) == "data_exists"
+
+
+def test_init_can_take_a_document(home: Path, tmp_path: Path) -> None:
+    invoke("init", tmp_path / "new", "--genesis", home / "genesis.json")
+    assert (tmp_path / "new/genesis.json").read_bytes() == (home / "genesis.json").read_bytes()
+
+
+def test_init_needs_a_password(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.write_text("\n")
+    assert get_code("init", tmp_path / "a", "--password-file", empty) == "password_missing"
+    assert get_code("init", tmp_path / "a", "--password-file", tmp_path / "b") == "password_missing"
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "wei"),
+    [("1", 10**18), ("0.5", 5 * 10**17), ("7wei", 7), ("1_000", 10**21), ("1e3", 10**21)],
+)
+def test_amounts_are_coins_unless_they_say_wei(text: str, wei: int) -> None:
+    assert parse_amount(text) == wei
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "0.5wei", "nan", "inf", "1e-19"])
+def test_amounts_that_are_no_whole_wei_are_refused(text: str) -> None:
+    with pytest.raises(SteelyardError) as caught:
+        parse_amount(text)
+    assert caught.value.code == "amount_malformed"
+
+
+@pytest.mark.parametrize("text", ["", "=1", "0x12=1", f"{ALICE.address}", "0x" + "g" * 40 + "=1"])
+def test_funds_without_an_address_are_refused(text: str) -> None:
+    with pytest.raises(SteelyardError) as caught:
+        parse_fund(text)
+    assert caught.value.code == "fund_malformed"
+
+
+# -- run and status --------------------------------------------------------------------------------
+def start(home: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "steelyard", "node", "run", str(home), *words],
+        env={**os.environ, PASSWORD_VARIABLE: PASSWORD},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def read_url(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("listening on "), line + (
+        process.stderr.read() if process.stderr else ""
+    )
+    return line.split()[-1]
+
+
+def finish(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[int, str]:
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=START_SECONDS)
+    return process.returncode, errors
+
+
+@pytest.fixture
+def running(home: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    process = start(home)
+    try:
+        yield process, read_url(process)
+    finally:
+        if process.poll() is None:
+            finish(process)
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+@pytest.mark.e2e
+def test_a_running_node_answers_refuses_a_twin_and_stops_cleanly(
+    home: Path, running: tuple[subprocess.Popen[str], str]
+) -> None:
+    process, url = running
+    assert json.loads(invoke("status", home, "--json"))["healthy"]
+    assert "healthy" in invoke("status", "--url", url)
+    twin = start(home)
+    _, errors = twin.communicate(timeout=START_SECONDS)
+    assert twin.returncode == 2
+    assert "data_locked" in errors
+    code, errors = finish(process)
+    assert code == 0
+    assert "block_finalized height=" in errors
+    assert "node_stopped" in errors
+    assert "Traceback" not in errors
+    assert get_code("status", home) == "node_stopped"
+
+
+@pytest.mark.e2e
+def test_a_taken_port_is_named(home: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        process = start(home, "--port", str(listener.getsockname()[1]))
+        _, errors = process.communicate(timeout=START_SECONDS)
+    assert process.returncode == 2
+    assert "port_taken" in errors
+
+
+@pytest.mark.e2e
+def test_a_process_killed_again_and_again_keeps_its_chain(home: Path) -> None:
+    seen: dict[int, str] = {}
+    for _ in range(3):
+        process = start(home)
+        url = read_url(process)
+        deadline = time.monotonic() + START_SECONDS
+        target = max(seen, default=0) + 3
+        while max(seen, default=0) < target and time.monotonic() < deadline:
+            facts = httpx.get(f"{url}/health").json()
+            seen.setdefault(facts["height"], facts["block_hash"])
+            assert seen[facts["height"]] == facts["block_hash"]
+            time.sleep(0.05)
+        finish(process, signal.SIGKILL)
+    process = start(home)
+    url = read_url(process)
+    for height, block_hash in seen.items():
+        body = {"jsonrpc": "2.0", "id": 1, "method": "eth_getBlockByNumber"}
+        reply = httpx.post(url, json={**body, "params": [hex(height), False]}).json()
+        assert reply["result"]["hash"] == block_hash
+    assert finish(process)[0] == 0
+
+
+def test_run_names_what_is_wrong_with_its_directory(home: Path, tmp_path: Path) -> None:
+    assert get_code("run", tmp_path / "nothing") == "config_missing"
+    with pytest.raises(SteelyardError) as caught:
+        RUNNER.invoke(
+            app, ["run", str(home)], env={PASSWORD_VARIABLE: "wrong"}, catch_exceptions=False
+        )
+    assert caught.value.code == "key_password"
+
+
+def test_status_without_an_answer_says_so() -> None:
+    assert get_code("status", "--url", "http://127.0.0.1:1") == "node_unreachable"
