@@ -1,11 +1,12 @@
 """Amounts of money: integers in wei inside, decimal coins outside."""
 
-from decimal import Decimal, InvalidOperation, localcontext
+from decimal import Decimal, localcontext
 from typing import Final
 
 from .errors import ClientError
 
 WEI_PER_COIN: Final = 10**18
+MAX_WEI: Final = 2**256
 
 
 def coins(amount: int | str | Decimal) -> int:
@@ -22,14 +23,16 @@ def coins(amount: int | str | Decimal) -> int:
         with localcontext() as context:
             context.prec = 100
             wei = Decimal(amount) * WEI_PER_COIN
-            whole = int(wei.to_integral_value())
+            whole = int(wei.to_integral_value()) if wei < MAX_WEI else -1
             exact = wei == whole
-    except (InvalidOperation, OverflowError, ValueError):
+    except (ArithmeticError, ValueError):
         raise ClientError(
             "amount", f"{amount!r} is not an amount; write a number of coins"
         ) from None
     if whole < 0 or not exact:
-        raise ClientError("amount", f"{amount!r} coins is negative or not a whole number of wei")
+        raise ClientError(
+            "amount", f"{amount!r} coins is negative, too large or not a whole number of wei"
+        )
     return whole
 
 

@@ -9,8 +9,11 @@ built directly; `add` sends `raw-leaves=False` unless told otherwise; there is n
 pinning services.
 """
 
+import hashlib
 import io
 import os
+import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, Protocol
@@ -228,8 +231,6 @@ class DaemonStore:
 
     def add_directory(self, files: Mapping[str, bytes]) -> str:
         """Store and pin a tree of files; return the CID of the directory."""
-        import tempfile
-
         expected = encode_cid(compute_tree(build_tree(files))[0])
         with tempfile.TemporaryDirectory() as directory:
             root = Path(directory) / "bundle"
@@ -275,7 +276,10 @@ class DaemonStore:
         for part in name.split("."):
             method = getattr(method, part)
         try:
-            return method(*arguments, **options)
+            # ipfshttpclient 0.7.0 passes urllib3 a parameter that it has stopped to need.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                return method(*arguments, **options)
         except self._errors as error:
             raise ClientError("ipfs_daemon", f"the IPFS daemon failed: {error}") from None
 
@@ -312,8 +316,6 @@ def compute_tree(tree: Tree) -> tuple[Cid, int]:
 
 def compute_block_digest(block: bytes) -> Digest:
     """Return the SHA-256 of one block."""
-    import hashlib
-
     return Digest(hashlib.sha256(block).digest())
 
 

@@ -1,0 +1,113 @@
+"""Bundles: one directory, one CID; hostile archives are refused and nothing is run."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from steelyard.client import bundle
+from steelyard.client.bundle import decode_bundle, encode_bundle, read_config, unpack_bundle
+from steelyard.client.errors import ClientError, InvalidTask
+
+
+def write_tree(root: Path) -> Path:
+    (root / "sub").mkdir(parents=True)
+    (root / "client.py").write_text("print('hello')\n")
+    (root / "sub" / "data.txt").write_text("x")
+    (root / "__pycache__").mkdir()
+    (root / "__pycache__" / "client.pyc").write_bytes(b"junk")
+    return root
+
+
+def test_the_same_files_give_the_same_bytes_whenever_and_wherever(tmp_path: Path) -> None:
+    one, two = write_tree(tmp_path / "one"), write_tree(tmp_path / "two")
+    os.utime(two / "client.py", (1, 1))
+    os.chmod(two / "client.py", 0o777)
+    assert encode_bundle(one, {}) == encode_bundle(two, {})
+
+
+def test_a_bundle_comes_back_as_it_went_in(tmp_path: Path) -> None:
+    files = decode_bundle(encode_bundle(write_tree(tmp_path / "in"), {"local_epochs": 2}))
+    assert sorted(files) == ["client.py", "steelyard.json", "sub/data.txt"]
+    assert read_config(files) == {"local_epochs": 2}
+    unpack_bundle(files, tmp_path / "out")
+    assert (tmp_path / "out" / "sub" / "data.txt").read_text() == "x"
+    with pytest.raises(ClientError) as caught:
+        unpack_bundle(files, tmp_path / "out")
+    assert caught.value.code == "bundle_exists"
+
+
+def test_a_bundle_without_settings_has_none() -> None:
+    assert read_config(decode_bundle(encode_bundle(None, {}))) == {}
+
+
+def make_tar(**fields: object) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        entry = tarfile.TarInfo("good")
+        for name, value in fields.items():
+            setattr(entry, name, value)
+        archive.addfile(entry, io.BytesIO(b""))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "../escape"},
+        {"name": "/etc/passwd"},
+        {"name": "a//b"},
+        {"name": "./a"},
+        {"name": "a\\b"},
+        {"name": "C:evil"},
+        {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"},
+        {"type": tarfile.LNKTYPE, "linkname": "good"},
+        {"type": tarfile.DIRTYPE},
+        {"type": tarfile.CHRTYPE},
+        {"type": tarfile.FIFOTYPE},
+    ],
+)
+def test_hostile_entries_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ClientError) as caught:
+        decode_bundle(make_tar(**fields))
+    assert caught.value.code == "bundle_malformed"
+
+
+@pytest.mark.parametrize("data", [b"not a tar" * 100, b"\x1f\x8b" + bytes(600), b"PK\x03\x04"])
+def test_other_archives_are_refused(data: bytes) -> None:
+    with pytest.raises(ClientError) as caught:
+        decode_bundle(data)
+    assert caught.value.code == "bundle_malformed"
+
+
+@pytest.mark.parametrize(
+    "text", [b"[]", b"{", b'{"a": {}}', b'{"a": [1]}', b"\xff", b"[" * 5000, b" " * 70_000]
+)
+def test_hostile_settings_are_refused(text: bytes) -> None:
+    with pytest.raises(ClientError) as caught:
+        read_config({"steelyard.json": text})
+    assert caught.value.code == "bundle_malformed"
+
+
+def test_links_size_and_double_settings_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_tree(tmp_path / "in")
+    (root / "link").symlink_to("client.py")
+    with pytest.raises(InvalidTask) as caught:
+        encode_bundle(root, {})
+    assert caught.value.code == "bundle_link"
+    (root / "link").unlink()
+    (root / "steelyard.json").write_text("{}")
+    with pytest.raises(InvalidTask) as caught:
+        encode_bundle(root, {"a": 1})
+    assert caught.value.code == "bundle_config"
+    monkeypatch.setattr(bundle, "MAX_BUNDLE_BYTES", 10)
+    with pytest.raises(InvalidTask) as caught:
+        encode_bundle(root, {})
+    assert caught.value.code == "bundle_too_large"
+    with pytest.raises(InvalidTask) as caught:
+        encode_bundle(tmp_path / "none", {})
+    assert caught.value.code == "bundle_missing"

@@ -1,0 +1,100 @@
+"""Key files: encrypted, private, never overwritten; every mistake has its code."""
+
+import io
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from eth_account import Account
+
+from steelyard.chain.errors import InvalidKey
+from steelyard.client import keys
+from steelyard.client.keys import create_key, get_password, load_key, read_key_address
+
+PASSWORD = "correct horse"
+SECRET = b"\x11" * 32
+
+
+@pytest.fixture(scope="module")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "site.key"
+    create_key(path, PASSWORD, SECRET)
+    return path
+
+
+def test_a_key_comes_back_with_its_password(key_file: Path) -> None:
+    signer = load_key(key_file, PASSWORD)
+    assert signer.key == SECRET
+    assert bytes.fromhex(signer.address[2:]) == read_key_address(key_file)
+
+
+def test_wallets_can_read_the_file(key_file: Path) -> None:
+    assert Account.decrypt(json.loads(key_file.read_text()), PASSWORD) == SECRET
+
+
+def test_only_the_owner_can_read_the_file(key_file: Path) -> None:
+    assert stat.S_IMODE(os.stat(key_file).st_mode) == 0o600
+    assert SECRET.hex() not in key_file.read_text()
+
+
+def test_a_key_is_never_overwritten(key_file: Path) -> None:
+    before = key_file.read_bytes()
+    with pytest.raises(InvalidKey) as caught:
+        create_key(key_file, PASSWORD)
+    assert caught.value.code == "key_exists"
+    assert key_file.read_bytes() == before
+
+
+def test_a_wrong_password_is_told_from_a_damaged_file(key_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidKey) as caught:
+        load_key(key_file, "wrong password")
+    assert caught.value.code == "key_password"
+    for content in ("", "[]", "{}", '{"version": 3}', '{"version": 3, "crypto": 5}', "\x00"):
+        damaged = tmp_path / "damaged.key"
+        damaged.write_text(content)
+        with pytest.raises(InvalidKey) as caught:
+            load_key(damaged, PASSWORD)
+        assert caught.value.code == "key_file"
+
+
+def test_a_missing_key_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(InvalidKey, match="steelyard keys new") as caught:
+        load_key(tmp_path / "none.key", PASSWORD)
+    assert caught.value.code == "key_file"
+
+
+def test_a_file_that_states_another_address_is_refused(key_file: Path, tmp_path: Path) -> None:
+    keystore = json.loads(key_file.read_text())
+    keystore["address"] = "00" * 20
+    swapped = tmp_path / "swapped.key"
+    swapped.write_text(json.dumps(keystore))
+    with pytest.raises(InvalidKey, match="another address"):
+        load_key(swapped, PASSWORD)
+
+
+def test_a_short_password_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidKey) as caught:
+        create_key(tmp_path / "new.key", "short")
+    assert caught.value.code == "key_password"
+    assert not (tmp_path / "new.key").exists()
+
+
+def test_the_password_comes_from_file_then_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("from the file\n")
+    monkeypatch.setenv(keys.PASSWORD_VARIABLE, "from the environment")
+    assert get_password(tmp_path / "key", file) == "from the file"
+    assert get_password(tmp_path / "key") == "from the environment"
+
+
+def test_without_a_terminal_a_missing_password_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(keys.PASSWORD_VARIABLE, raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(InvalidKey, match=keys.PASSWORD_VARIABLE):
+        get_password(tmp_path / "key")

@@ -1,0 +1,220 @@
+"""One transaction to its end: waiting, sending again, nonces that others take, refusals."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from steelyard.chain.params import TASKS_ADDRESS
+from steelyard.chain.transactions import decode_transaction
+from steelyard.chain.types import Address
+from steelyard.client.account import Account
+from steelyard.client.errors import (
+    ClientError,
+    NodeRefused,
+    NodeUnreachable,
+    Reverted,
+    TransactionPending,
+)
+from steelyard.client.outbox import WAIT_SECONDS
+from steelyard.client.state import Status
+from steelyard.client.transactions import Call, Fees, sign_call
+
+from .conftest import HOSPITAL, make_task, open_account
+from .ledger import CHAIN_ID, Ledger, Refused
+
+
+@pytest.fixture
+def account(ledger: Ledger, tmp_path: Path):
+    with open_account(Account, ledger, HOSPITAL, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def task(organisation) -> int:
+    return organisation.publish(make_task(max_clients=5, min_clients=2)).number
+
+
+def replace(ledger: Ledger, method: str, function: Callable[..., object]) -> None:
+    setattr(ledger, method, function)
+
+
+def test_a_label_is_sent_once_however_often_it_is_asked_for(ledger, account, task) -> None:
+    first = account.send("join", "join", task, 5)
+    assert account.send("join", "join", task, 5) == first
+    assert len(ledger.included) == 2
+
+
+def test_what_waits_too_long_is_sent_again_as_it_was(ledger, account, task) -> None:
+    sent: list[str] = []
+    real = ledger.eth_sendRawTransaction
+
+    def forget(raw: str) -> str:
+        sent.append(raw)
+        if len(sent) < 4:
+            return "0x" + bytes(32).hex()
+        return real(raw)
+
+    replace(ledger, "eth_sendRawTransaction", forget)
+    account.send("join", "join", task, 5)
+    assert len(sent) == 4
+    assert len(set(sent)) == 1
+
+
+def test_a_refusal_that_time_cures_is_waited_for(ledger, account, task) -> None:
+    real, calls = ledger.eth_sendRawTransaction, []
+
+    def be_full(raw: str) -> str:
+        calls.append(raw)
+        if len(calls) < 3:
+            raise Refused(-32005, "tx_pool_full: try later", {"code": "tx_pool_full"})
+        return real(raw)
+
+    replace(ledger, "eth_sendRawTransaction", be_full)
+    assert account.send("join", "join", task, 5).status
+    assert len(set(calls)) == 1
+
+
+def test_a_transaction_that_is_never_included_says_how_to_go_on(ledger, account, task) -> None:
+    started = ledger.now
+    ledger.is_mining = False
+    with pytest.raises(TransactionPending, match="same bytes"):
+        account.send("join", "join", task, 5)
+    assert ledger.now - started >= WAIT_SECONDS
+    ledger.is_mining = True
+    assert account.send("join", "join", task, 5).status
+    assert len(ledger.seen) == 2, "one publication and one joining"
+
+
+def send_from_elsewhere(ledger: Ledger, nonce: int) -> None:
+    """Another program with the same key."""
+    call = Call(Address(TASKS_ADDRESS), ledger.contract.encode_call("claim", 1))
+    signed = sign_call(
+        HOSPITAL, call, chain_id=CHAIN_ID, nonce=nonce, gas=100_000, fees=Fees(100, 1)
+    )
+    ledger.pool[signed.hash] = decode_transaction(signed.raw)
+    ledger.mine()
+
+
+def test_a_nonce_that_another_program_took_is_replaced(ledger, account, task) -> None:
+    real, done = ledger.eth_sendRawTransaction, []
+
+    def be_late(raw: str) -> str:
+        if not done:
+            done.append(raw)
+            send_from_elsewhere(ledger, 0)
+        return real(raw)
+
+    replace(ledger, "eth_sendRawTransaction", be_late)
+    assert account.send("join", "join", task, 5).status
+    entries = account.journal.get_entries("join")
+    assert [(e.nonce, e.status) for e in entries] == [(0, Status.REPLACED), (1, Status.INCLUDED)]
+
+
+def test_nothing_is_signed_over_a_transaction_that_may_have_left(ledger, account, task) -> None:
+    """A crash after signing leaves an entry; the next call sends it before its own."""
+    real = ledger.eth_sendRawTransaction
+
+    def die(raw: str) -> str:
+        raise KeyboardInterrupt
+
+    replace(ledger, "eth_sendRawTransaction", die)
+    with pytest.raises(KeyboardInterrupt):
+        account.send("join", "join", task, 5)
+    replace(ledger, "eth_sendRawTransaction", real)
+    with pytest.raises(Reverted, match="already joined"):
+        account.send("another", "join", task, 6)
+    assert [t.nonce for t in ledger.included if t.sender == account.address] == [0]
+
+
+def test_a_revert_is_told_with_its_reason_and_costs_no_second_try(ledger, account, task) -> None:
+    account.send("join", "join", task, 5)
+    data = account.tasks.encode("join", task, 5)
+    call = Call(Address(TASKS_ADDRESS), data, gas=100_000)
+    for _ in range(2):
+        with pytest.raises(Reverted, match="already joined"):
+            account.outbox.send("again", call)
+    assert len([t for t in ledger.included if t.sender == account.address]) == 2
+    assert account.journal.get_entry("again").status is Status.FAILED
+
+
+def test_an_estimate_that_reverts_signs_nothing(ledger, account, task) -> None:
+    with pytest.raises(Reverted, match="nothing to claim"):
+        account.send("claim", "claim", task)
+    assert account.journal.get_entries() == []
+
+
+def test_too_little_money_is_said_before_signing(ledger, account, task) -> None:
+    ledger.balances[account.address] = 10
+    with pytest.raises(ClientError, match="send coins") as caught:
+        account.send("join", "join", task, 5)
+    assert caught.value.code == "balance_low"
+    assert account.journal.get_entries() == []
+
+
+def test_bytes_that_can_never_be_included_give_their_nonce_back(ledger, account, task) -> None:
+    def refuse(raw: str) -> str:
+        raise Refused(-32000, "tx_gas_limit: too much", {"code": "tx_gas_limit"})
+
+    real = ledger.eth_sendRawTransaction
+    replace(ledger, "eth_sendRawTransaction", refuse)
+    with pytest.raises(NodeRefused, match="too much"):
+        account.send("join", "join", task, 5)
+    replace(ledger, "eth_sendRawTransaction", real)
+    assert account.send("join", "join", task, 5).status
+    assert [t.nonce for t in ledger.included if t.sender == account.address] == [0]
+
+
+def test_nodes_that_are_away_are_waited_for(ledger, tmp_path, task) -> None:
+    outage = {"left": 0}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if outage["left"]:
+            outage["left"] -= 1
+            raise httpx.ConnectError("refused")
+        return ledger.answer(request)
+
+    lines: list[str] = []
+    with open_account(Account, ledger, HOSPITAL, tmp_path, answer, lines.append) as account:
+        real = ledger.eth_sendRawTransaction
+
+        def go_away(raw: str) -> str:
+            outage["left"] = 200
+            ledger.eth_sendRawTransaction = real
+            return real(raw)
+
+        replace(ledger, "eth_sendRawTransaction", go_away)
+        assert account.send("join", "join", task, 5).status
+    assert any("no node answered" in line for line in lines)
+
+
+def test_a_finalized_receipt_that_a_node_lacks_is_not_sent_again(ledger, account, task) -> None:
+    account.send("join", "join", task, 5)
+    replace(ledger, "eth_getTransactionReceipt", lambda text: None)
+    with pytest.raises(NodeRefused, match="another node") as caught:
+        account.send("join", "join", task, 5)
+    assert caught.value.code == "receipt_missing"
+    assert account.journal.get_entry("join").status is Status.INCLUDED
+
+
+def test_no_node_at_all_ends_as_pending_not_as_lost(ledger, tmp_path, task) -> None:
+    away = {"now": False}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if away["now"]:
+            raise httpx.ConnectError("refused")
+        return ledger.answer(request)
+
+    with open_account(Account, ledger, HOSPITAL, tmp_path, answer) as account:
+        real = account.journal.add_entry
+
+        def sign_then_lose(*arguments: object) -> None:
+            real(*arguments)
+            away["now"] = True
+
+        account.journal.add_entry = sign_then_lose
+        with pytest.raises((TransactionPending, NodeUnreachable), match=r"run again|no node"):
+            account.send("join", "join", task, 5)
+        away["now"] = False
+        assert account.send("join", "join", task, 5).status

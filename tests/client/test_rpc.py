@@ -1,0 +1,167 @@
+"""Nodes: failover, one chain only, bounded and checked answers."""
+
+import json
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from steelyard.chain.cid import compute_blob_name
+from steelyard.client.errors import ClientError, NodeRefused, NodeUnreachable, Reverted
+from steelyard.client.rpc import Rpc, as_bytes, as_int, check_url
+
+from .ledger import Ledger
+
+FIRST, SECOND = "http://first.test", "http://second.test"
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def open_two(first: Answer, second: Answer) -> Rpc:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return (first if request.url.host == "first.test" else second)(request)
+
+    return Rpc([FIRST, SECOND], transport=httpx.MockTransport(answer), sleep=lambda s: None)
+
+
+def refuse(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("connection refused")
+
+
+def answer_error(error: object) -> Answer:
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.read())
+        if isinstance(body, list):
+            return Ledger().answer(request)
+        return httpx.Response(200, json={"jsonrpc": "2.0", "id": body["id"], "error": error})
+
+    return answer
+
+
+def test_the_next_node_answers_when_one_is_silent() -> None:
+    rpc = open_two(refuse, Ledger().answer)
+    assert rpc.call("eth_blockNumber") == "0x0"
+    assert rpc.url == SECOND
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_an_overloaded_node_counts_as_silent(status: int) -> None:
+    rpc = open_two(lambda request: httpx.Response(status), Ledger().answer)
+    assert rpc.call("eth_blockNumber") == "0x0"
+
+
+def test_every_silent_node_is_named() -> None:
+    with pytest.raises(NodeUnreachable, match=r"first\.test.*second\.test") as caught:
+        open_two(refuse, refuse).call("eth_blockNumber")
+    assert caught.value.code == "node_unreachable"
+
+
+def test_a_refusal_is_an_answer_and_is_not_asked_elsewhere() -> None:
+    error = {"code": -32000, "message": "tx_gas: too little", "data": {"code": "tx_gas"}}
+    rpc = open_two(answer_error(error), Ledger().answer)
+    with pytest.raises(NodeRefused, match="too little") as caught:
+        rpc.call("eth_sendRawTransaction", "0x")
+    assert (caught.value.code, rpc.url) == ("tx_gas", FIRST)
+
+
+def test_a_revert_carries_its_reason() -> None:
+    error = {"code": 3, "message": "execution reverted: tasks: full", "data": "0x"}
+    with pytest.raises(Reverted) as caught:
+        open_two(answer_error(error), refuse).call("eth_call", {}, "latest")
+    assert caught.value.reason == "tasks: full"
+
+
+def test_a_node_of_another_chain_is_never_used() -> None:
+    stranger = Ledger()
+    stranger.get_chain_id = lambda: 999
+    broken = False
+
+    def first(request: httpx.Request) -> httpx.Response:
+        return refuse(request) if broken else Ledger().answer(request)
+
+    rpc = open_two(first, stranger.answer)
+    assert rpc.network.chain_id == 4242
+    broken = True
+    with pytest.raises(NodeUnreachable, match="another chain"):
+        rpc.call("eth_blockNumber")
+    assert stranger.methods == ["eth_chainId", "eth_getBlockByNumber"] * 3
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b"7", b'{"id": 1}', b'[{"id": "x"}]', b"\xff"]
+)
+def test_a_node_that_talks_nonsense_is_no_node(body: bytes) -> None:
+    rpc = Rpc(
+        FIRST,
+        transport=httpx.MockTransport(lambda r: httpx.Response(200, content=body)),
+        sleep=lambda s: None,
+    )
+    with pytest.raises((NodeUnreachable, NodeRefused)):
+        rpc.call("eth_blockNumber")
+
+
+@pytest.mark.parametrize("url", ["", "node.example", "ftp://node", "http://", "file:///etc/passwd"])
+def test_only_http_addresses_are_nodes(url: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        check_url(url)
+    assert caught.value.code == "node_url"
+
+
+@pytest.mark.parametrize("value", [None, 5, "5", "0x", "0xg", "0x" + "0" * 65, [], {}])
+def test_a_malformed_quantity_is_refused(value: object) -> None:
+    with pytest.raises(NodeRefused) as caught:
+        as_int(value)
+    assert caught.value.code == "rpc_answer"
+
+
+@pytest.mark.parametrize("value", [None, 5, "12", "0x1", "0xzz", "0x12 34", "0x1234"])
+def test_malformed_data_is_refused(value: object) -> None:
+    with pytest.raises(NodeRefused):
+        as_bytes(value, 1)
+
+
+def serve_blob(parts: list[bytes], requests: list[str]) -> Answer:
+    """A node that answers each GET of a blob with the next part, whole blobs from 0."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return Ledger().answer(request)
+        requests.append(request.headers.get("range", ""))
+        status = 206 if "range" in request.headers else 200
+        return httpx.Response(status, content=parts.pop(0))
+
+    return answer
+
+
+def test_an_interrupted_download_is_resumed_where_it_stopped() -> None:
+    data, requests = bytes(range(256)) * 8, []
+    answer = serve_blob([data[:1000], data[1000:]], requests)
+    rpc = Rpc(FIRST, transport=httpx.MockTransport(answer), sleep=lambda s: None)
+    assert rpc.get_blob(compute_blob_name(data)) == data
+    assert requests == ["", "bytes=1000-"]
+
+
+@pytest.mark.parametrize("wrong", [b"x" * 2048, b"y" * 4096])
+def test_other_bytes_than_the_name_says_are_never_returned(wrong: bytes) -> None:
+    data = bytes(range(256)) * 8
+    rpc = Rpc(
+        FIRST,
+        transport=httpx.MockTransport(serve_blob([wrong] * 9, [])),
+        sleep=lambda s: None,
+    )
+    with pytest.raises(ClientError) as caught:
+        rpc.get_blob(compute_blob_name(data))
+    assert caught.value.code == "blob_mismatch"
+
+
+def test_a_good_node_makes_up_for_a_lying_one() -> None:
+    data = bytes(range(256)) * 8
+    honest = Ledger()
+    name = honest.add_blob(data)
+    rpc = open_two(serve_blob([b"z" * 2048] * 9, []), honest.answer)
+    assert rpc.get_blob(name) == data
+
+
+def test_a_missing_blob_is_no_proof_of_anything() -> None:
+    rpc = open_two(Ledger().answer, Ledger().answer)
+    with pytest.raises(NodeUnreachable, match="404"):
+        rpc.get_blob(compute_blob_name(b"nowhere"))
