@@ -125,14 +125,14 @@ class Client(Account):
             self.join(task, samples)
         self._warn(info)
         turn = Turn(self, task, self._train, self._evaluate, self._read_config(info.bundle))
-        while not turn.is_over:
+        while True:
             try:
+                if turn.is_over:
+                    return self._conclude(task, turn)
                 turn.take()
             except NodeUnreachable as error:
                 turn.say(f"waiting: {error.message}")
-            if not turn.is_over:
-                self.clock.sleep(self.poll_seconds)
-        return self._conclude(task, turn)
+            self.clock.sleep(self.poll_seconds)
 
     def _conclude(self, task: int, turn: "Turn") -> Summary:
         claimed = self.claim(task)

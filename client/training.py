@@ -129,7 +129,8 @@ def prepare_update(
     else:
         raise InvalidTraining(
             "norm_too_small",
-            f"no delta of {bits} bits fits the admitted norm {limit:g}; use bits=16",
+            f"no delta of {bits} bits fits the admitted norm {limit:g}; "
+            "the task needs a larger admission_norm, or bits=16",
         )
     header = UpdateHeader(
         mode=Mode.OPEN,

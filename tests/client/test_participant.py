@@ -1,8 +1,28 @@
-"""The participant against a chain in memory: whole tasks, refusals, and kills at every step."""
+"""The participant against a chain in memory: whole tasks, and everything that can go wrong."""
 
+import shutil
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from steelyard.client.amounts import coins
 from steelyard.client.contracts import TaskState
+from steelyard.client.errors import ClientError, InvalidTraining, Reverted
+from steelyard.client.participant import Client
+from steelyard.client.rounds import ChainClock, read_metric_names
+from steelyard.client.training import Result
 
-from .conftest import make_task
+from .conftest import HOSPITAL, make_task, open_account, train
+from .ledger import Ledger
+
+
+@pytest.fixture
+def lines(hospital) -> list[str]:
+    told: list[str] = []
+    hospital.report = told.append
+    return told
 
 
 def test_a_client_trains_every_round_and_is_paid(ledger, organisation, hospital) -> None:
@@ -10,3 +30,249 @@ def test_a_client_trains_every_round_and_is_paid(ledger, organisation, hospital)
     summary = hospital.run(task, samples=50)
     assert summary.state is TaskState.FINISHED
     assert (summary.rounds, summary.submitted, summary.claimed) == (2, 2, 1000)
+    assert hospital.claim(task) == 0
+
+
+def test_the_function_gets_named_arrays_and_the_task_settings(organisation, hospital) -> None:
+    seen = []
+
+    @hospital.train
+    def look(model, ctx):
+        seen.append((ctx.task, ctx.round, ctx.rounds, ctx.config["local_epochs"]))
+        assert {name: array.dtype for name, array in model.items()} == {
+            "bias": np.float32,
+            "weight": np.float32,
+        }
+        return train(model, ctx)
+
+    task = organisation.publish(make_task(config={"local_epochs": 3})).number
+    hospital.run(task, samples=50)
+    assert seen == [(task, 1, 2, 3), (task, 2, 2, 3)]
+
+
+def test_evaluation_is_reported_once_a_round(ledger, organisation, hospital) -> None:
+    @hospital.evaluate
+    def evaluate(model, ctx):
+        return Result(samples=20, metrics={"loss": 1.5, "accuracy": 0.75, "other": 9.0})
+
+    task = organisation.publish(make_task()).number
+    hospital.run(task, samples=50)
+    for number in (1, 2):
+        metrics = organisation.tasks.get_metrics(task, number)
+        assert (metrics.reports, metrics.means) == (1, (0.75, 1.5))
+
+
+def test_metrics_stand_where_the_task_names_them() -> None:
+    assert read_metric_names({"metrics": "f1, loss"}) == ("f1", "loss")
+    assert read_metric_names({}) == ("accuracy", "loss")
+
+
+def test_a_failing_evaluation_costs_the_report_only(organisation, hospital, lines) -> None:
+    @hospital.evaluate
+    def evaluate(model, ctx):
+        raise RuntimeError("no data")
+
+    summary = hospital.run(organisation.publish(make_task()).number, samples=50)
+    assert summary.submitted == 2
+    assert any("evaluation failed" in line for line in lines)
+
+
+def test_who_has_not_joined_is_told_how(organisation, hospital) -> None:
+    task = organisation.publish(make_task()).number
+    with pytest.raises(ClientError, match="client join") as caught:
+        hospital.run(task)
+    assert caught.value.code == "not_joined"
+
+
+def test_a_client_without_training_function_is_refused(ledger, organisation, tmp_path) -> None:
+    with open_account(Client, ledger, HOSPITAL, tmp_path / "bare") as bare:
+        for function in (bare.run, bare.dry_run):
+            with pytest.raises(ClientError) as caught:
+                function(1)
+            assert caught.value.code == "no_trainer"
+
+
+def test_a_stranger_on_an_allowlist_is_refused(organisation, hospital) -> None:
+    task = organisation.publish(make_task(allow=["0x" + "77" * 20])).number
+    with pytest.raises(Reverted, match="not invited"):
+        hospital.run(task, samples=50)
+
+
+def test_a_stake_that_does_not_cover_the_samples_is_refused(organisation, hospital) -> None:
+    task = organisation.publish(make_task(stake_per_sample=coins("0.5"))).number
+    with pytest.raises(ClientError, match="need a stake of 25") as caught:
+        hospital.join(task, 50, stake=coins(24))
+    assert caught.value.code == "stake_low"
+
+
+def test_joining_twice_joins_once_and_leaving_returns_the_stake(
+    ledger, organisation, hospital
+) -> None:
+    task = organisation.publish(make_task(base_stake=70, max_clients=3)).number
+    assert hospital.join(task, 50) is not None
+    assert hospital.join(task, 50) is None
+    assert hospital.leave(task) == 70
+    assert hospital.leave(task) == 0
+    assert hospital.join(task, 10) is not None
+    assert ledger.tasks[task].stakes[hospital.address][1] == 10
+
+
+def test_a_lobby_is_waited_for_and_told_once(organisation, hospital, lines) -> None:
+    task = organisation.publish(make_task(max_clients=5, join_seconds=30)).number
+    assert hospital.run(task, samples=50).submitted == 2
+    assert len([line for line in lines if line.startswith("lobby")]) == 1
+
+
+def break_training(hospital, rounds: set[int], error: Exception | float) -> None:
+    @hospital.train
+    def sometimes(model, ctx):
+        if ctx.round not in rounds:
+            return train(model, ctx)
+        if isinstance(error, Exception):
+            raise error
+        return Result({k: np.full_like(v, error) for k, v in model.items()}, samples=3)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("cuda"), float("nan"), float("inf")])
+def test_training_that_fails_costs_its_round_only(organisation, hospital, lines, error) -> None:
+    break_training(hospital, {1}, error)
+    task = organisation.publish(make_task(rounds=3)).number
+    summary = hospital.run(task, samples=50)
+    assert (summary.state, summary.submitted) == (TaskState.FINISHED, 2)
+    assert any("training failed" in line for line in lines)
+
+
+def test_training_that_keeps_failing_ends_the_run(organisation, hospital) -> None:
+    break_training(hospital, {1, 2, 3}, RuntimeError("cuda"))
+    with pytest.raises(InvalidTraining, match="cuda") as caught:
+        hospital.run(organisation.publish(make_task(rounds=5)).number, samples=50)
+    assert caught.value.code == "training_failed"
+
+
+def test_more_samples_than_the_stake_covers_are_never_sent(organisation, hospital, lines) -> None:
+    summary = hospital.run(organisation.publish(make_task()).number, samples=29)
+    assert summary.submitted == 0
+    assert any("stake covers 29" in line for line in lines)
+
+
+def test_training_that_takes_too_long_misses_the_round_and_goes_on(
+    ledger, organisation, hospital, lines
+) -> None:
+    @hospital.train
+    def slow(model, ctx):
+        if ctx.round == 1:
+            ledger.sleep(80)
+        return train(model, ctx)
+
+    task = organisation.publish(make_task(rounds=2)).number
+    summary = hospital.run(task, samples=50)
+    assert summary.submitted == 1
+    assert any(line.startswith("round 1: commit refused") for line in lines)
+
+
+def test_a_lost_journal_cannot_reveal_and_says_so(ledger, organisation, tmp_path) -> None:
+    task = organisation.publish(make_task(rounds=2, round_seconds=200)).number
+    state, told = tmp_path / "lost", []
+    client = open_account(Client, ledger, HOSPITAL, state)
+    client.train(train)
+    real = ledger._do_reveal
+
+    def die(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    ledger._do_reveal = die
+    with pytest.raises(KeyboardInterrupt):
+        client.run(task, samples=50)
+    client.close()
+    ledger._do_reveal = real
+    shutil.rmtree(state)
+    with open_account(Client, ledger, HOSPITAL, state, report=told.append) as client:
+        client.train(train)
+        summary = client.run(task)
+    assert summary.submitted == 1
+    assert any("only that one can reveal" in line for line in told)
+
+
+def test_an_aborted_task_ends_the_run(ledger, organisation, hospital) -> None:
+    task = organisation.publish(make_task(max_clients=3)).number
+    hospital.join(task, 50)
+    ledger.tasks[task].state = 4
+    summary = hospital.run(task)
+    assert (summary.state, summary.claimed) == (TaskState.ABORTED, 0)
+
+
+def test_who_left_elsewhere_is_told(ledger, organisation, hospital) -> None:
+    task = organisation.publish(make_task(rounds=50)).number
+    hospital.join(task, 50)
+
+    @hospital.train
+    def leave_meanwhile(model, ctx):
+        ledger.tasks[task].stakes.clear()
+        raise RuntimeError("interrupted")
+
+    with pytest.raises(ClientError) as caught:
+        hospital.run(task)
+    assert caught.value.code == "not_joined"
+
+
+def test_an_outage_in_the_middle_is_waited_for(ledger, organisation, tmp_path) -> None:
+    task = organisation.publish(make_task(rounds=4)).number
+    count = {"requests": 0}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        count["requests"] += 1
+        if count["requests"] % 20 > 8:
+            raise httpx.ConnectError("refused")
+        return ledger.answer(request)
+
+    with open_account(Client, ledger, HOSPITAL, tmp_path / "s", answer) as client:
+        client.train(train)
+        summary = client.run(task, samples=50)
+    assert summary.state is TaskState.FINISHED
+    assert summary.submitted == 4
+
+
+def test_a_dry_run_sends_nothing(ledger, organisation, hospital) -> None:
+    task = organisation.publish(make_task(admission_norm=0.01)).number
+    before = len(ledger.seen)
+    trial = hospital.dry_run(task)
+    assert (trial.samples, trial.metrics) == (30, {"loss": 0.5})
+    assert trial.scale < 1 < trial.norm * 100
+    assert len(ledger.seen) == before
+    assert hospital.journal.get_submission(task, 1) is None
+
+
+def test_personal_tensors_survive_from_round_to_round(organisation, hospital) -> None:
+    from steelyard.chain.model import Role
+    from steelyard.client.quantize import NamedArrays
+
+    heads = []
+
+    @hospital.train
+    def personal(model, ctx):
+        heads.append(model.get("head"))
+        moved = {name: array + np.float32(0.01) for name, array in model.items()}
+        return Result({**moved, "head": np.full(2, ctx.round, np.float32)}, samples=3)
+
+    arrays = {"head": np.zeros(2, np.float32), "weight": np.zeros(3, np.float32)}
+    model = NamedArrays(arrays, {"head": Role.LOCAL})
+    hospital.run(organisation.publish(make_task(model=model)).number, samples=5)
+    assert heads[0] is None
+    assert np.array_equal(heads[1], np.ones(2))
+
+
+@pytest.mark.parametrize("skew", [-10_000, 0, 10_000])
+def test_the_chain_clock_never_runs_ahead_of_the_validators(skew: int) -> None:
+    true_time = {"now": 5_000.0}
+    clock = ChainClock(lambda: true_time["now"] + skew)
+    for age in (30, 2, 11, 0, 60):
+        clock.observe(int(true_time["now"]) - age)
+        assert clock.get_seconds() <= true_time["now"]
+        true_time["now"] += 7.5
+    assert clock.get_seconds() >= true_time["now"] - 2
+
+
+def test_two_clients_may_not_share_a_journal(ledger: Ledger, hospital, tmp_path: Path) -> None:
+    with pytest.raises(ClientError) as caught:
+        open_account(Client, ledger, HOSPITAL, tmp_path / "hospital")
+    assert caught.value.code == "state_in_use"

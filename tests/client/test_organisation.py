@@ -1,0 +1,167 @@
+"""Publishing: checked before it costs anything, once and only once; watching and fetching."""
+
+import json
+
+import numpy as np
+import pytest
+
+from steelyard.chain.cid import compute_blob_name
+from steelyard.chain.model import decode_model
+from steelyard.client.bundle import decode_bundle, read_config
+from steelyard.client.contracts import TaskState
+from steelyard.client.errors import ClientError, InvalidTask
+from steelyard.client.organisation import compute_close_gas, draft_task
+
+from .conftest import make_model, make_task
+
+
+def draft(**changes):
+    return draft_task(make_task(**changes), gas_limit=60_000_000, base_fee=7, tip=1)
+
+
+def test_a_task_is_published_with_its_files_and_its_escrow(ledger, organisation) -> None:
+    task = organisation.publish(make_task(config={"local_epochs": 3}, bits=16))
+    info = task.get_info()
+    assert (info.state, info.name, info.parameters.bits) == (TaskState.LOBBY, "heart", 16)
+    assert (
+        ledger.tasks[1].left
+        == info.parameters.escrow
+        == info.parameters.reward + (info.parameters.rounds * info.parameters.close_reserve)
+    )
+    config = read_config(decode_bundle(ledger.blobs[info.bundle]))
+    assert config == {"local_epochs": 3, "metrics": "accuracy,loss"}
+    assert decode_model(ledger.blobs[info.model]).manifest.parameters == 8
+
+
+def test_publishing_again_gives_the_same_task(ledger, organisation) -> None:
+    first = organisation.publish(make_task())
+    ledger.eth_maxPriorityFeePerGas = lambda: "0x5"
+    assert organisation.publish(make_task()).number == first.number
+    assert organisation.publish(make_task(reference="again")).number == first.number + 1
+    assert len(ledger.tasks) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"name": ""}, "task_name"),
+        ({"name": "x" * 65}, "task_name"),
+        ({"mode": "masked"}, "task_mode"),
+        ({"rule": "krum"}, "task_rule"),
+        ({"rule": "clipped"}, "task_clip_norm"),
+        ({"clip_norm": 1.0}, "task_clip_norm"),
+        ({"rule": "clipped", "clip_norm": 0.0}, "task_clip_norm"),
+        ({"weighting": "wealth"}, "task_weighting"),
+        ({"weighting": "stake"}, "task_base_stake"),
+        ({"bits": 4}, "task_bits"),
+        ({"rounds": 0}, "task_rounds"),
+        ({"rounds": 10_001}, "task_rounds"),
+        ({"min_clients": 0}, "task_min_clients"),
+        ({"min_clients": 2}, "task_min_clients"),
+        ({"max_clients": 129}, "task_max_clients"),
+        ({"round_seconds": 1}, "task_round_seconds"),
+        ({"join_seconds": 0}, "task_join_seconds"),
+        ({"reward": -1}, "task_reward"),
+        ({"admission_norm": 0.0}, "task_admission_norm"),
+        ({"allow": ["0x12"]}, "task_allow"),
+        ({"allow": ["nobody"]}, "task_allow"),
+        ({"allow": ["0x" + "11" * 20] * 129}, "task_allow"),
+        ({"config": {"a": [1]}}, "bundle_config"),
+    ],
+)
+def test_what_the_chain_would_refuse_is_refused_before_it_costs(changes, code) -> None:
+    with pytest.raises(InvalidTask) as caught:
+        draft(**changes)
+    assert caught.value.code == code
+
+
+def test_a_round_that_could_not_be_closed_in_a_block_cannot_be_published() -> None:
+    with pytest.raises(InvalidTask, match="lower max_clients") as caught:
+        draft_task(make_task(max_clients=128), gas_limit=10_000_000, base_fee=7, tip=1)
+    assert caught.value.code == "task_capacity"
+
+
+def test_norms_are_exact_integers_on_chain() -> None:
+    parameters = draft(admission_norm=0.1, rule="clipped", clip_norm=1.5).parameters
+    exact = (0.1).as_integer_ratio()
+    assert parameters.admission_norm2 == exact[0] ** 2 * 2**48 // exact[1] ** 2
+    assert parameters.rule == (1, 3 * 2**23)
+
+
+def test_commit_and_reveal_fill_the_round() -> None:
+    parameters = draft(round_seconds=100).parameters
+    assert (parameters.commit_seconds, parameters.reveal_seconds) == (75, 25)
+    parameters = draft(commit_seconds=10, reveal_seconds=4).parameters
+    assert (parameters.commit_seconds, parameters.reveal_seconds) == (10, 4)
+
+
+def test_closing_gas_grows_with_clients_and_parameters() -> None:
+    small = decode_model(draft().model).manifest
+    large = decode_model(draft(model={"w": np.zeros(100_000, np.float32)}).model).manifest
+    gas = [
+        compute_close_gas(manifest, 4 * manifest.parameters, clients)
+        for manifest, clients in [(small, 1), (large, 1), (large, 100)]
+    ]
+    assert gas == sorted(set(gas))
+
+
+def test_the_model_comes_back_as_an_ordinary_safetensors_file(
+    ledger, organisation, tmp_path
+) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    task = organisation.publish(make_task())
+    path = task.model().save(tmp_path / "out" / "heart.safetensors")
+    loaded = safetensors.load_file(path)
+    for name, array in make_model().items():
+        assert np.allclose(loaded[name], array, atol=2**-24)
+    exact = task.model().save_exact(tmp_path / "heart.model").read_bytes()
+    assert compute_blob_name(exact) == task.get_info().model
+
+
+def test_a_model_that_no_round_made_is_an_error(organisation) -> None:
+    task = organisation.publish(make_task())
+    with pytest.raises(ClientError) as caught:
+        task.model(round_number=1)
+    assert caught.value.code == "model_unknown"
+
+
+def test_an_unknown_task_is_an_error(organisation) -> None:
+    with pytest.raises(ClientError, match="no task 9") as caught:
+        organisation.get_task(9)
+    assert caught.value.code == "task_unknown"
+
+
+def test_watching_tells_the_whole_story_from_the_beginning(organisation, hospital) -> None:
+    task = organisation.publish(make_task())
+    hospital.run(task.number, samples=50)
+    events = list(task.watch())
+    kinds = [event.kind for event in events]
+    one_round = ["RoundOpened", "Committed", "Revealed", "Aggregated"]
+    ends = ["Finished", "Claimed"]
+    assert kinds == ["Published", "Joined", "Started", *one_round, *one_round, *ends]
+    assert [e.round for e in events if e.kind == "Aggregated"] == [1, 2]
+    assert [e.submitted for e in events if e.kind == "Aggregated"] == [1, 1]
+    assert all(str(event) for event in events)
+
+
+def test_what_is_left_returns_to_the_publisher_once(ledger, organisation, hospital) -> None:
+    task = organisation.publish(make_task())
+    hospital.run(task.number, samples=50)
+    left = ledger.tasks[1].left
+    assert task.refund() == left > 0
+    assert task.refund() == 0
+
+
+def test_a_model_that_does_not_fit_names_its_tensor() -> None:
+    with pytest.raises(Exception, match="weight") as caught:
+        draft(model={"weight": np.array([np.nan], np.float32)})
+    assert caught.value.code == "model_not_finite"
+
+
+def test_the_identity_of_a_task_does_not_depend_on_fees() -> None:
+    cheap = draft_task(make_task(), 60_000_000, 7, 1)
+    dear = draft_task(make_task(), 60_000_000, 7_000, 100)
+    assert cheap.label == dear.label
+    assert cheap.parameters != dear.parameters
+    assert draft(rounds=3).label != cheap.label
+    assert json.dumps(cheap.label)
