@@ -1,6 +1,7 @@
 """Putting a node together: every part with what it needs, checked before anything starts."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,10 +56,14 @@ def assemble(
     """
     state = build_genesis(genesis)
     me = find_validator(state.validators, secrets)
-    store = ChainStore(directory / CHAIN, config.storage.map_bytes)
-    signer = Signer(directory / SIGNER, secrets.voting, me, genesis.chain_id, state.block.hash)
-    open_chain(store, signer, state)
-    blobs = BlobStore(directory, config.blobs)
+    with ExitStack() as opened:
+        store = ChainStore(directory / CHAIN, config.storage.map_bytes)
+        opened.callback(store.close)
+        signer = Signer(directory / SIGNER, secrets.voting, me, genesis.chain_id, state.block.hash)
+        opened.callback(signer.close)
+        open_chain(store, signer, state)
+        blobs = BlobStore(directory, config.blobs)
+        opened.pop_all()
 
     def read_sender(address: Address) -> Sender:
         account = proofs.get_account(store, store.get_head().state_root, address)

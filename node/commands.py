@@ -22,7 +22,7 @@ from .directory import ENDPOINT, KEYS
 from .founding import Foundation, init_directory, parse_amount, parse_fund, set_address
 from .keyfiles import describe_keys, read_secrets
 from .logs import configure_logs
-from .store import CorruptData
+from .store import RECOVERY, CorruptData
 
 PASSWORD_VARIABLE = "STEELYARD_PASSWORD"  # noqa: S105
 YES, NO, UNKNOWN = 0, 1, 2
@@ -106,13 +106,13 @@ def run(
     """Run the validator until it is interrupted; events go to stderr, the URL to stdout."""
     from .service import run_service
 
-    configure_logs(log)
     config = set_address(load_config(directory), host, port)
     secrets = read_secrets(directory / KEYS, get_password(password_file, is_new=False))
+    configure_logs(log)
     try:
         run_service(directory, secrets, config, lambda url: typer.echo(f"listening on {url}"))
     except CorruptData as error:
-        raise SteelyardError(error.code, error.message) from error
+        raise SteelyardError(error.code, f"{error.message}; {RECOVERY}") from error
 
 
 @app.command()

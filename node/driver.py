@@ -23,12 +23,15 @@ from steelyard.chain.consensus.messages import (
     BlockRejected,
     BlockValidated,
     Broadcast,
+    CertificateReceived,
     Effect,
     Event,
     FetchBlock,
     FetchCertificates,
     Finalize,
     PersistCertificate,
+    Proposal,
+    ProposalReceived,
     Propose,
     ReportConflict,
     ReportOffence,
@@ -37,13 +40,16 @@ from steelyard.chain.consensus.messages import (
     Started,
     TimerFired,
     Validate,
+    VoteReceived,
     VoteSigned,
     WorkArrived,
 )
 from steelyard.chain.consensus.simplex import Settings, Simplex
+from steelyard.chain.consensus.votes import Vote
 from steelyard.chain.errors import InvalidBlock, InvalidVote, UnavailableBlob
 from steelyard.chain.execute import Outcome
 from steelyard.chain.params import MAX_CLOCK_LEAD_SECONDS
+from steelyard.chain.trie import MissingState
 
 from .blobs import BlobStore
 from .builder import Builder
@@ -55,7 +61,7 @@ from .finality import BLOCK, Finalizer, get_certificate_key
 from .logs import log_alarm, log_event
 from .mempool import Mempool
 from .signer import ConflictingVote, Signer
-from .store import ChainStore, CorruptData, StorageFull
+from .store import RECOVERY, ChainStore, CorruptData, StorageFull
 from .tree import BlockTree, get_candidate
 
 RETRY_SECONDS = 2.0
@@ -71,6 +77,14 @@ class Alarm:
 
     code: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A leader's block and its vote for it, from another validator."""
+
+    block: Block
+    vote: Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +110,8 @@ class Driver:
     def __init__(self, parts: Parts) -> None:
         self._parts, self._finalizer = parts, parts.finalizer
         self._condition = threading.Condition()
-        self._events: deque[Event] = deque()
-        self._stopping = False
+        self._events: deque[Event | Arrival] = deque()
+        self._stopping = self._woken = False
         self._thread: threading.Thread | None = None
         self._request: Propose | Validate | None = None
         self._timer_ms: int | None = None
@@ -125,10 +139,11 @@ class Driver:
     def wake(self) -> None:
         """There may be work: a transaction or a blob came."""
         with self._condition:
+            self._woken = True
             self._condition.notify_all()
 
-    def deliver(self, event: Event) -> None:
-        """A message from another validator, decoded; its block is stored by then."""
+    def deliver(self, event: "VoteReceived | CertificateReceived | Arrival") -> None:
+        """A message from another validator."""
         with self._condition:
             self._events.append(event)
             self._condition.notify_all()
@@ -157,8 +172,8 @@ class Driver:
             except (StorageFull, UnavailableBlob) as error:
                 self._raise_alarm(error.code, error.message)
                 self._sleep(RETRY_SECONDS)
-            except CorruptData as error:
-                self._raise_alarm(error.code, str(error))
+            except (CorruptData, MissingState) as error:
+                self._raise_alarm(CorruptData.code, f"{error.message}; {RECOVERY}")
                 return
             except Exception as error:
                 # Ours to fix. Reads go on; guessing on with consensus would not be safe.
@@ -220,8 +235,9 @@ class Driver:
     def _take_event(self) -> Event | None:
         """The next event that needs no work of ours: queued, timer, or news of work."""
         with self._condition:
-            if self._events:
-                return self._events.popleft()
+            event = self._events.popleft() if self._events else None
+        if event is not None:
+            return self._store_arrival(event) if isinstance(event, Arrival) else event
         if self._timer_ms is not None and self._parts.clock.get_ms() >= self._timer_ms:
             self._timer_ms = None
             return TimerFired()
@@ -229,6 +245,13 @@ class Driver:
             self._told_view = self._machine.view
             return WorkArrived()
         return None
+
+    def _store_arrival(self, arrival: Arrival) -> ProposalReceived:
+        """Keep the block on disk; it is executed only if consensus asks for that."""
+        self._tree.add(arrival.block, None)
+        self._journal[BLOCK + arrival.block.hash] = encode_block(arrival.block)
+        self._flush_journal()
+        return ProposalReceived(Proposal(get_candidate(arrival.block), arrival.vote))
 
     def _is_work_due(self) -> bool:
         """Tell each view once, after the pause that lets a burst share one block."""
@@ -259,8 +282,9 @@ class Driver:
             left = max(pause, self._work_after) - clock.get_seconds()
             seconds = min(seconds, left) if left > 0 else seconds
         with self._condition:
-            if not self._events and not self._stopping and seconds > 0:
+            if not self._events and not self._stopping and not self._woken and seconds > 0:
                 self._condition.wait(seconds)
+            self._woken = False
 
     def _step(self, event: Event) -> None:
         try:
@@ -325,7 +349,7 @@ class Driver:
         self._keep_block(built.block, built.outcome)
         self.blocks_built += 1
         self.last_block_seconds = self._parts.clock.get_seconds() - started
-        if not built.block.transactions:
+        if not built.block.transactions and self._told_view == request.view:
             # Work that does not get in must not make a chain of empty blocks.
             pause = self._parts.settings.heartbeat_ms / 1000
             self._work_after = self._parts.clock.get_seconds() + pause

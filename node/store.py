@@ -67,8 +67,8 @@ class CorruptData(RuntimeError):
     code = "data_corrupt"
 
     def __init__(self, path: Path, what: str) -> None:
-        self.message = f"{path}: {what}; {RECOVERY}"
-        super().__init__(f"data_corrupt: {self.message}")
+        self.message = f"{path}: {what}"
+        super().__init__(f"data_corrupt: {self.message}; {RECOVERY}")
 
 
 class StorageFull(SteelyardError):
@@ -163,10 +163,18 @@ def storage_errors(path: Path) -> Iterator[None]:
     """LMDB's errors as ours: what a person must do differs between a full and a broken disk."""
     try:
         yield
-    except (lmdb.MapFullError, lmdb.DiskError) as error:
+    except lmdb.MapFullError as error:
         raise StorageFull(
-            "disk_full", f"{path}: {error}; free some space, the node goes on"
+            "disk_full",
+            f"{path} has reached its largest size; raise storage.map_bytes in config.toml and "
+            "restart the node",
         ) from error
+    except lmdb.PanicError as error:
+        raise StorageFull(
+            "disk_full", f"{path} could not be written and is closed; restart the node"
+        ) from error
+    except lmdb.DiskError as error:
+        raise StorageFull("disk_full", f"{path}: {error}; free some space") from error
     except lmdb.LockError as error:
         raise SteelyardError("data_locked", f"{path} is in use: {error}") from error
     except lmdb.Error as error:

@@ -1,0 +1,241 @@
+"""The driver in a set of several: views without a leader, other people's blocks, lost blobs."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from eth_keys.datatypes import PrivateKey
+
+from steelyard.chain.block import Block, compute_base_fee
+from steelyard.chain.bls import compute_public_key, derive_secret_key, prove_possession, sign
+from steelyard.chain.consensus.messages import Propose
+from steelyard.chain.consensus.votes import Kind, Statement, Vote, compute_signing_root
+from steelyard.chain.errors import UnavailableBlob
+from steelyard.chain.genesis import GenesisValidator, create_genesis, encode_genesis
+from steelyard.chain.types import Epoch, Hash, View
+from steelyard.node import builder as builder_module
+from steelyard.node.builder import Builder, Identity
+from steelyard.node.clock import Clock
+from steelyard.node.driver import Arrival, Driver
+from steelyard.node.keyfiles import Secrets
+from steelyard.node.node import Node
+from steelyard.node.tree import BlockTree, get_candidate
+
+from .world import (
+    ALICE,
+    BOB,
+    CHAIN_ID,
+    COIN,
+    CONFIG,
+    SECRETS,
+    found,
+    get_address,
+    open_node,
+    sign_transaction,
+    wait_for,
+    wait_until,
+)
+
+OTHER = Secrets(PrivateKey(b"\x66" * 32), derive_secret_key(b"\x67" * 32), b"\x68" * 32)
+OUR_PLACE, THEIR_PLACE = 0, 1
+
+
+def list_validator(secrets: Secrets, stake: int) -> GenesisValidator:
+    return GenesisValidator(
+        address=secrets.address,
+        bls_key=compute_public_key(secrets.voting),
+        proof_of_possession=prove_possession(secrets.voting),
+        network_key=b"\x01" * 32,
+        endpoint="127.0.0.1:1",
+        fee_recipient=secrets.address,
+        stake=stake,
+    )
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Node]:
+    """A node with five sixths of the power; the other validator leads one view in six."""
+    home = found(tmp_path / "node")
+    genesis = create_genesis(
+        chain_id=CHAIN_ID,
+        name="pair",
+        timestamp=1_700_000_000,
+        validators=(list_validator(SECRETS, 5 * COIN), list_validator(OTHER, COIN)),
+        alloc={get_address(ALICE): COIN, get_address(BOB): COIN},
+    )
+    (home / "genesis.json").write_bytes(encode_genesis(genesis))
+    node = open_node(home)
+    yield node
+    node.stop()
+
+
+def find_view(node: Node, leader: int) -> View:
+    """The first view of that leader."""
+    return next(
+        View(view)
+        for view in range(1, 1_000)
+        if node.validators.get_leader(Epoch(0), View(view)) == leader
+    )
+
+
+# -- the other validator's blocks ------------------------------------------------------------------
+def build_theirs(node: Node, view: View, timestamp: float, transactions: list[bytes]) -> Block:
+    """A block of the other validator on our finalized head."""
+    for raw in transactions:
+        node.mempool.add(raw)
+    tree = BlockTree(node.rules, node.store, node.blobs)
+    identity = Identity(OTHER.address, OTHER.address, node.validators.hash)
+    clock = Clock(get_unix_seconds=lambda: timestamp)
+    builder = Builder(node.rules, identity, node.mempool, CONFIG.blocks, clock)
+    parent = tree.prepare(tree.root.hash)
+    root = node.store.get_block(tree.root.hash)
+    assert root is not None
+    return builder.build(Propose(Epoch(0), view, get_candidate(root)), parent).block
+
+
+def vote_as_them(block: Block) -> Vote:
+    statement = Statement(Epoch(0), block.extension.view, Kind.NOTARIZE, block.hash)
+    root = compute_signing_root(statement, CHAIN_ID)
+    return Vote(statement, THEIR_PLACE, sign(OTHER.voting, root))
+
+
+def reach_their_view(node: Node) -> View:
+    """Finalize blocks of ours until the other validator leads."""
+    view, nonce = find_view(node, THEIR_PLACE), 0
+    node.start()
+    while node.driver.get_view() < view:
+        wait_for(node, node.submit_transaction(sign_transaction(ALICE, nonce)))
+        nonce += 1
+    wait_until(lambda: node.driver.get_view() == view)
+    return view
+
+
+def test_a_good_block_of_another_leader_is_executed_and_final(pair: Node) -> None:
+    view = reach_their_view(pair)
+    transactions = [sign_transaction(BOB, 0)]
+    block = build_theirs(pair, view, pair.clock.get_unix_seconds(), transactions)
+    pair.driver.deliver(Arrival(block, vote_as_them(block)))
+    wait_until(lambda: pair.get_head().hash == block.hash)
+    assert pair.get_nonce(get_address(BOB), pending=False) == 1
+    assert pair.get_pending() == ()
+
+
+def test_a_bad_block_of_another_leader_ends_its_view_and_not_the_chain(pair: Node) -> None:
+    view = reach_their_view(pair)
+    good = build_theirs(pair, view, pair.clock.get_unix_seconds(), [])
+    header = replace(good.header, state_root=Hash(b"\x01" * 32))
+    block = replace(good, header=header)
+    pair.driver.deliver(Arrival(block, vote_as_them(block)))
+    wait_until(lambda: pair.driver.get_view() > view)
+    transaction_hash = pair.submit_transaction(sign_transaction(BOB, 0))
+    wait_for(pair, transaction_hash)
+    assert pair.driver.alarm is None
+    assert pair.get_header(block.hash) is None
+
+
+def test_a_block_from_the_future_waits_for_the_clock(pair: Node) -> None:
+    view = reach_their_view(pair)
+    block = build_theirs(pair, view, pair.clock.get_unix_seconds() + 3, [])
+    pair.driver.deliver(Arrival(block, vote_as_them(block)))
+    wait_until(lambda: pair.get_head().hash == block.hash or pair.driver.get_view() > view)
+    assert pair.get_head().hash == block.hash
+    assert pair.clock.get_unix_seconds() >= block.header.timestamp - 2
+
+
+def test_the_view_of_an_absent_leader_is_given_up(pair: Node) -> None:
+    view = reach_their_view(pair)
+    transaction_hash = pair.submit_transaction(sign_transaction(BOB, 0))
+    height = wait_for(pair, transaction_hash)
+    block = pair.get_block(Hash(pair.get_hash(height) or b""))
+    assert block is not None
+    assert block.extension.view > view
+    assert block.extension.proposer == SECRETS.address
+
+
+def test_a_message_with_a_wrong_signature_changes_nothing(pair: Node) -> None:
+    view = reach_their_view(pair)
+    block = build_theirs(pair, view, pair.clock.get_unix_seconds(), [])
+    vote = replace(vote_as_them(block), signature=vote_as_them(block).signature[:-1] + b"\0")
+    pair.driver.deliver(Arrival(block, vote))
+    wait_for(pair, pair.submit_transaction(sign_transaction(BOB, 0)))
+    assert pair.get_header(block.hash) is None
+    assert pair.driver.alarm is None
+
+
+# -- what a transaction provokes here --------------------------------------------------------------
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    node = open_node(found(tmp_path / "node"))
+    yield node
+    node.stop()
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"), [(UnavailableBlob("blob_unavailable", "lost"), 1), (ValueError("bug"), 0)]
+)
+def test_a_transaction_that_cannot_be_executed_here_does_not_stop_the_chain(
+    node: Node, monkeypatch: pytest.MonkeyPatch, error: Exception, stays: int
+) -> None:
+    poison = sign_transaction(ALICE, 0, tip=10**7)
+    build_block = builder_module.build_block
+
+    def build(*arguments: object) -> object:
+        *front, transactions, should_stop = arguments
+
+        def iter_transactions() -> Iterator[bytes]:
+            for raw in transactions:  # type: ignore[attr-defined]
+                if raw == poison:
+                    raise error
+                yield raw
+
+        return build_block(*front, iter_transactions(), should_stop)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builder_module, "build_block", build)
+    node.submit_transaction(poison)
+    good = node.submit_transaction(sign_transaction(BOB, 0))
+    node.start()
+    wait_for(node, good)
+    assert len(node.get_pending()) == stays
+    assert node.get_nonce(get_address(ALICE), pending=False) == 0
+    assert node.driver.alarm is None
+
+
+def test_a_database_that_is_full_stops_production_and_keeps_what_is_final(tmp_path: Path) -> None:
+    config = replace(CONFIG, storage=replace(CONFIG.storage, map_bytes=600 * 1024))
+    node = open_node(found(tmp_path / "node"), config)
+    node.start()
+    nonce = 0
+    while node.driver.alarm is None and nonce < 64:
+        node.submit_transaction(
+            sign_transaction(ALICE, nonce, data=b"\x01" * 100_000, gas=5_000_000, fee=2 * 10**9)
+        )
+        before = nonce
+        wait_until(
+            lambda before=before: (
+                node.driver.alarm is not None
+                or node.get_nonce(get_address(ALICE), pending=False) > before
+            )
+        )
+        nonce += 1
+    assert node.driver.alarm is not None
+    assert node.driver.alarm.code == "disk_full"
+    assert "map_bytes" in node.driver.alarm.message
+    head = node.get_head()
+    assert node.get_block(head.hash) is not None
+    node.stop()
+    node = open_node(tmp_path / "node")
+    assert node.get_head() == head
+    node.start()
+    wait_for(node, node.submit_transaction(sign_transaction(BOB, 0)))
+    node.stop()
+
+
+def test_the_base_fee_of_the_next_block_is_the_chains(node: Node) -> None:
+    expected = compute_base_fee(node.get_head(), node.rules.min_base_fee)
+    assert node.get_next_base_fee() == expected
+
+
+def test_the_rank_of_a_leader_is_zero(node: Node) -> None:
+    assert isinstance(node.driver, Driver)
+    assert node.driver.get_rank() == 0
