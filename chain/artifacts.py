@@ -81,7 +81,9 @@ def get_artifact(name: str) -> Artifact:
         raise InvalidGenesis(
             "artifact_unknown", f"no contract {name!r}; there are {', '.join(ARTIFACT_NAMES)}"
         )
-    artifact = decode_artifact((files(__package__) / "artifacts" / f"{name}.json").read_bytes())
+    artifact = decode_artifact(
+        files(__package__).joinpath("artifacts", f"{name}.json").read_bytes()
+    )
     assert artifact.name == name
     return artifact
 

@@ -122,7 +122,10 @@ def test_only_the_engine_knows_py_evm() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("path", iter_sources(*FOLDERS, "tests", "contracts"), ids=str)
+SOURCES = [*iter_sources(*FOLDERS, "tests", "contracts")]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_readable(path: Path) -> None:
     assert path.stem not in FORBIDDEN_NAMES
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES, "split the file"

@@ -1,0 +1,101 @@
+"""`steelyard demo`: the main job on this machine, with nothing to set up."""
+
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .processes import Processes
+from .report import Story, describe_story, encode_stories
+from .story import Options, run_demo
+
+YES, NO = 0, 1
+
+app = typer.Typer(help="The main job, on this machine.", pretty_exceptions_enable=False)
+
+
+@app.command()
+def demo(
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Training rounds.")] = 8,
+    splits: Annotated[
+        int, typer.Option(min=1, max=50, help="Repeat with that many splits of the data.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first split and the training.")] = 0,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the validator and all files, to look around.")
+    ] = False,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Where the files go; a temporary one else.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="End with one line of JSON; the story goes to stderr.")
+    ] = False,
+) -> None:
+    """Four hospitals train one model on one validator; an auditor recomputes it.
+
+    Exit code 0 if everything came out as promised, 1 if something did not, 2 if it broke off.
+    """
+    started = time.monotonic()
+    stream = sys.stderr if as_json else sys.stdout
+
+    def say(line: str) -> None:
+        print(line, file=stream, flush=True)
+
+    home = make_directory(directory)
+    options = Options(rounds=rounds, splits=splits, seed=seed, keep=keep)
+    say("Federated averaging as consensus: one validator, four hospitals, one auditor.")
+    is_kept = keep
+    try:
+        with Processes(home, keep=keep) as processes:
+            stories = run_demo(processes, options, say)
+            for line in describe_stories(stories):
+                say(line)
+            if keep:
+                for line in describe_remains(processes):
+                    say(line)
+    except BaseException:
+        is_kept = True
+        say(f" the files of this run are in {home}")
+        raise
+    finally:
+        if not is_kept and directory is None:
+            shutil.rmtree(home, ignore_errors=True)
+    if as_json:
+        print(encode_stories(stories, time.monotonic() - started))
+    raise typer.Exit(YES if all(story.is_good for story in stories) else NO)
+
+
+def make_directory(directory: Path | None) -> Path:
+    """Return an empty directory for the files of this run."""
+    if directory is None:
+        return Path(tempfile.mkdtemp(prefix="steelyard-demo-"))
+    directory = directory.resolve()
+    if directory.exists() and any(directory.iterdir()):
+        raise typer.BadParameter(f"{directory} is not empty", param_hint="--dir")
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def describe_stories(stories: list[Story]) -> list[str]:
+    """Return the closing lines: of the only split, or of each."""
+    lines = []
+    for number, story in enumerate(stories, 1):
+        if len(stories) > 1:
+            lines.append(f" split {number}")
+        lines += describe_story(story)
+    return lines
+
+
+def describe_remains(processes: Processes) -> list[str]:
+    """Say what was left running, and how to end it."""
+    node = next(running for running in processes.running if running.name == "validator")
+    url = node.output.read_text("utf-8").split()[2]
+    return [
+        f" kept        node {url} (process {node.process.pid}), files in {processes.directory}",
+        f" verify it   steelyard audit round 1 1 --node {url}",
+        f" end it      kill {node.process.pid}; rm -r {processes.directory}",
+    ]

@@ -1,0 +1,150 @@
+"""Starting the demo's processes and ending them, whatever happens in between."""
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import httpx
+
+from ..errors import ClientError
+
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 10.0
+LOG_LINES: Final = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One process and the files of what it says."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    output: Path
+    log: Path
+
+    def get_last_lines(self) -> str:
+        """Return the end of its log, for an error message."""
+        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-LOG_LINES:])
+
+
+@dataclass
+class Processes:
+    """All processes of one demo; on leaving they are stopped, unless `keep` is set."""
+
+    directory: Path
+    keep: bool = False
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    running: list[Running] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None or not self.keep:
+            self.stop()
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The environment of every process: one thread each, and the demo's password."""
+        return os.environ | {
+            "STEELYARD_PASSWORD": self.password,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def start(self, name: str, arguments: Sequence[str]) -> Running:
+        """Start `python ARGUMENTS` in its own session, so that only we end it."""
+        output, log = self.directory / f"{name}.out", self.directory / f"{name}.log"
+        with output.open("wb") as out, log.open("ab") as err:
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=self.environment,
+                start_new_session=True,
+            )
+        running = Running(name, process, output, log)
+        self.running.append(running)
+        return running
+
+    def finish(self, running: Running, seconds: float) -> str:
+        """Wait for a process and return what it printed. Raises ClientError `demo_process`."""
+        try:
+            code = running.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise ClientError(
+                "demo_process",
+                f"{running.name} did not finish in {seconds:.0f} s:\n{running.get_last_lines()}",
+            ) from None
+        if code:
+            raise ClientError(
+                "demo_process", f"{running.name} ended with {code}:\n{running.get_last_lines()}"
+            )
+        return running.output.read_text("utf-8")
+
+    def run(self, arguments: Sequence[str], *, codes: Sequence[int] = (0,)) -> str:
+        """Run `python ARGUMENTS` to its end and return its output."""
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            check=False,
+        )
+        if done.returncode not in codes:
+            raise ClientError(
+                "demo_process",
+                f"{' '.join(arguments[:4])} ended with {done.returncode}:\n{done.stderr.strip()}",
+            )
+        return done.stdout
+
+    def check_alive(self) -> None:
+        """Raise ClientError `demo_process` if a process has failed."""
+        for running in self.running:
+            if running.process.poll():
+                raise ClientError(
+                    "demo_process",
+                    f"{running.name} ended with {running.process.returncode}:\n"
+                    f"{running.get_last_lines()}",
+                )
+
+    def stop(self) -> None:
+        """End every process that is still there: politely, then not."""
+        for running in self.running:
+            running.process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for running in self.running:
+            try:
+                running.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                running.process.kill()
+                running.process.wait()
+        self.running.clear()
+
+
+def wait_for_node(processes: Processes, url: str) -> None:
+    """Return when the node answers `/health`. Raises ClientError `demo_process`."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        processes.check_alive()
+        try:
+            if httpx.get(f"{url}/health", timeout=2).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise ClientError("demo_process", f"the node at {url} did not start in {START_SECONDS:.0f} s")

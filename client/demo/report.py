@@ -1,0 +1,127 @@
+"""What the demo found, as lines for people and as one line of JSON for programs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from ..amounts import format_coins
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """One task's money when it is over, in wei: escrow = paid + fee + refunded."""
+
+    escrow: int
+    paid: int
+    fee: int
+    refunded: int
+    by_hospital: Mapping[str, int]
+
+    @property
+    def is_conserved(self) -> bool:
+        """Whether nothing appeared and nothing vanished, and each hospital got its part."""
+        return (
+            self.escrow == self.paid + self.fee + self.refunded
+            and sum(self.by_hospital.values()) == self.paid
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracies:
+    """Shares of all hospitals' held-out patients labelled rightly, 0 to 1."""
+
+    federated: float
+    pooled: float
+    local_only: float
+    float_fedavg: float
+
+
+@dataclass(frozen=True, slots=True)
+class Intrusion:
+    """Final accuracies with a fifth, sign-flipping client, by rule; and rounds that flagged it."""
+
+    weighted_mean: float
+    norm_clipped_mean: float
+    flagged: int
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One split, from publishing to the audit. Verdicts are YES, REFUTED or UNKNOWN."""
+
+    rounds: int
+    accuracies: Accuracies
+    money: Money
+    audit: str
+    tampered: str
+    intrusion: Intrusion | None = None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether everything came out as the protocol promises."""
+        return self.money.is_conserved and self.audit == "YES" and self.tampered == "REFUTED"
+
+
+def encode_stories(stories: Sequence[Story], seconds: float) -> str:
+    """Return one line of JSON: means over the splits, the worst of the verdicts.
+
+    Amounts are wei as decimal strings; of several splits the mean, rounded so that they add up.
+    """
+    document: dict[str, object] = {"seconds": round(seconds, 3), "rounds": stories[0].rounds}
+    for name in Accuracies.__slots__:
+        document[name] = round(fmean(getattr(story.accuracies, name) for story in stories), 6)
+    escrow, paid, fee = (
+        sum(getattr(story.money, name) for story in stories) // len(stories)
+        for name in ("escrow", "paid", "fee")
+    )
+    document |= {
+        "escrow": str(escrow),
+        "paid": str(paid),
+        "fee": str(fee),
+        "refunded": str(escrow - paid - fee),
+        "audit": merge_verdicts([story.audit for story in stories], "YES"),
+        "tampered": merge_verdicts([story.tampered for story in stories], "REFUTED"),
+        "splits": len(stories),
+    }
+    intrusions = [story.intrusion for story in stories if story.intrusion]
+    if intrusions:
+        document["intruder"] = {
+            "weighted_mean": round(fmean(one.weighted_mean for one in intrusions), 6),
+            "norm_clipped_mean": round(fmean(one.norm_clipped_mean for one in intrusions), 6),
+        }
+    return json.dumps(document)
+
+
+def merge_verdicts(verdicts: Sequence[str], expected: str) -> str:
+    """Return the expected verdict if all agree, else the first that differs."""
+    return next((verdict for verdict in verdicts if verdict != expected), expected)
+
+
+def describe_story(story: Story) -> list[str]:
+    """Return the closing lines of one split."""
+    found, money = story.accuracies, story.money
+    lines = [
+        f" result      federated {found.federated:.3f} | pooled {found.pooled:.3f} | "
+        f"mean of local-only {found.local_only:.3f}",
+        f" float       the same training, averaged in float by a server: {found.float_fedavg:.3f} "
+        f"(difference {found.federated - found.float_fedavg:+.3f})",
+    ]
+    if story.intrusion:
+        lines.append(
+            f" intruder    a fifth client sends its training backwards, times four: "
+            f"weighted mean {story.intrusion.weighted_mean:.3f} | "
+            f"norm-clipped mean {story.intrusion.norm_clipped_mean:.3f}, "
+            f"clipped in {story.intrusion.flagged}/{story.rounds} rounds"
+        )
+    parts = "  ".join(
+        f"{name} {float(format_coins(wei)):.2f}" for name, wei in money.by_hospital.items()
+    )
+    balance = "adds up" if money.is_conserved else "DOES NOT ADD UP"
+    lines += [
+        f" paid        {parts}",
+        f"             escrow {format_coins(money.escrow)} = paid {format_coins(money.paid)} + "
+        f"closing fees {format_coins(money.fee)} + "
+        f"refunded {format_coins(money.refunded)}: {balance}",
+    ]
+    return lines

@@ -1,0 +1,395 @@
+"""The demo's plot: start a validator, publish, train in hospitals, pay, audit, tamper.
+
+Every actor is what a user would run: the node, each hospital and each auditor are processes that
+share nothing but the node's address. This program plays the organisation, and as the teller it
+knows all rows, to compare with what pooling them would have given.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Final
+
+import numpy as np
+
+from steelyard.chain.cid import encode_cid
+
+from ..amounts import coins
+from ..contracts import RoundState
+from ..errors import ClientError
+from ..keys import create_key
+from ..organisation import Organisation, PublishedTask, Task
+from ..torch import dump, load
+from . import heart, training
+from .heart import Patients, Row
+from .liar import serve_liar
+from .processes import Processes, Running, wait_for_node
+from .report import Accuracies, Intrusion, Money, Story
+
+TASK_NAME: Final = "heart disease"
+INTRUDER: Final = "intruder"
+REWARD: Final = coins(500)
+FUND_COINS: Final = 10_000
+STAKE_PER_SAMPLE: Final = coins("0.01")
+ADMISSION_NORM: Final = 16.0
+CLIP_NORM: Final = 0.5
+FLIP: Final = 4.0
+TASK_SECONDS: Final = 300.0
+POLL_SECONDS: Final = 0.1
+RULES: Final = ("fedavg", "clipped")
+BUNDLE_FILES: Final = ("heart.py", "training.py", "hospital.py")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line chose."""
+
+    rounds: int = 8
+    splits: int = 1
+    seed: int = 0
+    keep: bool = False
+
+
+@dataclass
+class Stage:
+    """The running node, the organisation's account and everybody's files."""
+
+    processes: Processes
+    url: str
+    organisation: Organisation
+    addresses: Mapping[str, str]
+    options: Options
+    say: Say
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def directory(self) -> Path:
+        """Where everything of this demo is."""
+        return self.processes.directory
+
+    def tell(self, line: str) -> None:
+        """Say a line with the time since the start."""
+        seconds = int(time.monotonic() - self.started)
+        self.say(f"{seconds // 60:2d}:{seconds % 60:02d} {line}")
+
+
+@dataclass(frozen=True, slots=True)
+class Ward:
+    """One split of the data: each hospital's rows and everybody's held-out patients together."""
+
+    seed: int
+    rows: Mapping[str, tuple[list[Row], list[Row]]]
+    training: Mapping[str, Patients]
+    held_out: Patients
+
+
+def run_demo(processes: Processes, options: Options, say: Say) -> list[Story]:
+    """Run every split and return what happened. Raises ClientError `demo_process`."""
+    stage = prepare_stage(processes, options, say)
+    with stage.organisation:
+        stories = []
+        for number in range(options.splits):
+            if options.splits > 1:
+                stage.tell(f"split       {number + 1} of {options.splits}")
+            ward = prepare_ward(options.seed + number)
+            stories.append(run_split(stage, ward, with_intruder=number == 0))
+        return stories
+
+
+# -- setting the stage -----------------------------------------------------------------------------
+def prepare_stage(processes: Processes, options: Options, say: Say) -> Stage:
+    """Make keys, start the validator, open the organisation's account."""
+    started = time.monotonic()
+    names = ["organisation", *heart.HOSPITALS, INTRUDER]
+    with ThreadPoolExecutor() as pool:
+        paths = [processes.directory / "keys" / f"{slug(name)}.json" for name in names]
+        made = pool.map(lambda path: create_key(path, processes.password), paths)
+        addresses = {name: f"0x{raw.hex()}" for name, raw in zip(names, made, strict=True)}
+    home = str(processes.directory / "validator")
+    funds = [part for raw in addresses.values() for part in ("--fund", f"{raw}={FUND_COINS}")]
+    processes.run(["-m", "steelyard", "node", "init", home, "--port", "0", *funds])
+    node = processes.start("validator", ["-m", "steelyard", "node", "run", home])
+    url = read_url(processes, node)
+    wait_for_node(processes, url)
+    organisation = Organisation(
+        url,
+        key=paths[0],
+        state=processes.directory / "organisation",
+        password=processes.password,
+        report=lambda _line: None,
+        poll_seconds=POLL_SECONDS,
+    )
+    stage = Stage(processes, url, organisation, addresses, options, say, started)
+    stage.tell(f"validator   1/1 finalizing     node {url}/health")
+    return stage
+
+
+def read_url(processes: Processes, node: Running) -> str:
+    """Return the address that the node says it listens on."""
+    for _ in range(600):
+        processes.check_alive()
+        words = node.output.read_text("utf-8").split()
+        if words[:2] == ["listening", "on"] and len(words) > 2:
+            return words[2]
+        time.sleep(0.1)
+    raise ClientError("demo_process", f"the node did not start:\n{node.get_last_lines()}")
+
+
+def prepare_ward(seed: int) -> Ward:
+    """Split the rows of each hospital."""
+    rows = heart.split_rows(heart.read_rows(), seed)
+    held_out = [heart.encode_rows(test) for _, test in rows.values()]
+    return Ward(
+        seed,
+        rows,
+        {name: heart.encode_rows(train) for name, (train, _) in rows.items()},
+        Patients(
+            np.concatenate([part.features for part in held_out]),
+            np.concatenate([part.labels for part in held_out]),
+        ),
+    )
+
+
+# -- one split -------------------------------------------------------------------------------------
+def run_split(stage: Stage, ward: Ward, *, with_intruder: bool) -> Story:
+    """Publish, let the hospitals train, settle, audit; the intruder comes in tasks of its own."""
+    honest = publish(stage, ward, "fedavg", clients=len(heart.HOSPITALS))
+    attacked = (
+        [publish(stage, ward, rule, clients=len(heart.HOSPITALS) + 1) for rule in RULES]
+        if with_intruder
+        else []
+    )
+    tell_task(stage, honest)
+    sites = start_hospitals(stage, ward, [honest, *attacked])
+    if attacked:
+        sites |= start_intruder(stage, ward, attacked)
+    follow(stage, honest)
+    for task in attacked:
+        follow_quietly(stage, task)
+    paid = collect_payments(stage, sites, honest)
+    story = Story(
+        rounds=stage.options.rounds,
+        accuracies=compare(stage, ward, honest),
+        money=settle(honest, paid),
+        audit=audit(stage, stage.url, honest),
+        tampered=audit_through_liar(stage, honest),
+        intrusion=describe_intrusion(stage, ward, attacked) if attacked else None,
+    )
+    for task in attacked:
+        task.refund()
+    return story
+
+
+def publish(stage: Stage, ward: Ward, rule: str, *, clients: int) -> PublishedTask:
+    """Publish one task; the bundle is the program that the hospitals run."""
+    bundle = stage.directory / "bundle"
+    if not bundle.exists():
+        bundle.mkdir()
+        for name in BUNDLE_FILES:
+            shutil.copy(Path(__file__).with_name(name), bundle / name)
+    members = [*heart.HOSPITALS, INTRUDER][:clients]
+    return stage.organisation.publish(
+        Task(
+            name=TASK_NAME,
+            model=dump(training.build_net()),
+            bundle=bundle,
+            config={"local_epochs": training.LOCAL_EPOCHS},
+            metrics=("accuracy",),
+            rule=rule,
+            clip_norm=CLIP_NORM if rule == "clipped" else None,
+            rounds=stage.options.rounds,
+            min_clients=clients,
+            max_clients=clients,
+            join_seconds=int(TASK_SECONDS),
+            round_seconds=int(TASK_SECONDS),
+            reward=REWARD,
+            stake_per_sample=STAKE_PER_SAMPLE,
+            admission_norm=ADMISSION_NORM,
+            allow=[stage.addresses[name] for name in members],
+            reference=f"split {ward.seed}",
+        )
+    )
+
+
+def tell_task(stage: Stage, task: PublishedTask) -> None:
+    """Say what was published, and what that means for the patients."""
+    info = task.get_info()
+    parameters = task.model().decoded.manifest.parameters
+    stage.tell(
+        f"task {task.number:<6} {info.name} · {parameters} parameters · weighted mean · "
+        f"pool {REWARD // coins(1)} · bundle {encode_cid(info.bundle)}"
+    )
+    stage.tell(f"hospitals   {', '.join(heart.HOSPITALS)}: a process each, with its own rows only")
+    stage.say(
+        f"      open mode: updates are PUBLIC; patient rows sent: 0 "
+        f"(only {parameters} numbers leave a hospital)"
+    )
+
+
+def start_hospitals(stage: Stage, ward: Ward, tasks: Sequence[PublishedTask]) -> dict[str, Running]:
+    """Give each hospital its rows and start its process."""
+    return {
+        name: start_site(stage, ward, name, index, name, tasks)
+        for index, name in enumerate(heart.HOSPITALS)
+    }
+
+
+def start_intruder(stage: Stage, ward: Ward, tasks: Sequence[PublishedTask]) -> dict[str, Running]:
+    """Start the fifth client: it has the first hospital's rows and sends its training backwards."""
+    index = len(heart.HOSPITALS)
+    flip = ("--flip", str(FLIP))
+    rows_of = heart.HOSPITALS[0]
+    return {INTRUDER: start_site(stage, ward, INTRUDER, index, rows_of, tasks, flip)}
+
+
+def start_site(
+    stage: Stage,
+    ward: Ward,
+    name: str,
+    index: int,
+    rows_of: str,
+    tasks: Sequence[PublishedTask],
+    extra: Sequence[str] = (),
+) -> Running:
+    """Lay out one site's directory and start its process."""
+    site = stage.directory / f"split-{ward.seed}" / slug(name)
+    site.mkdir(parents=True)
+    for part, rows in zip(("train", "test"), ward.rows[rows_of], strict=True):
+        heart.write_rows(site / f"{part}.csv", rows)
+    shutil.copy(stage.directory / "keys" / f"{slug(name)}.json", site / "key.json")
+    numbers = [word for task in tasks for word in ("--task", str(task.number))]
+    return stage.processes.start(
+        f"split-{ward.seed}-{slug(name)}",
+        [
+            *("-m", "steelyard.client.demo.hospital", "--site", str(site), "--node", stage.url),
+            *("--index", str(index), "--seed", str(ward.seed), *numbers, *extra),
+        ],
+    )
+
+
+# -- following ------------------------------------------------------------------------------------
+def follow(stage: Stage, task: PublishedTask) -> None:
+    """Say one line for each round as its hospitals have evaluated the model it made."""
+    stage.say(" round  in   accuracy  saturated  height  model")
+    made: dict[int, tuple[str, int]] = {}
+    reports: dict[int, int] = {}
+    for event in task.watch():
+        stage.processes.check_alive()
+        if event.kind == "Aggregated":
+            made[event.round] = (encode_cid(event.values["model"]), event.height)
+        elif event.kind == "Reported":
+            reports[event.round] = reports.get(event.round, 0) + 1
+            if reports[event.round] == len(heart.HOSPITALS):
+                tell_round(stage, task, event.round, *made[event.round])
+    number = stage.options.rounds
+    while task.organisation.tasks.get_metrics(task.number, number).reports < len(heart.HOSPITALS):
+        stage.processes.check_alive()
+        time.sleep(POLL_SECONDS)
+    tell_round(stage, task, number, *made[number])
+
+
+def tell_round(stage: Stage, task: PublishedTask, number: int, cid: str, height: int) -> None:
+    """Say how a round went; the accuracy is what the hospitals report of their own patients."""
+    tasks = task.organisation.tasks
+    state = tasks.get_round(task.number, number)
+    (accuracy,) = tasks.get_metrics(task.number, number).means
+    stage.say(
+        f" {number:>5}  {state.revealed}/{state.active}  {accuracy:>7.3f}  {state.saturated:>8}  "
+        f"{height:>7}  {cid}"
+    )
+
+
+def follow_quietly(stage: Stage, task: PublishedTask) -> None:
+    """Return when the task is over."""
+    for _event in task.watch():
+        stage.processes.check_alive()
+
+
+# -- the end ---------------------------------------------------------------------------------------
+def collect_payments(
+    stage: Stage, sites: Mapping[str, Running], task: PublishedTask
+) -> dict[str, int]:
+    """Wait for the sites to end; return what each hospital was paid for the honest task."""
+    paid = {}
+    for name, running in sites.items():
+        lines = stage.processes.finish(running, TASK_SECONDS).splitlines()
+        if name != INTRUDER:
+            ends = [json.loads(line) for line in lines]
+            paid[name] = sum(int(end["paid"]) for end in ends if end["task"] == task.number)
+    return paid
+
+
+def compare(stage: Stage, ward: Ward, task: PublishedTask) -> Accuracies:
+    """Measure the chain's model and its alternatives on everybody's held-out patients."""
+    parts = list(ward.training.values())
+    rounds, seed = stage.options.rounds, ward.seed
+    return Accuracies(
+        federated=score_task(ward, task),
+        pooled=training.score(training.fit_pooled(parts, rounds=rounds, seed=seed), ward.held_out),
+        local_only=fmean(
+            training.score(training.fit_alone(part, rounds=rounds, seed=seed), ward.held_out)
+            for part in parts
+        ),
+        float_fedavg=training.score(
+            training.fit_float_fedavg(parts, rounds=rounds, seed=seed), ward.held_out
+        ),
+    )
+
+
+def score_task(ward: Ward, task: PublishedTask) -> float:
+    """Return the accuracy of a task's newest model."""
+    net = training.build_net()
+    load(net, task.model().arrays)
+    return training.score(net, ward.held_out)
+
+
+def settle(task: PublishedTask, by_hospital: Mapping[str, int]) -> Money:
+    """Fetch what nobody earned and return the task's books."""
+    task.refund()
+    account = task.organisation.tasks.get_account(task.number)
+    return Money(account.deposited, account.paid, account.fees, account.refunded, by_hospital)
+
+
+def describe_intrusion(stage: Stage, ward: Ward, tasks: Sequence[PublishedTask]) -> Intrusion:
+    """Return what the intruder did under each rule."""
+    mean, clipped = (score_task(ward, task) for task in tasks)
+    address = bytes.fromhex(stage.addresses[INTRUDER][2:])
+    flagged = sum(
+        event.values["flags"][event.values["clients"].index(address)] & 1
+        for event in tasks[1].organisation.tasks.get_events(tasks[1].number, ["Aggregated"])
+    )
+    return Intrusion(mean, clipped, flagged)
+
+
+# -- auditors --------------------------------------------------------------------------------------
+def audit(stage: Stage, url: str, task: PublishedTask) -> str:
+    """Let an auditor recompute the last round from a node it does not trust; return its verdict."""
+    words = ["audit", "round", str(task.number), str(stage.options.rounds), "--node", url, "--json"]
+    output = stage.processes.run(["-m", "steelyard", *words], codes=(0, 1, 2))
+    document = json.loads(output.splitlines()[-1])
+    verdict = str(document["verdict"])
+    label = "audit" if url == stage.url else "tampered"
+    stage.tell(f"{label:<11} {document['summary']}   {verdict}")
+    return verdict
+
+
+def audit_through_liar(stage: Stage, task: PublishedTask) -> str:
+    """Let the same auditor ask a node that changes one bit of one update."""
+    tasks = task.organisation.tasks
+    state = tasks.get_round(task.number, stage.options.rounds)
+    assert state.state is RoundState.AGGREGATED
+    (record,) = tasks.get_events(task.number, ["Aggregated"], round_number=stage.options.rounds)
+    with serve_liar(stage.url, encode_cid(record.values["updates"][0])) as url:
+        return audit(stage, url, task)
+
+
+def slug(name: str) -> str:
+    """Return a name as a file's name."""
+    return name.lower().replace(" ", "-")
