@@ -210,7 +210,7 @@ class HttpServer:
             create_app(node),
             http="h11",
             ws="websockets-sansio",
-            ws_max_size=MAX_BODY_BYTES,
+            ws_max_size=2 * MAX_BODY_BYTES,
             ws_per_message_deflate=False,
             lifespan="on",
             log_config=None,

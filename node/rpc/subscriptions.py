@@ -51,7 +51,7 @@ class Subscriber:
     def __init__(self, feed: "Feed") -> None:
         self.feed = feed
         self.subscriptions: dict[str, Subscription] = {}
-        self.is_over = False
+        self.is_over = asyncio.Event()
         """The socket is gone, or its reader fell behind: nothing more is queued or sent."""
         self.has_room = asyncio.Event()
         """Calls are read only while this is set: a fast caller waits for its own reading."""
@@ -65,7 +65,7 @@ class Subscriber:
 
     def send(self, message: bytes) -> None:
         """Queue a message; past the limits, end the queue instead."""
-        if self.is_over:
+        if self.is_over.is_set():
             return
         queued, total = self._queue.qsize(), self._queued_bytes + len(message)
         if queued >= MAX_QUEUED_MESSAGES or (queued and total > MAX_QUEUED_BYTES):
@@ -79,7 +79,7 @@ class Subscriber:
     async def receive(self) -> bytes | None:
         """The next message to send, or None when it is over."""
         message = await self._queue.get()
-        if self.is_over or message is None:
+        if self.is_over.is_set() or message is None:
             return None
         self._queued_bytes -= len(message)
         if self._queue.empty():
@@ -88,7 +88,7 @@ class Subscriber:
 
     def end(self) -> None:
         """Stop sending, and wake up whoever waits."""
-        self.is_over = True
+        self.is_over.set()
         self._queue.put_nowait(None)
         self.has_room.set()
 

