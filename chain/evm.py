@@ -46,6 +46,8 @@ from .types import Address, BlobName, Hash, Height
 
 REVERT_SELECTOR = bytes.fromhex("08c379a0")
 """Error(string)."""
+MAX_INPUT_BYTES = 2**18
+"""Of a call to the aggregation precompile; MAX_UPDATES names and weights fit twice."""
 MAX_REFUND_QUOTIENT = 5
 """EIP-3529."""
 WEI_PER_GWEI = 10**9
@@ -122,6 +124,8 @@ def run_fedavg(computation: GuardedComputation) -> None:
             raise InvalidAggregation("call_delegated", "use CALL or STATICCALL")
         if message.value:
             raise InvalidAggregation("call_value", "the precompile takes no money")
+        if len(message.data) > MAX_INPUT_BYTES:
+            raise InvalidAggregation("call_size", f"input above {MAX_INPUT_BYTES} bytes")
         computation.output = precompile.call(FedavgHost(computation), bytes(message.data))
     except UnavailableBlob:
         raise

@@ -10,18 +10,21 @@ another recursion limit (docs/decisions; tests/chain/test_evm_guards.py has one 
 - a deterministic Python error inside a frame fails that frame; MemoryError, RecursionError, OSError
   and a missing blob are this machine's problems and stop the execution;
 - SELFDESTRUCT raises no Python warning, which would be an exception under `-W error`;
-- a finished frame gives back its memory, which the stock tree of frames keeps to the end.
+- a call shares its input with the caller's memory: stock py-evm copies it, so that 130 gas moved
+  megabytes, and keeps every copy, so that one transaction took 16 GB;
+- a finished frame gives back what it holds, which the stock tree of frames keeps to the end.
 """
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from types import TracebackType
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias, cast
 
-from eth.exceptions import VMError
+from eth.exceptions import OutOfGas, VMError
 from eth.vm.code_stream import CodeStream
 from eth.vm.forks.prague.computation import PragueComputation
 from eth.vm.memory import Memory
+from eth.vm.message import Message
 from eth_utils.exceptions import ValidationError
 
 from .types import Address
@@ -45,6 +48,9 @@ DETERMINISTIC_ERRORS: Final = (
 """Python errors that depend on the input alone, so every node raises the same ones."""
 
 PUSH1, PUSH32, SELFDESTRUCT = 0x60, 0x7F, 0xFF
+CALLS: Final = (0xF1, 0xF2, 0xF4, 0xFA)
+BLAKE2F_BYTES: Final = 213
+GAS_IDENTITY, GAS_IDENTITY_WORD, GAS_PAIRING = 15, 3, 45_000
 
 
 # -- code ------------------------------------------------------------------------------------------
@@ -66,6 +72,61 @@ class LinearCodeStream(CodeStream):  # type: ignore[misc]
     def is_valid_opcode(self, position: int) -> bool:
         """Tell whether an instruction starts here."""
         return position < self._length_cache and find_opcodes(self._raw_code_bytes)[position] == 1
+
+
+# -- input of calls --------------------------------------------------------------------------------
+class Slices:
+    """Memory that is read a slice at a time, each a copy, without copying the rest."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    def __getitem__(self, part: slice) -> bytes:
+        return bytes(self._view[part])
+
+
+class SharedMessage(Message):  # type: ignore[misc]
+    """A message whose data may be a view of the caller's memory."""
+
+    @property
+    def data_as_bytes(self) -> bytes | Slices:
+        """What CALLDATALOAD and CALLDATACOPY slice."""
+        return self.data if isinstance(self.data, bytes) else Slices(self.data)
+
+
+def share_input(opcode: Callable[..., object]) -> Callable[..., object]:
+    """Return a CALL whose first read of memory, that of the input, is a view."""
+
+    def run(computation: "GuardedComputation") -> None:
+        computation.is_reading_input = True
+        opcode(computation=computation)
+
+    return run
+
+
+def take_input(precompile: Precompile, limit: int) -> Precompile:
+    """Return a precompile that gets a copy of its input, of which it reads `limit` bytes."""
+
+    def run(computation: "GuardedComputation") -> object:
+        computation.msg.data = bytes(computation.msg.data[:limit])
+        return precompile(computation)
+
+    return run
+
+
+def run_identity(computation: "GuardedComputation") -> None:
+    """Charge, then copy."""
+    words = -(-len(computation.msg.data) // 32)
+    computation.consume_gas(GAS_IDENTITY + words * GAS_IDENTITY_WORD, reason="IDENTITY")
+    computation.output = bytes(computation.msg.data)
+
+
+def run_pairing(computation: "GuardedComputation") -> object:
+    """Look at the gas before copying the input; the stock function charges."""
+    if computation.get_gas_remaining() < GAS_PAIRING * BN128_PAIRING_FACTOR:
+        raise OutOfGas("too little gas for any pairing")
+    computation.msg.data = bytes(computation.msg.data)
+    return PAIRING(computation)
 
 
 # -- precompiles -----------------------------------------------------------------------------------
@@ -109,15 +170,20 @@ def _address(number: int) -> Address:
     return Address(number.to_bytes(20, "big"))
 
 
+PAIRING: Final = reprice(PragueComputation.get_precompiles()[_address(8)], BN128_PAIRING_FACTOR)
+
+
 def build_precompiles() -> dict[bytes, Precompile]:
     """Return Prague's precompiles as this chain has them."""
     stock: dict[bytes, Precompile] = dict(PragueComputation.get_precompiles())
     guarded = {
-        5: bound_modexp(stock[_address(5)]),
-        6: reprice(stock[_address(6)], BN128_ADD_FACTOR),
-        7: reprice(stock[_address(7)], BN128_MUL_FACTOR),
-        8: reprice(stock[_address(8)], BN128_PAIRING_FACTOR),
-        9: reprice(stock[_address(9)], BLAKE2F_FACTOR),
+        1: take_input(stock[_address(1)], 128),
+        4: run_identity,
+        5: take_input(bound_modexp(stock[_address(5)]), 96 + 3 * MAX_MODEXP_BYTES),
+        6: take_input(reprice(stock[_address(6)], BN128_ADD_FACTOR), 128),
+        7: take_input(reprice(stock[_address(7)], BN128_MUL_FACTOR), 96),
+        8: run_pairing,
+        9: take_input(reprice(stock[_address(9)], BLAKE2F_FACTOR), BLAKE2F_BYTES + 1),
         **dict.fromkeys(range(0x0A, 0x12), refuse),
     }
     return {**stock, **{_address(number): function for number, function in guarded.items()}}
@@ -129,9 +195,12 @@ class GuardedComputation(PragueComputation):  # type: ignore[misc]
 
     opcodes: ClassVar = {
         **PragueComputation.opcodes,
+        **{number: share_input(PragueComputation.opcodes[number]) for number in CALLS},
         SELFDESTRUCT: PragueComputation.opcodes[SELFDESTRUCT].__wrapped__,
     }
     _precompiles: ClassVar[dict[bytes, Precompile]] = build_precompiles()
+
+    is_reading_input = False
 
     def __init__(self, state: object, message: object, transaction_context: object) -> None:
         super().__init__(state, message, transaction_context)
@@ -141,12 +210,37 @@ class GuardedComputation(PragueComputation):  # type: ignore[misc]
     def consume_initcode_gas_cost(cls, computation: "GuardedComputation") -> None:
         """Charge nothing: it is in the transaction's intrinsic gas, and CREATE charges its own."""
 
+    def prepare_child_message(
+        self,
+        gas: int,
+        to: bytes,
+        value: int,
+        data: bytes | memoryview,
+        code: bytes,
+        **options: object,
+    ) -> SharedMessage:
+        """Return the message of a call or a creation from this frame."""
+        options.setdefault("sender", self.msg.storage_address)
+        depth = self.msg.depth + 1
+        return SharedMessage(
+            gas=gas, to=to, value=value, data=data, code=code, depth=depth, **options
+        )
+
+    def memory_read_bytes(self, start_position: int, size: int) -> bytes | memoryview:
+        """Return a copy of memory; a view where a call reads its input."""
+        if self.is_reading_input:
+            self.is_reading_input = False
+            return cast(memoryview, self._memory.read(start_position, size))
+        return bytes(self._memory.read(start_position, size))
+
     def add_child_computation(self, child: "GuardedComputation") -> None:
         """Take a finished frame, and let go of what no one will read again."""
         for finished in (*self.children[-1:], *child.children[-1:]):
             finished._output = b""
         super().add_child_computation(child)
-        child._memory, child.return_data = Memory(), b""
+        child._memory, child.return_data, child.msg.data = Memory(), b"", b""
+        if child.is_error:
+            child.error.with_traceback(None)
 
     def __exit__(
         self,

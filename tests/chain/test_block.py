@@ -6,7 +6,6 @@ import pytest
 import rlp
 from eth.vm.forks.london.headers import calculate_expected_base_fee_per_gas
 from eth.vm.forks.prague.blocks import PragueBlockHeader
-from evm_kit import ADDRESSES, CHAIN_ID, GWEI, Chain, Draft, get_genesis_state, sign
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +35,8 @@ from steelyard.chain.errors import InvalidBlock
 from steelyard.chain.params import MAX_BLOCK_BYTES, MAX_BLOCK_TRANSACTIONS, MAX_EXTRA_DATA_BYTES
 from steelyard.chain.rlp import decode_rlp, encode_rlp
 from steelyard.chain.types import Epoch, Hash, Height, View
+
+from .evm_kit import ADDRESSES, CHAIN_ID, GWEI, Chain, Draft, get_genesis_state, sign
 
 RULES = Rules(CHAIN_ID, 30_000_000, 10**6, 3_600)
 PARENT = get_genesis_state().block.header

@@ -1,6 +1,7 @@
 """One test for each input that made stock py-evm crawl, crash or lie (facts/evm.md)."""
 
 import sys
+import tracemalloc
 import warnings
 from random import Random
 
@@ -9,22 +10,6 @@ from eth.db.storage import AccountStorageDB
 from eth.vm.code_stream import CodeStream
 from eth.vm.forks.prague.computation import PragueComputation
 from eth.vm.message import Message
-from evm_kit import (
-    ADDRESSES,
-    ETHER,
-    FEES,
-    GWEI,
-    KEYS,
-    RETURN_WORD,
-    REVERT,
-    Chain,
-    Draft,
-    call_code,
-    deploy,
-    push,
-    put_account,
-    sign,
-)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +21,24 @@ from steelyard.chain.params import FEDAVG_ADDRESS, MAX_INITCODE_BYTES
 from steelyard.chain.proofs import get_account, get_storage
 from steelyard.chain.trie import MissingState, get_trie_value, keccak
 from steelyard.chain.types import Address
+
+from .evm_kit import (
+    ADDRESSES,
+    ETHER,
+    FEES,
+    GWEI,
+    KEYS,
+    RETURN_ALL,
+    RETURN_WORD,
+    REVERT,
+    Chain,
+    Draft,
+    call_code,
+    deploy,
+    push,
+    put_account,
+    sign,
+)
 
 STOP = b"\x00"
 GAS_LEFT = b"\x5a"
@@ -167,6 +170,58 @@ def make_frame() -> EngineComputation:
 
     message = Message(10**6, ADDRESSES[0], ADDRESSES[1], 0, b"", b"")
     return EngineComputation(NoState(), message, None)
+
+
+def test_a_call_with_a_large_input_copies_none_of_it_and_keeps_none_of_it() -> None:
+    chain = Chain()
+    size, calls = 2**20, 300
+    head = push(calls) + b"\x5b\x5f\x5f" + push(size) + b"\x5f\x5f"
+    loop = head + push(ADDRESSES[5]) + b"\x5a\xf1\x50" + push(1) + b"\x90\x03\x80"
+    contract = chain.deploy(loop + push(len(push(calls))) + b"\x57\x00")
+    tracemalloc.start()
+    try:
+        result = chain.call(CallRequest(to=contract))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert result.error is None
+    assert peak < 8 * size
+
+
+def test_shared_input_is_what_the_caller_had_in_memory() -> None:
+    chain = Chain()
+    echo = chain.deploy(b"\x36\x5f\x5f\x37" + b"\x60\x20\x35\x5f\x52" + b"\x36\x5f\xf3")
+    data = bytes(range(100))
+    caller = chain.deploy(call_code(echo, data) + b"\x50" + RETURN_ALL)
+    output = chain.call(CallRequest(to=caller)).output
+    padded = data + bytes(200)
+    assert output == padded[32:64] + data[32:]
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_precompiles_answer_calls_from_memory_as_they_answer_transactions(number: int) -> None:
+    random = Random(number)
+    point = (1).to_bytes(32, "big") + (2).to_bytes(32, "big")
+    inputs = [
+        b"",
+        random.randbytes(100),
+        point + point,
+        point + random.randbytes(32),
+        bytes(192),
+        (12).to_bytes(4, "big") + random.randbytes(208) + b"\1",
+        b"".join(size.to_bytes(32, "big") for size in (1, 1, 32))
+        + b"\3\5"
+        + bytes(30)
+        + b"\x80" * 9,
+        keccak(b"message") + (28).to_bytes(32, "big") + point,
+    ]
+    chain = Chain()
+    for data in inputs:
+        direct = chain.call(CallRequest(to=get_address(number), data=data, gas=2_000_000))
+        caller = chain.deploy(
+            call_code(get_address(number), data, gas=1_500_000) + b"\x50" + RETURN_ALL
+        )
+        assert chain.call(CallRequest(to=caller, gas=2_000_000)).output == direct.output
 
 
 # -- precompiles -----------------------------------------------------------------------------------

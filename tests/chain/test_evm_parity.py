@@ -10,7 +10,11 @@ from eth.vm.forks.cancun.constants import BEACON_ROOTS_ADDRESS, HISTORY_BUFFER_L
 from eth.vm.forks.prague.constants import HISTORY_SERVE_WINDOW, HISTORY_STORAGE_ADDRESS
 from eth.vm.forks.prague.state import PragueState
 from eth.vm.forks.prague.transactions import PragueTransactionBuilder
-from evm_kit import (
+
+from steelyard.chain.block import Header
+from steelyard.chain.execute import Outcome
+
+from .evm_kit import (
     ADDRESSES,
     FEES,
     KEYS,
@@ -23,9 +27,6 @@ from evm_kit import (
     run_with_stack,
     sign,
 )
-
-from steelyard.chain.block import Header
-from steelyard.chain.execute import Outcome
 
 POP = b"\x50"
 FRESH = [bytes([0xAA, number]) * 10 for number in range(6)]

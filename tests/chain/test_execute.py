@@ -4,26 +4,6 @@ from dataclasses import replace
 
 import pytest
 from eth_hash.auto import keccak
-from evm_kit import (
-    ADDRESSES,
-    ETHER,
-    FEES,
-    GWEI,
-    KEYS,
-    RETURN_ALL,
-    RETURN_WORD,
-    REVERT,
-    Blobs,
-    Chain,
-    Draft,
-    call_code,
-    declare,
-    name_blob,
-    push,
-    put_account,
-    run_with_stack,
-    sign,
-)
 
 from steelyard.chain import execute, params, precompile
 from steelyard.chain.admission import Admission, compute_admission_slot, decode_admission
@@ -45,6 +25,27 @@ from steelyard.chain.params import (
 from steelyard.chain.proofs import Account, get_account, get_storage
 from steelyard.chain.trie import MissingState, get_trie_value
 from steelyard.chain.types import Address, BlobName, Digest, Hash
+
+from .evm_kit import (
+    ADDRESSES,
+    ETHER,
+    FEES,
+    GWEI,
+    KEYS,
+    RETURN_ALL,
+    RETURN_WORD,
+    REVERT,
+    Blobs,
+    Chain,
+    Draft,
+    call_code,
+    declare,
+    name_blob,
+    push,
+    put_account,
+    run_with_stack,
+    sign,
+)
 
 BLOB = b"an update"
 NAME = name_blob(BLOB)
@@ -440,6 +441,11 @@ def test_the_precompile_takes_no_money() -> None:
     chain = Chain()
     request = CallRequest(ADDRESSES[0], Address(FEDAVG_ADDRESS), 1, encode_name(INFO, NAME))
     assert b"fedavg: call_value" in chain.call(request).revert_data
+
+
+def test_the_input_of_the_precompile_is_bounded() -> None:
+    request = CallRequest(to=Address(FEDAVG_ADDRESS), data=bytes(2**18 + 1))
+    assert b"fedavg: call_size" in Chain().call(request).revert_data
 
 
 def test_the_precompiles_account_has_code_and_survives_being_touched() -> None:

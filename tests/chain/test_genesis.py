@@ -7,16 +7,6 @@ from dataclasses import replace
 
 import pytest
 from eth_abi import decode
-from evm_kit import (
-    ADDRESSES,
-    CHAIN_ID,
-    ETHER,
-    Chain,
-    get_genesis_state,
-    make_genesis,
-    make_validator,
-    run_with_stack,
-)
 
 from steelyard.chain.artifacts import get_artifact
 from steelyard.chain.block import check_header, compute_extension_hash
@@ -34,6 +24,17 @@ from steelyard.chain.params import FEDAVG_ADDRESS, STAKING_ADDRESS, TASKS_ADDRES
 from steelyard.chain.proofs import get_account, get_code
 from steelyard.chain.trie import get_trie_value, keccak
 from steelyard.chain.types import Address, Hash
+
+from .evm_kit import (
+    ADDRESSES,
+    CHAIN_ID,
+    ETHER,
+    Chain,
+    get_genesis_state,
+    make_genesis,
+    make_validator,
+    run_with_stack,
+)
 
 
 def get_document() -> dict[str, object]:

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from evm_kit import KEYS, Blobs, Chain, Draft, declare, name_blob, run_with_stack, sign
 
 from steelyard.chain import precompile
 from steelyard.chain.block import Block
@@ -12,6 +11,8 @@ from steelyard.chain.evm import FedavgHost
 from steelyard.chain.params import FEDAVG_ADDRESS
 from steelyard.chain.replay import NoBlobs, Replayed, replay
 from steelyard.chain.types import Hash
+
+from .evm_kit import KEYS, Blobs, Chain, Draft, declare, name_blob, run_with_stack, sign
 
 BLOB = b"an update of a client"
 MADE = b"a model that a block made"

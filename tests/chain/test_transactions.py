@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 from eth_account import Account
-from evm_kit import ADDRESSES, CHAIN_ID, GWEI, KEYS, Draft, declare, name_blob, push, sign
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +29,8 @@ from steelyard.chain.transactions import (
     decode_transaction,
 )
 from steelyard.chain.types import BlobName, Digest
+
+from .evm_kit import ADDRESSES, CHAIN_ID, GWEI, KEYS, Draft, declare, name_blob, push, sign
 
 BLOB = name_blob(b"tensor")
 

@@ -3,7 +3,6 @@
 from random import Random
 
 import pytest
-from evm_kit import ADDRESSES, ETHER, KEYS, Chain, Draft, push, sign
 from hypothesis import given
 from hypothesis import strategies as st
 from trie import HexaryTrie
@@ -32,6 +31,8 @@ from steelyard.chain.trie import (
     get_trie_value,
 )
 from steelyard.chain.types import Address, Hash
+
+from .evm_kit import ADDRESSES, ETHER, KEYS, Chain, Draft, push, sign
 
 maps = st.dictionaries(st.binary(max_size=6), st.binary(min_size=1, max_size=60), max_size=30)
 
