@@ -29,11 +29,12 @@ MAX_WEI: constant(uint256) = 2**120
 # After a round is due, how long its updates stay readable, and when anybody may give up on it.
 CLOSE_TIMEOUT_SECONDS: constant(uint256) = 86_400
 
-# The part of a block's gas that closing one round may need.
-CLOSE_BLOCK_DIVISOR: constant(uint256) = 2
+# Closing one round may need at most three quarters of a block's gas.
+CLOSE_BLOCK_NUMERATOR: constant(uint256) = 3
+CLOSE_BLOCK_DENOMINATOR: constant(uint256) = 4
 # What closing costs besides the precompile; contracts/tests/test_gas.py measures it.
 CLOSE_GAS: constant(uint256) = 500_000
-CLOSE_GAS_PER_CLIENT: constant(uint256) = 60_000
+CLOSE_GAS_PER_CLIENT: constant(uint256) = 50_000
 # What a closing transaction costs outside the part that `close` can meter.
 CLOSE_GAS_UNMETERED: constant(uint256) = 80_000
 
@@ -110,7 +111,7 @@ def _check_capacity(parameters: Parameters, model: fedavg.Blob):
     )
     assert (
         aggregate_gas + CLOSE_GAS + parameters.max_clients * CLOSE_GAS_PER_CLIENT
-        <= block.gaslimit // CLOSE_BLOCK_DIVISOR
+        <= block.gaslimit * CLOSE_BLOCK_NUMERATOR // CLOSE_BLOCK_DENOMINATOR
     ), "tasks: a round would not fit in a block"
     assert (
         fedavg._get_expiry(model)

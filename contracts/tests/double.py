@@ -1,4 +1,4 @@
-"""temporary double"""
+"""A stand-in for the precompile: open updates of one exponent, the plain mean, no scores."""
 
 import hashlib
 
@@ -12,71 +12,75 @@ from steelyard.chain.shares import compute_shares
 from steelyard.chain.types import BlobName
 from steelyard.chain.update import Binding, check_binding, decode_update
 
-B = "(bytes32,uint256)"
-R = "(uint8,uint256)"
-SIGS = {
-    "verify": [B, "uint256", "uint256", B, "address", "uint256"],
-    "aggregate": [R, B, B + "[]", "uint256[]"],
-    "info": [B],
-    "check_model": [B],
-    "quote": [R, B, "uint256", "uint256"],
+BLOB, RULE = "(bytes32,uint256)", "(uint8,uint256)"
+CALLS = {
+    "verify": [BLOB, "uint256", "uint256", BLOB, "address", "uint256"],
+    "aggregate": [RULE, BLOB, BLOB + "[]", "uint256[]"],
+    "info": [BLOB],
+    "check_model": [BLOB],
+    "quote": [RULE, BLOB, "uint256", "uint256"],
 }
-SEL = {keccak(text=f"{n}({','.join(t)})")[:4]: n for n, t in SIGS.items()}
-
-
-def read(host, b):
-    name = BlobName(*b)
-    a = host.get_admission(name)
-    if a is None:
-        raise InvalidAggregation("blob_unknown", "")
-    if a.expires_at < host.timestamp:
-        raise InvalidAggregation("blob_expired", "")
-    return bytes(host.read_blob(name))
 
 
 def call(host, data):
-    n = SEL[data[:4]]
-    args = decode(SIGS[n], data[4:])
-    host.consume_gas(3000, "x")
-    if n == "info":
-        a = host.get_admission(BlobName(*args[0]))
-        if a is None:
-            raise InvalidAggregation("blob_unknown", "")
-        return encode(["uint256"] * 3, [args[0][1], a.height, a.expires_at])
-    if n == "check_model":
-        m = decode_model(read(host, args[0]))
-        return encode(["uint256"] * 2, [m.manifest.parameters, m.manifest.update_values])
-    if n == "quote":
-        m = decode_model(read(host, args[1]))
-        return encode(
-            ["uint256"], [3000 + 5000 * args[2] + m.manifest.update_values * args[2] // 32]
-        )
-    if n == "verify":
-        u = decode_update(read(host, args[0]))
-        check_binding(
-            u.header,
-            Binding(
-                host.chain_id, args[1], args[2], BlobName(*args[3]), bytes.fromhex(args[4][2:])
-            ),
-        )
-        norm2 = sum((int(q) << 4) ** 2 for q in u.values)
-        if norm2 > args[5]:
-            raise InvalidUpdate("update_norm", "")
-        return encode(["uint256"], [norm2])
-    if n == "aggregate":
-        rule, base, ups, weights = args
-        m = decode_model(read(host, base))
-        names = [BlobName(*u) for u in ups]
-        shares = compute_shares(names, weights)
-        total = np.zeros(m.values.size, np.int64)
-        for s, u in zip(shares, ups):
-            total += s * (decode_update(read(host, u)).values.astype(np.int64) << 4)
-        out = encode_model(m.manifest, (m.values + (total >> 20)).astype(np.int32))
-        host.consume_gas(25000 + 5000 * len(ups), "x")
-        name = BlobName(hashlib.sha256(out).digest(), len(out))
-        host.write_blob(name, out)
-        k = len(ups)
-        return encode(
-            [B, "uint256[]", "int256[]", "uint256[]", "uint256"],
-            [(name.digest, name.size), shares, [0] * k, [0] * k, 0],
-        )
+    for name, types in CALLS.items():
+        if data[:4] == keccak(text=f"{name}({','.join(types)})")[:4]:
+            host.consume_gas(3_000, name)
+            return globals()[name](host, *decode(types, data[4:]))
+    raise InvalidAggregation("call_unknown", "no such call")
+
+
+def get_admission(host, name):
+    admission = host.get_admission(name)
+    if admission is None:
+        raise InvalidAggregation("blob_unknown", "nobody declared it")
+    return admission
+
+
+def read(host, blob):
+    name = BlobName(*blob)
+    if get_admission(host, name).expires_at < host.timestamp:
+        raise InvalidAggregation("blob_expired", "declare it again")
+    return bytes(host.read_blob(name))
+
+
+def info(host, blob):
+    admission = get_admission(host, BlobName(*blob))
+    return encode(["uint256"] * 3, [blob[1], admission.height, admission.expires_at])
+
+
+def check_model(host, blob):
+    manifest = decode_model(read(host, blob)).manifest
+    return encode(["uint256"] * 2, [manifest.parameters, manifest.update_values])
+
+
+def quote(host, rule, blob, updates, bits):
+    decode_model(read(host, blob))
+    return encode(["uint256"], [28_000 + 5_000 * updates])
+
+
+def verify(host, blob, task, round, base, sender, max_norm2):
+    update = decode_update(read(host, blob))
+    maker = bytes.fromhex(sender[2:])
+    check_binding(update.header, Binding(host.chain_id, task, round, BlobName(*base), maker))
+    norm2 = sum((int(value) << 4) ** 2 for value in update.values)
+    if norm2 > max_norm2:
+        raise InvalidUpdate("update_norm", "too large")
+    return encode(["uint256"], [norm2])
+
+
+def aggregate(host, rule, base, updates, weights):
+    model = decode_model(read(host, base))
+    shares = compute_shares([BlobName(*update) for update in updates], weights)
+    total = np.zeros(model.values.size, np.int64)
+    for share, update in zip(shares, updates, strict=True):
+        total += share * (decode_update(read(host, update)).values.astype(np.int64) << 4)
+    made = encode_model(model.manifest, (model.values + (total >> 20)).astype(np.int32))
+    host.consume_gas(25_000 + 5_000 * len(updates), "aggregate")
+    name = BlobName(hashlib.sha256(made).digest(), len(made))
+    host.write_blob(name, made)
+    none = [0] * len(updates)
+    return encode(
+        [BLOB, "uint256[]", "int256[]", "uint256[]", "uint256"],
+        [(name.digest, name.size), shares, none, none, 0],
+    )

@@ -43,11 +43,7 @@ class ComputationHost:
 
     def __init__(self, computation, shelf):
         self.computation, self.shelf = computation, shelf
-        self.chain_id = (
-            computation.transaction_context.chain_id
-            if hasattr(computation.transaction_context, "chain_id")
-            else computation.state.execution_context.chain_id
-        )
+        self.chain_id = computation.state.execution_context.chain_id
         self.is_static = computation.msg.is_static
         self.timestamp = computation.state.timestamp
         self.height = computation.state.block_number

@@ -90,17 +90,17 @@ def test_parameters_at_their_bounds_are_taken(world, changes):
 
 
 def test_a_task_that_could_not_be_closed_within_a_block_is_refused(world):
-    """128 clients at 60,000 gas each are 7.7 million: more than the half of a small block."""
+    """128 clients at 50,000 gas each are 6.4 million: too much for a block of 8 million."""
     world.publish(max_clients=128)
     with (
-        world.limited_block_gas(10_000_000),
+        world.limited_block_gas(8_000_000),
         ape.reverts("tasks: a round would not fit in a block"),
     ):
         world.publish(max_clients=128)
 
 
 def test_the_same_task_with_fewer_clients_fits_the_small_block(world):
-    with world.limited_block_gas(10_000_000):
+    with world.limited_block_gas(8_000_000):
         world.publish(max_clients=16)
 
 
