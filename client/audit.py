@@ -9,7 +9,7 @@ The recomputation is `chain/reference.py`: plain Python integers, no code shared
 A node can withhold (UNKNOWN); it cannot make a wrong round look right.
 """
 
-import importlib.util
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -351,16 +351,27 @@ def audit_replay(
 ) -> Report:
     """Re-execute the chain from genesis and name the first height that differs.
 
-    Needs the EVM (`steelyard[audit]`). Runs in a thread with a large stack.
+    Needs the EVM. Runs in a thread with a large stack. Raises: ClientError `audit_extra`.
     """
-    from .replaying import replay_chain
+    try:
+        from .replaying import replay_chain
+    except ModuleNotFoundError as error:
+        raise ClientError(
+            "audit_extra", f"replaying needs {error.name}: pip install 'steelyard[audit]'"
+        ) from None
 
     return replay_chain(rpc, genesis, last_height, progress)
 
 
 def can_check_certificates() -> bool:
     """Whether a BLS backend is installed."""
-    return any(importlib.util.find_spec(name) is not None for name in ("pyblst", "py_ecc"))
+    for name in ("pyblst", "py_ecc"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue
+        return True
+    return False
 
 
 def decode_receipts(answer: Json) -> list[ChainReceipt]:

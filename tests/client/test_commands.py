@@ -1,0 +1,227 @@
+"""The commands: each answers 0, 1 or 2, in words or in one line of JSON."""
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from steelyard.chain.errors import SteelyardError
+from steelyard.client.commands.options import to_json
+from steelyard.client.contracts import TaskState
+from steelyard.client.keys import create_key
+
+from .conftest import HOSPITAL, ORGANISATION
+from .ledger import Ledger
+from .server import serve_ledger
+
+PASSWORD = "correct horse"
+APP = """
+import numpy as np
+from steelyard.client import Result
+
+def train(model, ctx):
+    return Result({name: array + np.float32(0.01) for name, array in model.items()}, samples=20)
+
+def evaluate(model, ctx):
+    return Result(samples=10, metrics={"accuracy": 0.5})
+"""
+TASK = """
+name = "heart"
+model = "model.npz"
+rounds = 1
+min_clients = 1
+max_clients = 1
+round_seconds = 60
+join_seconds = 60
+reward = "2.5"
+stake_per_sample = "0.01"
+metrics = ["accuracy"]
+[config]
+local_epochs = 1
+"""
+
+
+class Desk:
+    """A directory with keys, a task and a client project, and a node's address."""
+
+    def __init__(self, directory: Path, url: str) -> None:
+        self.directory, self.url = directory, url
+
+    def run(self, line: str, *, node: bool = True) -> tuple[int, str]:
+        """Run one command line; return its exit code and its output."""
+        part, *words = line.format(d=self.directory).split()
+        module = importlib.import_module("steelyard.client.commands")
+        app = getattr(module, part)
+        done = CliRunner().invoke(app, [*words, *(["--node", self.url] if node else [])])
+        if isinstance(done.exception, SteelyardError):
+            raise done.exception
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return done.exit_code, done.stdout
+
+    def ask(self, line: str, **options: bool) -> tuple[int, object]:
+        """As `run`, with the last line of output as JSON."""
+        code, output = self.run(line + " --json", **options)
+        return code, json.loads(output.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("keys")
+    create_key(directory / "org.key", PASSWORD, bytes(ORGANISATION.key))
+    create_key(directory / "site.key", PASSWORD, bytes(HOSPITAL.key))
+    return directory
+
+
+@pytest.fixture
+def desk(keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    monkeypatch.setenv("STEELYARD_PASSWORD", PASSWORD)
+    for name in ("org.key", "site.key"):
+        (tmp_path / name).write_bytes((keys / name).read_bytes())
+    (tmp_path / "client.py").write_text(APP)
+    (tmp_path / "task.toml").write_text(TASK)
+    np.savez(tmp_path / "model.npz", weight=np.zeros(4, np.float32))
+    with serve_ledger(Ledger()) as url:
+        yield Desk(tmp_path, url)
+
+
+ORG = " --key {d}/org.key --state {d}/org"
+SITE = " --key {d}/site.key --state {d}/site"
+
+
+def test_a_task_from_check_to_refund(desk: Desk, tmp_path: Path) -> None:
+    assert desk.ask("task check {d}/task.toml" + ORG)[1]["parameters"]["rounds"] == 1
+    assert desk.ask("task list") == (0, [])
+    assert desk.ask("task publish {d}/task.toml" + ORG) == (0, {"task": 1})
+    assert desk.ask("task publish {d}/task.toml" + ORG) == (0, {"task": 1})
+    assert desk.ask("client status 1 --key {d}/site.key")[0] == 1
+    assert desk.ask("client list --key {d}/site.key")[1][0]["joined"] is False
+    assert desk.ask("client join 1 --samples 50" + SITE)[0] == 0
+    code, trial = desk.ask("client dry-run 1 --app {d}/client.py" + SITE)
+    assert (code, trial["samples"]) == (0, 20)
+    code, summary = desk.ask("client run 1 --app {d}/client.py" + SITE)
+    assert (code, summary["state"], summary["submitted"]) == (0, "finished", 1)
+    assert summary["claimed"] == str(25 * 10**17)
+    assert desk.ask("client claim 1" + SITE) == (1, {"task": 1, "claimed": "0"})
+    assert desk.ask("client leave 1" + SITE) == (0, {"task": 1, "returned": str(5 * 10**17)})
+    assert desk.run("task watch 1")[1].count("\n") > 8
+    code, shown = desk.ask("task show 1")
+    assert (code, shown["state"], shown["participants"]) == (0, "finished", [])
+    assert desk.ask("round list 1")[1][0]["state"] == "aggregated"
+    code, made = desk.ask("task model 1 -o {d}/out.safetensors")
+    assert (code, Path(made["path"]).exists()) == (0, True)
+    assert desk.ask(f"model show {made['cid']}")[1]["tensors"][0]["name"] == "weight"
+    assert desk.ask(f"model get {made['cid']} -o {{d}}/m.model --exact")[1]["cid"] == made["cid"]
+    assert desk.ask("model eval {d}/m.model --app {d}/client.py")[1]["metrics"] == {"accuracy": 0.5}
+    assert desk.ask("model export {d}/m.model --state {d}/site")[1]["cid"] == made["cid"]
+    code, bundle = desk.ask("client bundle 1 -o {d}/bundle")
+    assert (code, bundle["files"]) == (0, ["steelyard.json"])
+    assert desk.ask("task refund 1" + ORG)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("rounds = 0", "task_rounds"),
+        ('rule = "krum"', "task_rule"),
+        ("wrong_entry = 1", "task_file"),
+        ("model = 5", "task_file"),
+        ("this is not toml", "task_file"),
+    ],
+)
+def test_a_task_that_the_chain_would_refuse_is_a_no(desk: Desk, line: str, code: str) -> None:
+    name = line.partition(" = ")[0]
+    kept = [old for old in TASK.splitlines() if old.partition(" = ")[0] != name]
+    (desk.directory / "task.toml").write_text("\n".join([line, *kept]))
+    answer = desk.ask("task check {d}/task.toml" + ORG)
+    assert (answer[0], answer[1]["error"]) == (1, code)
+
+
+def test_doctor_says_yes_no_or_cannot_tell(desk: Desk, tmp_path: Path) -> None:
+    options = " --key {d}/site.key --state {d}/site"
+    assert desk.run("client doctor" + options)[0] == 0
+    assert desk.run("client doctor --key {d}/none.key --state {d}/site")[0] == 1
+    code, findings = desk.ask("client doctor --node http://127.0.0.1:1" + options, node=False)
+    assert code == 2
+    assert findings[0]["is_good"] is None
+
+
+def test_keys_are_made_shown_and_checked(desk: Desk) -> None:
+    code, made = desk.ask("keys new {d}/new.key", node=False)
+    assert code == 0
+    assert desk.ask("keys show {d}/new.key", node=False)[1]["address"] == made["address"]
+    assert desk.ask("keys check {d}/new.key", node=False)[0] == 0
+    with pytest.raises(SteelyardError) as caught:
+        desk.run("keys new {d}/new.key", node=False)
+    assert caught.value.code == "key_exists"
+
+
+@pytest.mark.parametrize("template", ["numpy", "torch"])
+def test_a_new_project_trains_as_it_is(desk: Desk, template: str) -> None:
+    from steelyard.client.loading import load_app, read_model_file
+    from steelyard.client.training import Context
+
+    assert desk.run(f"new {{d}}/project --template {template}", node=False)[0] == 0
+    assert "my first task" in (desk.directory / "project" / "task.toml").read_text()
+    app = load_app(desk.directory / "project" / "client.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(desk.directory)
+        namespace = {"__name__": "__main__"}
+        exec((desk.directory / "project" / "client.py").read_text(), namespace)
+    arrays = read_model_file(desk.directory / "model.npz")
+    context = Context(1, 1, 8, {"local_epochs": 20}, b"\x01" * 20)
+    result = app.train(dict(arrays), context)
+    assert result.samples == 200
+    assert app.evaluate(result.arrays, context).metrics["accuracy"] > 0.6
+
+
+def test_a_project_is_never_written_over(desk: Desk) -> None:
+    with pytest.raises(SteelyardError) as caught:
+        desk.run("new {d}", node=False)
+    assert caught.value.code == "project_exists"
+    with pytest.raises(SteelyardError) as caught:
+        desk.run("new {d}/other --template cobol", node=False)
+    assert caught.value.code == "template_unknown"
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(None, "app_missing"), ("1 / 0", "app_failed"), ("x = 1", "app_empty")],
+)
+def test_a_file_without_training_functions_is_refused(
+    desk: Desk, content: str | None, code: str
+) -> None:
+    path = desk.directory / "other.py"
+    if content is not None:
+        path.write_text(content)
+    desk.run("task publish {d}/task.toml" + ORG)
+    with pytest.raises(SteelyardError) as caught:
+        desk.run("client dry-run 1 --app {d}/other.py" + SITE)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "task show 9",
+        "round explain 9 1",
+        "client status 9 --key {d}/site.key",
+        "task watch 9",
+        "client bundle 9 -o {d}/x",
+    ],
+)
+def test_an_unknown_task_is_an_error_with_a_code(desk: Desk, line: str) -> None:
+    with pytest.raises(SteelyardError) as caught:
+        desk.run(line)
+    assert caught.value.code == "task_unknown"
+
+
+def test_json_keeps_wei_exact_and_names_states() -> None:
+    assert to_json({"wei": 10**18, "state": TaskState.RUNNING, "raw": b"\x01"}) == {
+        "wei": str(10**18),
+        "state": "running",
+        "raw": "0x01",
+    }
