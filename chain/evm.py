@@ -116,7 +116,7 @@ class FedavgHost:
 
 def run_fedavg(computation: GuardedComputation) -> None:
     """Run the precompile at FEDAVG_ADDRESS; its refusals revert with Error("fedavg: <code>")."""
-    from . import precompile
+    from . import precompile  # late: reading a state needs no kernels
 
     message = computation.msg
     try:
