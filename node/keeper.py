@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError
 from eth_account import Account
 from eth_keys.datatypes import PrivateKey
 from eth_utils.abi import function_signature_to_4byte_selector
@@ -248,6 +249,6 @@ def describe_revert(data: bytes, error: str | None) -> str:
     if data[:4] == function_signature_to_4byte_selector("Error(string)"):
         try:
             return str(decode(["string"], data[4:])[0])
-        except (ValueError, OverflowError):
+        except (DecodingError, ValueError, OverflowError):
             return "a malformed reason"
     return error or "no reason given"

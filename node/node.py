@@ -65,7 +65,6 @@ class Node:
         self.identity = assembly.identity
         self.validators = assembly.validators
         self._lock, self._document, self._signer = lock, document, assembly.signer
-        self._head = assembly.store.get_head()
         self._listeners: list[Callable[[Header], None]] = []
         self._listeners_lock = threading.Lock()
         self._keeper = Keeper(self, secrets.account)
@@ -98,8 +97,11 @@ class Node:
 
     # -- the finalized chain -----------------------------------------------------------------------
     def get_head(self) -> Header:
-        """The finalized head: latest = safe = finalized."""
-        return self._head
+        """The finalized head: latest = safe = finalized.
+
+        Read from the store each time: whoever sees a receipt must not then see an older head.
+        """
+        return self.store.get_head()
 
     def get_header(self, block_hash: Hash) -> Header | None:
         """The finalized header with this hash."""
@@ -158,12 +160,13 @@ class Node:
 
     def _get_header_at(self, height: int | None) -> Header:
         if height is None:
-            return self._head
+            return self.get_head()
         block_hash = self.store.get_hash(height)
         header = None if block_hash is None else self.store.get_header(block_hash)
         if header is None:
             raise SteelyardError(
-                "unknown_block", f"no finalized block {height}; the head is {self._head.height}"
+                "unknown_block",
+                f"no finalized block {height}; the head is {self.get_head().height}",
             )
         return header
 
@@ -216,7 +219,7 @@ class Node:
     # -- fees --------------------------------------------------------------------------------------
     def get_next_base_fee(self) -> int:
         """Wei a gas in the next block."""
-        return compute_base_fee(self._head, self.rules.min_base_fee)
+        return compute_base_fee(self.get_head(), self.rules.min_base_fee)
 
     def get_suggested_tip(self) -> int:
         """Wei a gas: enough where blocks are not full."""
@@ -257,7 +260,7 @@ class Node:
         if self.mempool.is_declared(name):
             return True
         expires_at = self.store.get_blob_expiry(name)
-        return expires_at is not None and expires_at >= self._head.timestamp
+        return expires_at is not None and expires_at >= self.get_head().timestamp
 
     def _explain_unwanted(self, cid: Cid, size: int) -> SteelyardError:
         declared = self.mempool.find_declared(cid)
@@ -293,7 +296,6 @@ class Node:
         return unsubscribe
 
     def _announce(self, header: Header, transactions: int) -> None:
-        self._head = header
         self.transactions_finalized += transactions
         with self._listeners_lock:
             listeners = tuple(self._listeners)
@@ -317,7 +319,7 @@ class Node:
             "node_started",
             chain=self.rules.chain_id,
             genesis=cast(bytes, self.store.get_hash(0)),
-            height=self._head.height,
+            height=self.get_head().height,
             validator=self.identity.proposer,
         )
         self.driver.start()
@@ -326,9 +328,10 @@ class Node:
 
     def stop(self) -> None:
         """Stop the threads and close the directory. Nothing final is lost by not calling it."""
+        height = self.get_head().height
         self._keeper.stop()
         self.driver.stop()
         self._signer.close()
         self.store.close()
         self._lock.release()
-        log_event("node_stopped", height=self._head.height)
+        log_event("node_stopped", height=height)

@@ -1,0 +1,251 @@
+"""The keeper does what is due once, waits, pays sanely and never floods."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+from eth_abi.abi import decode, encode
+from eth_utils.abi import function_signature_to_4byte_selector
+
+from steelyard.chain.errors import InvalidTransaction, SteelyardError
+from steelyard.chain.execute import CallRequest, CallResult
+from steelyard.chain.params import TASKS_ADDRESS
+from steelyard.chain.transactions import Transaction, decode_transaction
+from steelyard.chain.types import Address, Hash
+from steelyard.node.config import KeeperConfig
+from steelyard.node.keeper import LOOKS_AT_ONCE, Due, Keeper, Step, describe_revert, encode_step
+
+from .world import CHAIN_ID, SECRETS
+
+GWEI = 10**9
+SELECTORS = {
+    function_signature_to_4byte_selector(signature): signature.partition("(")[0]
+    for signature in (
+        "task_count()",
+        "next_action(uint256)",
+        "get_task(uint256)",
+        "claimable(uint256,address)",
+        "start(uint256)",
+        "close(uint256,uint256)",
+        "abort(uint256)",
+        "claim(uint256)",
+    )
+}
+RUNNING, FINISHED = 2, 3
+
+
+@dataclass
+class Contract:
+    """Stands for Tasks: what is due, who owes, and which steps would revert."""
+
+    due: dict[int, tuple[Step, int]] = field(default_factory=dict)
+    states: dict[int, int] = field(default_factory=dict)
+    owed: dict[int, int] = field(default_factory=dict)
+    reverts: bool = False
+    count: int = 0
+    looks: list[int] = field(default_factory=list)
+
+    def call(self, data: bytes) -> tuple[bytes, bool]:
+        name, words = SELECTORS[data[:4]], data[4:]
+        task = int.from_bytes(words[:32], "big")
+        if name == "task_count":
+            return encode(["uint256"], [self.count]), False
+        if name == "next_action":
+            self.looks.append(task)
+            step, number = self.due.get(task, (Step.WAIT, 0))
+            return encode(["uint8", "uint256"], [step, number]), False
+        if name == "get_task":
+            state = self.states.get(task, RUNNING)
+            return encode(["(string,address,uint8)"], [("name", "0x" + "11" * 20, state)]), False
+        if name == "claimable":
+            return encode(["uint256"], [self.owed.get(task, 0)]), False
+        if self.reverts:
+            selector = function_signature_to_4byte_selector("Error(string)")
+            return selector + encode(["string"], ["tasks: not due"]), True
+        return b"", False
+
+
+@dataclass
+class NodeDouble:
+    """The part of a node that the keeper uses."""
+
+    contract: Contract
+    config: SimpleNamespace
+    base_fee: int = GWEI
+    now: float = 0.0
+    rank: int = 0
+    refusal: SteelyardError | None = None
+    sent: list[Transaction] = field(default_factory=list)
+    final: int = 0
+
+    def __post_init__(self) -> None:
+        self.rules = SimpleNamespace(chain_id=CHAIN_ID, gas_limit=12_000_000)
+        self.clock = SimpleNamespace(get_seconds=lambda: self.now)
+        self.driver = SimpleNamespace(get_rank=lambda: self.rank)
+        self.mempool = SimpleNamespace(get_next_nonce=self.get_free)
+
+    def get_free(self, _address: Address) -> int | None:
+        return len(self.sent) if len(self.sent) > self.final else None
+
+    def get_nonce(self, _address: Address, *, pending: bool) -> int:
+        return len(self.sent) if pending else self.final
+
+    def get_suggested_tip(self) -> int:
+        return 10**6
+
+    def get_next_base_fee(self) -> int:
+        return self.base_fee
+
+    def call(self, request: CallRequest) -> CallResult:
+        assert request.to == TASKS_ADDRESS
+        output, failed = self.contract.call(request.data)
+        error = "reverted" if failed else None
+        return CallResult(output, 100_000, 0, error, failed, (), None)
+
+    def submit_transaction(self, raw: bytes) -> Hash:
+        if self.refusal is not None:
+            raise self.refusal
+        self.sent.append(decode_transaction(raw))
+        return self.sent[-1].hash
+
+
+def build(contract: Contract, **config: object) -> tuple[NodeDouble, Keeper]:
+    settings = KeeperConfig(**config)  # type: ignore[arg-type]
+    node = NodeDouble(contract, SimpleNamespace(keeper=settings))
+    return node, Keeper(node, SECRETS.account)  # type: ignore[arg-type]
+
+
+def test_a_due_round_is_closed_once_and_again_only_after_a_wait() -> None:
+    node, keeper = build(Contract({1: (Step.CLOSE, 4)}, count=1), retry_seconds=30)
+    for _ in range(3):
+        keeper.look()
+    assert len(node.sent) == 1
+    sent = node.sent[0]
+    assert sent.to == TASKS_ADDRESS
+    assert sent.sender == SECRETS.address
+    assert decode(["uint256", "uint256"], sent.data[4:]) == (1, 4)
+    assert SELECTORS[sent.data[:4]] == "close"
+    node.now, node.final = 31.0, 1
+    keeper.look()
+    assert len(node.sent) == 2
+
+
+@pytest.mark.parametrize("step", [Step.START, Step.ABORT])
+def test_lobbies_are_started_and_aborted(step: Step) -> None:
+    node, keeper = build(Contract({7: (step, 0)}, count=7))
+    keeper.look()
+    assert SELECTORS[node.sent[0].data[:4]] == step.name.lower()
+    assert decode(["uint256"], node.sent[0].data[4:]) == (7,)
+
+
+def test_nothing_due_means_nothing_sent() -> None:
+    node, keeper = build(Contract(count=3))
+    keeper.look()
+    assert node.sent == []
+
+
+def test_fees_have_a_margin_and_a_cap() -> None:
+    node, keeper = build(Contract({1: (Step.START, 0)}, count=1), max_fee_wei=3 * GWEI)
+    keeper.look()
+    assert node.sent[0].max_fee == 2 * GWEI + 10**6
+    assert node.sent[0].gas == 180_000
+    node, keeper = build(Contract({1: (Step.START, 0)}, count=1), max_fee_wei=3 * GWEI)
+    node.base_fee = 2 * GWEI
+    keeper.look()
+    assert node.sent[0].max_fee == 3 * GWEI
+
+
+def test_a_base_fee_above_the_cap_waits() -> None:
+    node, keeper = build(Contract({1: (Step.START, 0)}, count=1), max_fee_wei=GWEI)
+    keeper.look()
+    assert node.sent == []
+    node.base_fee, node.now = GWEI // 2, 31.0
+    keeper.look()
+    assert len(node.sent) == 1
+
+
+def test_a_step_that_would_revert_is_not_sent_and_left_alone_longer_each_time() -> None:
+    node, keeper = build(Contract({1: (Step.CLOSE, 1)}, count=1, reverts=True), retry_seconds=10)
+    tries = []
+    for second in range(200):
+        node.now = float(second)
+        before = len(keeper._attempts)
+        keeper.look()
+        tries.append(keeper._attempts[Due(1, Step.CLOSE, 1)].failures)
+        assert len(keeper._attempts) >= before
+    assert node.sent == []
+    assert tries[0] == 1
+    assert tries[-1] == 5  # at 0, 10, 30, 70 and 150 seconds
+
+
+def test_a_refused_transaction_is_not_repeated_at_once() -> None:
+    node, keeper = build(Contract({1: (Step.CLOSE, 1)}, count=1))
+    node.refusal = InvalidTransaction("tx_balance", "no money")
+    keeper.look()
+    keeper.look()
+    assert keeper._attempts[Due(1, Step.CLOSE, 1)].failures == 1
+
+
+def test_few_transactions_are_pending_at_once() -> None:
+    contract = Contract({task: (Step.CLOSE, 1) for task in range(1, 11)}, count=10)
+    node, keeper = build(contract, max_in_flight=4)
+    keeper.look()
+    assert len(node.sent) == 4
+    node.final = 4
+    keeper.look()
+    assert len(node.sent) == 8
+
+
+def test_many_tasks_are_looked_at_in_turn() -> None:
+    contract = Contract(count=100)
+    _, keeper = build(contract)
+    for _ in range(4):
+        keeper.look()
+    assert len(contract.looks) == LOOKS_AT_ONCE * 4
+    assert set(contract.looks) == set(range(1, 101))
+
+
+def test_a_finished_task_is_claimed_from_and_then_forgotten() -> None:
+    contract = Contract(count=1, states={1: FINISHED}, owed={1: 5})
+    node, keeper = build(contract)
+    keeper.look()
+    keeper.look()
+    assert [SELECTORS[one.data[:4]] for one in node.sent] == ["claim"]
+    contract.owed[1] = 0
+    keeper.look()
+    looks = len(contract.looks)
+    keeper.look()
+    assert len(contract.looks) == looks
+    assert keeper._attempts == {}
+
+
+def test_keepers_behind_the_leader_wait() -> None:
+    node, keeper = build(Contract({1: (Step.CLOSE, 1)}, count=1))
+    node.rank = 2
+    keeper.look()
+    assert node.sent == []
+    node.now = 10.0
+    keeper.look()
+    assert len(node.sent) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "out of gas"),
+        (
+            function_signature_to_4byte_selector("Error(string)") + b"\xff" * 64,
+            "a malformed reason",
+        ),
+        (
+            function_signature_to_4byte_selector("Error(string)") + encode(["string"], ["why"]),
+            "why",
+        ),
+    ],
+)
+def test_reverts_are_told(data: bytes, text: str) -> None:
+    assert describe_revert(data, "out of gas") == text
+
+
+def test_a_step_names_task_and_round() -> None:
+    assert encode_step(Due(1, Step.ABORT, 9))[4:] == encode(["uint256"], [1])
