@@ -178,8 +178,11 @@ def storage_errors(path: Path) -> Iterator[None]:
     except lmdb.LockError as error:
         raise SteelyardError("data_locked", f"{path} is in use: {error}") from error
     except lmdb.Error as error:
-        if "No space left" in str(error):
-            raise StorageFull("disk_full", f"{path}: {error}; free some space") from error
+        # LMDB reports a write that a full disk cut short as an input/output error.
+        if any(reason in str(error) for reason in ("No space left", "Input/output error")):
+            raise StorageFull(
+                "disk_full", f"{path}: {error}; free some space, or replace the disk"
+            ) from error
         raise CorruptData(path, str(error)) from error
 
 

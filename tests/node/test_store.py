@@ -160,7 +160,13 @@ def test_a_full_map_is_told_apart_and_keeps_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [lmdb.DiskError("No space left on device"), lmdb.Error("x: No space left on device")]
+    "error",
+    [
+        lmdb.DiskError("x"),
+        lmdb.PanicError("x"),
+        lmdb.Error("mdb_txn_commit: No space left on device"),
+        lmdb.Error("mdb_txn_commit: Input/output error"),  # what a full tmpfs gives
+    ],
 )
 def test_a_full_disk_is_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: lmdb.Error
