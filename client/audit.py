@@ -256,7 +256,7 @@ class _RoundAudit:
         rule = Rule(RuleKind(values["rule"]["kind"]), values["rule"]["bound"])
         named = list(zip(values["updates"], updates, strict=True))
         try:
-            found = reference.aggregate(rule, base, named, values["raw_weights"])
+            found = reference.aggregate(rule, values["base"], base, named, values["raw_weights"])
         except SteelyardError as error:
             self._report.add("aggregate", Verdict.REFUTED, f"{error.code}: {error.message}")
             raise Stop from None
