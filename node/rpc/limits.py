@@ -6,6 +6,8 @@ MAX_BODY_BYTES: Final = 4 * 2**20
 """A request body or WebSocket message: far above twice the largest transaction in hex."""
 MAX_BUFFERED_BYTES: Final = 256 * 2**20
 """Request bodies in memory, of all connections together."""
+SMALL_BODY_BYTES: Final = 16 * 2**10
+"""Bodies up to this are parsed on the event loop: faster than handing them to a thread."""
 MAX_NESTING: Final = 32
 """Brackets inside brackets in a request."""
 MAX_BATCH_CALLS: Final = 200

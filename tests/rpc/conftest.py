@@ -62,7 +62,7 @@ def rpc(server: HttpServer) -> Iterator[Rpc]:
     one.http.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator["World"]:
     """A real node, imported only by the tests that need one."""
     from .world import run_world

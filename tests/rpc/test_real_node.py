@@ -46,7 +46,7 @@ def wait(real: Rpc, transaction_hash: str) -> Any:
     deadline = time.monotonic() + 30
     while (receipt := real.call("eth_getTransactionReceipt", transaction_hash)) is None:
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.001)
     return receipt
 
 
@@ -85,6 +85,18 @@ def test_a_follower_gets_blocks_and_certificates(real: Rpc, world: World) -> Non
     assert shown["hash"] == "0x" + block.hash.hex()
     certificate = decode_certificate(real.http.get(f"/chain/certificates/{head}").content)
     assert certificate.hash == block.hash
+
+
+def test_whoever_sees_a_receipt_sees_its_block_and_the_next_nonce(real: Rpc, world: World) -> None:
+    account = world.accounts[3]
+    for _ in range(15):
+        nonce = int(real.call("eth_getTransactionCount", account.address, "pending"), 16)
+        receipt = wait(real, send(real, account, to="0x" + "57" * 20, value=1))
+        assert (
+            int(real.call("eth_getTransactionCount", account.address, "pending"), 16) == nonce + 1
+        )
+        assert int(real.call("eth_getTransactionCount", account.address, "latest"), 16) == nonce + 1
+        assert int(real.call("eth_blockNumber"), 16) >= int(receipt["blockNumber"], 16)
 
 
 def test_a_proof_convinces_somebody_who_trusts_only_the_state_root(real: Rpc, world: World) -> None:
