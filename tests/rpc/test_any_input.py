@@ -50,7 +50,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> DoubleNode:
 
 
 @given(data=st.data())
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_no_arguments_cause_an_internal_error(chain: DoubleNode, data: st.DataObject) -> None:
     methods = build_methods(cast("Node", chain), "0")
     name = data.draw(st.sampled_from(sorted(methods)), "method")
@@ -69,7 +69,7 @@ class Inline:
 
 
 @given(body=st.binary(max_size=60) | ANYTHING.map(lambda one: json.dumps(one).encode()))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_every_body_gets_json_or_nothing(chain: DoubleNode, body: bytes) -> None:
     pool = cast(WorkerPool, Inline())
     methods = build_methods(cast("Node", chain), "0")
