@@ -50,6 +50,7 @@ assert max(_HIGH, 2**SPLIT_BITS) <= 2**31, "both parts of a sum are int32"
 assert BLOCK_VALUES * MOST_16 * 2**SPLIT_BITS < 2**62, "the low dot product of a block"
 assert 2 * MAX_MODEL_PARAMETERS * MOST_16 * _HIGH < 2**62, "the high one of a model, with carries"
 assert MAX_MODEL_PARAMETERS * 2**SPLIT_BITS < 2**62, "what carrying leaves in the low one"
+assert BLOCK_VALUES * 2**14 < 2**31, "the squares of a block of int8"
 assert MAX_MODEL_PARAMETERS * MOST_16**2 < 2**62, "the squares of a model"
 
 _SPLIT_MASK: Final = 2**SPLIT_BITS - 1
@@ -91,7 +92,16 @@ else:
 
 
 @njit(nogil=True)
-def _sum_squares(q):
+def _sum_squares_8(q):
+    """In 32 bits, which is twice as fast: BLOCK_VALUES squares of 2**14 fit."""
+    squares = np.int32(0)
+    for i in range(q.size):
+        squares = np.int32(squares + np.int32(np.int32(q[i]) * np.int32(q[i])))
+    return np.int64(squares)
+
+
+@njit(nogil=True)
+def _sum_squares_16(q):
     squares = np.int64(0)
     for i in range(q.size):
         squares += np.int64(q[i]) * np.int64(q[i])
@@ -123,7 +133,7 @@ def _add_payloads(sums, squares, addresses, shifts, shares, kind, most):
         q = _view(addresses[k], length, kind)
         if not _is_in_range(q, shifts[k], most):
             return False
-        squares[k] = _sum_squares(q)
+        squares[k] = _sum_squares_8(q) if most == MOST_8 else _sum_squares_16(q)
         if k % 4 == 3:
             q0 = _view(addresses[k - 3], length, kind)
             q1 = _view(addresses[k - 2], length, kind)
@@ -146,15 +156,34 @@ def _add_payloads(sums, squares, addresses, shifts, shares, kind, most):
 @njit(nogil=True)
 def _dot_payloads(low, high, dots, addresses, kind):
     """Set `dots[client]` to the dot products of its payload with both parts of the sums."""
-    for k in range(addresses.size):
-        q = _view(addresses[k], low.size, kind)
-        low_dot = np.int64(0)
-        high_dot = np.int64(0)
-        for i in range(low.size):
+    length, clients = low.size, addresses.size
+    for k in range(0, clients - clients % 4, 4):
+        q0 = _view(addresses[k], length, kind)
+        q1 = _view(addresses[k + 1], length, kind)
+        q2 = _view(addresses[k + 2], length, kind)
+        q3 = _view(addresses[k + 3], length, kind)
+        a0 = a1 = a2 = a3 = np.int64(0)
+        b0 = b1 = b2 = b3 = np.int64(0)
+        for i in range(length):
+            a, b = np.int64(low[i]), np.int64(high[i])
+            v0, v1, v2, v3 = np.int64(q0[i]), np.int64(q1[i]), np.int64(q2[i]), np.int64(q3[i])
+            a0 += v0 * a
+            a1 += v1 * a
+            a2 += v2 * a
+            a3 += v3 * a
+            b0 += v0 * b
+            b1 += v1 * b
+            b2 += v2 * b
+            b3 += v3 * b
+        dots[k, 0], dots[k + 1, 0], dots[k + 2, 0], dots[k + 3, 0] = a0, a1, a2, a3
+        dots[k, 1], dots[k + 1, 1], dots[k + 2, 1], dots[k + 3, 1] = b0, b1, b2, b3
+    for k in range(clients - clients % 4, clients):
+        q = _view(addresses[k], length, kind)
+        low_dot = high_dot = np.int64(0)
+        for i in range(length):
             low_dot += np.int64(q[i]) * np.int64(low[i])
             high_dot += np.int64(q[i]) * np.int64(high[i])
-        dots[k, 0] = low_dot
-        dots[k, 1] = high_dot
+        dots[k, 0], dots[k, 1] = low_dot, high_dot
 
 
 @njit(nogil=True)
@@ -312,10 +341,10 @@ def measure_blocks(layout, is_train, addresses, narrow, exponents, squares):
         shift, length = exponent + fraction_bits[block], lengths[block]
         if narrow:
             q8 = _view(addresses[0] + np.uint64(update_start[block]), length, _INT8)
-            is_valid, square = _is_in_range(q8, shift, MOST_8), _sum_squares(q8)
+            is_valid, square = _is_in_range(q8, shift, MOST_8), _sum_squares_8(q8)
         else:
             q16 = _view(addresses[0] + np.uint64(2 * update_start[block]), length, _INT16)
-            is_valid, square = _is_in_range(q16, shift, MOST_16), _sum_squares(q16)
+            is_valid, square = _is_in_range(q16, shift, MOST_16), _sum_squares_16(q16)
         if not is_valid:
             return block
         if is_train[block]:

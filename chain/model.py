@@ -202,7 +202,7 @@ def encode_model(manifest: Manifest, values: NDArray[np.int32]) -> bytes:
     assert values.dtype == np.int32, values.dtype
     assert values.shape == (manifest.parameters,), values.shape
     header = _encode_header(manifest, encode_manifest(manifest))
-    return b"".join((len(header).to_bytes(8, "little"), header, values.tobytes()))
+    return b"".join((len(header).to_bytes(8, "little"), header, values.data))
 
 
 def decode_model(data: Buffer) -> Model:

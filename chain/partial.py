@@ -42,7 +42,7 @@ def encode_partial(partial: Partial) -> bytes:
         partial.base.digest,
         partial.sums.size,
     )
-    return b"".join((header, partial.sums.tobytes()))
+    return b"".join((header, partial.sums.data))
 
 
 def decode_partial(data: Buffer, base: BlobName, values: int) -> Partial:

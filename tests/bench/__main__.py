@@ -1,0 +1,41 @@
+"""Run the benchmarks named on the command line, or all of them."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from . import aggregate
+from .timing import Measurement
+
+BENCHMARKS: dict[str, Callable[[], list[Measurement]]] = {"aggregate": aggregate.run}
+REPORT = Path(__file__).resolve().parents[2] / "build" / "bench.json"
+
+
+def main(names: list[str]) -> int:
+    """Print a table for each benchmark; 2 if a name is unknown."""
+    unknown = sorted(set(names) - set(BENCHMARKS))
+    if unknown:
+        print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+        return 2
+    report: dict[str, object] = {
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    for name in names or BENCHMARKS:
+        print(f"\n{name}")
+        measurements = BENCHMARKS[name]()
+        for measurement in measurements:
+            print(measurement.line)
+        report[name] = [measurement.fields for measurement in measurements]
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"\nwritten to {REPORT}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
