@@ -115,4 +115,6 @@ class Builder:
         self._mempool.remove_refused(
             transaction.raw, InvalidTransaction("tx_crashed", "this node could not execute it")
         )
-        log_alarm("transaction_crashed", transaction=transaction.hash, error=repr(error))
+        log_alarm(
+            "transaction_crashed", trace=True, transaction=transaction.hash, error=repr(error)
+        )

@@ -12,7 +12,7 @@ _STACK_LOCK = threading.Lock()
 def start_thread(name: str, target: Callable[[], None]) -> threading.Thread:
     """Start a daemon thread on which the EVM may run."""
     with _STACK_LOCK:
-        sys.setrecursionlimit(max(sys.getrecursionlimit(), EVM_RECURSION_LIMIT))
+        sys.setrecursionlimit(EVM_RECURSION_LIMIT)
         before = threading.stack_size(EVM_STACK_BYTES)
         try:
             thread = threading.Thread(target=target, name=name, daemon=True)

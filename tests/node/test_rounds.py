@@ -1,0 +1,218 @@
+"""A task on a real node: published, joined, revealed; the keeper does the rest and is paid."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from eth_abi.abi import decode, encode
+from eth_account.signers.local import LocalAccount
+from eth_utils.abi import function_signature_to_4byte_selector
+
+from steelyard.chain.block import decode_block, encode_block
+from steelyard.chain.cid import compute_blob_name
+from steelyard.chain.execute import CallRequest
+from steelyard.chain.genesis import parse_genesis
+from steelyard.chain.model import Manifest, Role, TensorSpec, decode_model, encode_model
+from steelyard.chain.params import TASKS_ADDRESS
+from steelyard.chain.replay import replay
+from steelyard.chain.types import Address, BlobName, Digest, Hash, Round, TaskId
+from steelyard.chain.update import Mode, UpdateHeader, encode_update
+from steelyard.node.config import KeeperConfig
+from steelyard.node.node import Node
+
+from .world import (
+    ALICE,
+    BOB,
+    CHAIN_ID,
+    CONFIG,
+    SECRETS,
+    found,
+    get_address,
+    open_node,
+    sign_transaction,
+    upload,
+    wait_for,
+    wait_until,
+)
+
+MANIFEST = Manifest((TensorSpec("weight", (64,), "float32", 24, Role.TRAIN),))
+MODEL = encode_model(MANIFEST, np.arange(64, dtype=np.int32))
+SALT = b"\x05" * 32
+PARAMETERS = (
+    "((uint8,uint256),uint8,uint8,uint256,uint256,uint256,uint256,uint256,uint256,"
+    "uint256,uint256,uint256,uint256,uint256,uint256)"
+)
+BLOB = "(bytes32,uint256)"
+PUBLISH = f"publish(string,{PARAMETERS},{BLOB},{BLOB},address[])"
+REVEAL = f"reveal(uint256,uint256,{BLOB},uint256,bytes32)"
+RESERVE, BOUNTY, REWARD = 10**17, 10**12, 10**18
+FINISHED, ABORTED = 3, 4
+
+
+def encode_call(signature: str, *values: object) -> bytes:
+    """Calldata: arguments are encoded as one tuple, whose offset is left out if it has one."""
+    arguments = encode([signature[signature.index("(") :]], [values])
+    is_dynamic = "string" in signature or "[]" in signature
+    selector = function_signature_to_4byte_selector(signature)
+    return bytes(selector + arguments[32 if is_dynamic else 0 :])
+
+
+class Caller:
+    """One account that calls Tasks and waits until it is final."""
+
+    def __init__(self, node: Node, account: LocalAccount) -> None:
+        self.node, self.account, self.address = node, account, get_address(account)
+
+    def send(
+        self,
+        signature: str,
+        *values: object,
+        wei: int = 0,
+        blobs: dict[BlobName, bytes] | None = None,
+    ) -> None:
+        """Raises AssertionError if it is reverted."""
+        raw = sign_transaction(
+            self.account,
+            self.node.get_nonce(self.address, pending=True),
+            to=TASKS_ADDRESS,
+            value=wei,
+            data=encode_call(signature, *values),
+            gas=3_000_000,
+            blobs=tuple(blobs or ()),
+        )
+        transaction_hash = self.node.submit_transaction(raw)
+        for name, data in (blobs or {}).items():
+            if not self.node.blobs.has(name):
+                upload(self.node, data)
+        wait_for(self.node, transaction_hash)
+        inclusion = self.node.find_transaction(transaction_hash)
+        assert inclusion is not None
+        receipt = self.node.get_receipts(inclusion.block_hash)[inclusion.index]
+        assert receipt.status == 1, signature
+
+
+def view(node: Node, signature: str, returns: str, *values: object) -> tuple[object, ...]:
+    request = CallRequest(to=Address(TASKS_ADDRESS), data=encode_call(signature, *values))
+    result = node.call(request)
+    assert not result.is_error
+    found_values: tuple[object, ...] = decode([returns], result.output)
+    return found_values
+
+
+def get_state(node: Node) -> int:
+    request = CallRequest(to=Address(TASKS_ADDRESS), data=encode_call("get_task(uint256)", 1))
+    (fields,) = decode(["(uint256,address,uint8)"], node.call(request).output[32:])
+    return int(fields[2])
+
+
+def publish(owner: Caller, join_seconds: int) -> BlobName:
+    """Task 1: one round, one client, everything due within seconds."""
+    name = compute_blob_name(MODEL)
+    parameters = (
+        (0, 0), 2, 8, 1, 1, 1, join_seconds, 60, 60, 10**15, 0, 2**100, REWARD, RESERVE, BOUNTY,
+    )  # fmt: skip
+    model = (name.digest, name.size)
+    owner.send(
+        PUBLISH,
+        "heart",
+        parameters,
+        model,
+        (bytes(32), 0),
+        [],
+        wei=REWARD + RESERVE,
+        blobs={name: MODEL},
+    )
+    return name
+
+
+def make_update(base: BlobName, sender: Address) -> bytes:
+    header = UpdateHeader(Mode.OPEN, 8, Round(1), CHAIN_ID, TaskId(1), 64, 1, base, sender)
+    values = np.arange(-32, 32, dtype=np.int8)
+    return encode_update(header, np.array([-20], np.int8), values)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return found(tmp_path / "node", heartbeat_ms=1_000, blob_retention_seconds=30 * 86_400)
+
+
+def start_with_keeper(home: Path) -> Node:
+    node = open_node(home, replace(CONFIG, keeper=KeeperConfig(interval_seconds=0.1)))
+    node.start()
+    return node
+
+
+@pytest.fixture
+def node(home: Path) -> Iterator[Node]:
+    node = start_with_keeper(home)
+    yield node
+    node.stop()
+
+
+def run_round(node: Node) -> BlobName:
+    """Publish, join, commit, reveal, and wait for the keeper. Returns the aggregated model."""
+    owner, client = Caller(node, ALICE), Caller(node, BOB)
+    base = publish(owner, join_seconds=600)
+    client.send("join(uint256,uint256)", 1, 10, wei=10**15)
+    update = make_update(base, client.address)
+    name = compute_blob_name(update)
+    (commitment,) = view(
+        node,
+        f"compute_commitment(uint256,uint256,address,{BLOB},uint256,bytes32)",
+        "bytes32",
+        1, 1, client.account.address, (name.digest, name.size), 10, SALT,
+    )  # fmt: skip
+    client.send("commit(uint256,uint256,bytes32)", 1, 1, commitment)
+    client.send(REVEAL, 1, 1, (name.digest, name.size), 10, SALT, blobs={name: update})
+    wait_until(lambda: get_state(node) == FINISHED)
+    (fields,) = view(
+        node,
+        "get_round(uint256,uint256)",
+        f"(uint8,{BLOB},uint256,uint256,uint256,uint256,uint256,{BLOB},uint256)",
+        1, 1,
+    )  # fmt: skip
+    digest, size = fields[7]  # type: ignore[index]
+    return BlobName(Digest(digest), size)
+
+
+def test_the_keeper_closes_a_round_and_claims_its_pay(node: Node) -> None:
+    model = run_round(node)
+    values = decode_model(node.blobs.read(model)).values
+    assert values.tolist() == [i + ((i - 32) << 4) for i in range(64)]
+    expiry = node.store.get_blob_expiry(model)
+    assert expiry is not None
+    assert expiry > node.get_head().timestamp
+    keeper = SECRETS.address
+    wait_until(
+        lambda: view(node, "claimable(uint256,address)", "uint256", 1, "0x" + keeper.hex()) == (0,)
+    )
+    assert node.get_nonce(keeper, pending=False) == 2
+
+
+def test_a_lobby_that_nobody_joins_is_aborted_by_the_keeper(node: Node) -> None:
+    publish(Caller(node, ALICE), join_seconds=1)
+    wait_until(lambda: get_state(node) == ABORTED)
+    assert node.get_nonce(SECRETS.address, pending=False) == 1
+
+
+def test_the_whole_chain_replays_from_its_genesis(node: Node) -> None:
+    run_round(node)
+    genesis = parse_genesis(node.get_genesis_document())
+    head = node.get_head().height
+    blocks = [node.get_block(Hash(node.get_hash(one) or b"")) for one in range(1, head + 1)]
+    sent = [decode_block(encode_block(block)) for block in blocks if block is not None]
+    replayed = list(replay(genesis, sent, node.blobs))
+    assert [one.height for one in replayed] == list(range(1, head + 1))
+    assert all(one.difference is None for one in replayed)
+
+
+def test_a_made_model_survives_a_restart(home: Path) -> None:
+    node = start_with_keeper(home)
+    model = run_round(node)
+    node.stop()
+    node = start_with_keeper(home)
+    wait_for(node, node.submit_transaction(sign_transaction(ALICE, 1)))
+    assert decode_model(node.blobs.read(model)).manifest == MANIFEST
+    node.stop()
