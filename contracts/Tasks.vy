@@ -522,25 +522,18 @@ def _aggregate(task: uint256, round: uint256):
 
     rule: fedavg.Rule = self.tasks[task].parameters.rule
     base: fedavg.Blob = rounds.rounds[task][round].base
-    model: fedavg.Blob = empty(fedavg.Blob)
-    shares: DynArray[uint256, fedavg.MAX_CLIENTS] = []
-    scores: DynArray[int256, fedavg.MAX_CLIENTS] = []
-    flags: DynArray[uint256, fedavg.MAX_CLIENTS] = []
-    saturated: uint256 = 0
-    model, shares, scores, flags, saturated = extcall fedavg.Fedavg(fedavg.FEDAVG).aggregate(
-        rule, base, updates, raw_weights
-    )
-    assert len(shares) == len(clients), "tasks: wrong shares"
+    made: fedavg.Aggregate = fedavg._aggregate(rule, base, updates, raw_weights)
+    assert len(made.shares) == len(clients), "tasks: wrong shares"
 
     pool: uint256 = self.tasks[task].parameters.reward // self.tasks[task].parameters.rounds
     paid: uint256 = 0
     for index: uint256 in range(len(clients), bound=fedavg.MAX_CLIENTS):
-        pay: uint256 = (pool * shares[index]) >> fedavg.SHARE_BITS
+        pay: uint256 = (pool * made.shares[index]) >> fedavg.SHARE_BITS
         paid += pay
         escrow._credit_reward(task, clients[index], pay)
     assert paid <= pool, "tasks: wrong shares"
-    self.tasks[task].model = model
-    rounds._set_aggregated(task, round, model, saturated)
+    self.tasks[task].model = made.model
+    rounds._set_aggregated(task, round, made.model, made.saturated)
     log Aggregated(
         task=task,
         round=round,
@@ -549,11 +542,11 @@ def _aggregate(task: uint256, round: uint256):
         clients=clients,
         updates=updates,
         raw_weights=raw_weights,
-        shares=shares,
-        scores=scores,
-        flags=flags,
-        model=model,
-        saturated=saturated,
+        shares=made.shares,
+        scores=made.scores,
+        flags=made.flags,
+        model=made.model,
+        saturated=made.saturated,
     )
 
 

@@ -13,6 +13,13 @@ FEDAVG: constant(address) = 0x0000000000000000000000000000000000000F01
 MAX_CLIENTS: constant(uint256) = 128
 SHARE_BITS: constant(uint256) = 20
 
+AGGREGATE: constant(bytes4) = method_id(
+    "aggregate((uint8,uint256),(bytes32,uint256),(bytes32,uint256)[],uint256[])",
+    output_type=bytes4,
+)
+# Six words of head, and three words of each client and three lengths.
+AGGREGATE_BYTES: constant(uint256) = 32 * (6 + 3 * (MAX_CLIENTS + 1))
+
 # The widest update. What a task's close may cost is quoted for it, whatever the task asks for.
 WIDEST_BITS: constant(uint256) = 16
 
@@ -27,6 +34,14 @@ struct Rule:
     bound: uint256
 
 
+struct Aggregate:
+    model: Blob
+    shares: DynArray[uint256, MAX_CLIENTS]
+    scores: DynArray[int256, MAX_CLIENTS]
+    flags: DynArray[uint256, MAX_CLIENTS]
+    saturated: uint256
+
+
 interface Fedavg:
     def verify(
         update: Blob,
@@ -36,21 +51,29 @@ interface Fedavg:
         sender: address,
         max_norm2: uint256,
     ) -> uint256: view
-    def aggregate(
-        rule: Rule,
-        base: Blob,
-        updates: DynArray[Blob, MAX_CLIENTS],
-        weights: DynArray[uint256, MAX_CLIENTS],
-    ) -> (
-        Blob,
-        DynArray[uint256, MAX_CLIENTS],
-        DynArray[int256, MAX_CLIENTS],
-        DynArray[uint256, MAX_CLIENTS],
-        uint256,
-    ): nonpayable
     def info(blob: Blob) -> (uint256, uint256, uint256): view
     def check_model(model: Blob) -> (uint256, uint256): view
     def quote(rule: Rule, model: Blob, updates: uint256, bits: uint256) -> uint256: view
+
+
+@internal
+def _aggregate(
+    rule: Rule,
+    base: Blob,
+    updates: DynArray[Blob, MAX_CLIENTS],
+    weights: DynArray[uint256, MAX_CLIENTS],
+) -> Aggregate:
+    """
+    @notice Have the precompile make the next model. Reverts with its reason if it refuses.
+    """
+    # Not an interface call: Vyper would send the arrays' unused places too, and the precompile
+    # takes the canonical encoding only.
+    response: Bytes[AGGREGATE_BYTES] = raw_call(
+        FEDAVG,
+        abi_encode(rule, base, updates, weights, method_id=AGGREGATE),
+        max_outsize=AGGREGATE_BYTES,
+    )
+    return abi_decode(response, Aggregate, unwrap_tuple=False)
 
 
 @view

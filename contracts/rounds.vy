@@ -187,11 +187,12 @@ def _verify(
     """
     base: fedavg.Blob = self.rounds[task][round].base
     readable_until: uint256 = self.rounds[task][round].reveal_ends + close_seconds
-    assert fedavg._get_expiry(update) >= readable_until, "tasks: update expires too soon"
-    assert fedavg._get_expiry(base) >= readable_until, "tasks: model expires too soon"
-    return staticcall fedavg.Fedavg(fedavg.FEDAVG).verify(
+    norm2: uint256 = staticcall fedavg.Fedavg(fedavg.FEDAVG).verify(
         update, task, round, base, participant, admission_norm2
     )
+    assert fedavg._get_expiry(update) >= readable_until, "tasks: update expires too soon"
+    assert fedavg._get_expiry(base) >= readable_until, "tasks: model expires too soon"
+    return norm2
 
 
 @internal

@@ -22,8 +22,15 @@ def shelf():
 
 
 @pytest.fixture(scope="session")
-def deployed(project, accounts, shelf):
-    return accounts[0].deploy(project.Tasks)
+def compiled(project):
+    """The project without ape's cache, which does not notice a change in an imported module."""
+    project.load_contracts(use_cache=False)
+    return project
+
+
+@pytest.fixture(scope="session")
+def deployed(compiled, accounts, shelf):
+    return accounts[0].deploy(compiled.Tasks)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ Blobs live on a shelf in this process instead of in transactions and on disk.
 
 import hashlib
 
-from double import call
 from eth.exceptions import Revert
 from eth.vm.forks.prague.computation import PragueComputation
 from eth_abi import encode
@@ -13,6 +12,7 @@ from eth_abi import encode
 from steelyard.chain.admission import Admission
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.params import FEDAVG_ADDRESS
+from steelyard.chain.precompile import call
 from steelyard.chain.types import BlobName, Digest
 
 RETENTION_SECONDS = 30 * 86_400

@@ -252,7 +252,7 @@ def test_no_samples_are_refused(world):
 def test_an_update_nobody_declared_is_refused(world, revealing):
     sealed = world.sealed[revealing, 1, world.hospitals[0].address]
     del world.shelf.admissions[sealed.name], world.shelf.blobs[sealed.name]
-    with ape.reverts():
+    with ape.reverts("fedavg: blob_unknown"):
         world.reveal(revealing, 1, world.hospitals[0])
 
 

@@ -1,5 +1,6 @@
 """The contract's surface: nothing changes a task but these calls, and every refusal is known."""
 
+import json
 import re
 from pathlib import Path
 
@@ -13,9 +14,9 @@ REASONS = {
 }
 
 
-def test_only_these_calls_change_anything(project):
+def test_only_these_calls_change_anything(compiled):
     """No setter, no owner, no upgrade: the terms of a task are frozen when it is published."""
-    changing = {method.name for method in project.Tasks.contract_type.mutable_methods}
+    changing = {method.name for method in compiled.Tasks.contract_type.mutable_methods}
     assert changing == {
         "publish",
         "join",
@@ -29,14 +30,21 @@ def test_only_these_calls_change_anything(project):
         "abort",
         "report",
     }
-    assert not project.Staking.contract_type.mutable_methods
+    assert not compiled.Staking.contract_type.mutable_methods
 
 
-def test_only_these_calls_take_money(project):
+def test_only_these_calls_take_money(compiled):
     payable = {
-        method.name for method in project.Tasks.contract_type.mutable_methods if method.is_payable
+        method.name for method in compiled.Tasks.contract_type.mutable_methods if method.is_payable
     }
     assert payable == {"publish", "join"}
+
+
+@pytest.mark.parametrize("name", ["Tasks", "Staking"])
+def test_these_tests_run_the_code_that_genesis_deploys(compiled, name):
+    artifact = json.loads((CONTRACTS.parent / "chain/artifacts" / f"{name}.json").read_text())
+    contract = getattr(compiled, name).contract_type
+    assert str(contract.deployment_bytecode.bytecode) == artifact["init_code"]
 
 
 @pytest.mark.parametrize("reason", sorted(REASONS))
