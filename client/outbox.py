@@ -34,7 +34,9 @@ MAX_POLL_PAUSES: Final = 3
 """Polling for a receipt begins at a quarter of the account's period and slows down to this many."""
 WAIT_SECONDS: Final = 900.0
 GAS_MARGIN_PERCENT: Final = 125
-"""Of the estimate: what happens before ours in the same block changes the cost a little."""
+GAS_HEADROOM: Final = 500_000
+"""Over the estimate. What happens before ours in the same block can change its cost: whoever takes
+the last free place starts the task, the last to commit opens the reveals. Unused gas is not paid."""
 BASE_FEE_HEADROOM: Final = 8
 """The fee cap over the current base fee; only the base fee of the block is paid."""
 
@@ -205,7 +207,7 @@ class Outbox:
         """Return the node's estimate with a margin. Raises Reverted if the call would fail."""
         assert not call.blobs, "a blob transaction cannot be estimated: its blobs come after it"
         estimate = as_int(self.rpc.call("eth_estimateGas", encode_call(self.address, call)))
-        return estimate * GAS_MARGIN_PERCENT // 100
+        return estimate * GAS_MARGIN_PERCENT // 100 + GAS_HEADROOM
 
     # -- waiting -----------------------------------------------------------------------------------
     def _wait(self, entry: Entry) -> Receipt | None:

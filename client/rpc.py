@@ -9,6 +9,7 @@ against their names.
 """
 
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ class Rpc:
         if not self.urls:
             raise ClientError("node_url", "give the address of at least one node")
         self._http = httpx.Client(transport=transport, timeout=TIMEOUT_SECONDS)
+        self._close = weakref.finalize(self, self._http.close)
         self._sleep = sleep
         self._current = 0
         self._request_id = 0
@@ -75,8 +77,8 @@ class Rpc:
         self._known: set[str] = set()
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """Close the connections; also done when this is forgotten."""
+        self._close()
 
     @property
     def url(self) -> str:

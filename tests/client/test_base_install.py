@@ -43,6 +43,7 @@ with open_account(Client, ledger, HOSPITAL, directory / "h") as hospital:
     hospital.train(train)
     assert hospital.run(task, samples=50).claimed == 1000
 assert not can_check_certificates()
+from steelyard.chain import reference
 print("works")
 """
 REPLAY = """
