@@ -1,0 +1,351 @@
+"""Aggregation is exact: kernels, oracle, order, pages and threads give the same bits."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steelyard.chain import aggregate, reference
+from steelyard.chain.errors import SteelyardError
+from steelyard.chain.model import Role, compute_layout, decode_model
+from steelyard.chain.params import MAX_UPDATES, WEIGHT_TOTAL
+from steelyard.chain.rules import Aggregate, Flag, Rule, RuleKind
+from steelyard.chain.types import BlobName
+
+from .aggregation_kit import Base, make_base, make_flat_base, make_manifest
+
+MEAN = Rule(RuleKind.WEIGHTED_MEAN, 0)
+INT32_MAX = 2**31 - 1
+
+
+@dataclass
+class Round:
+    """A base, updates to it, and their weights."""
+
+    base: Base
+    updates: list[tuple[BlobName, bytes]]
+    weights: list[int]
+
+    def run(self, rule: Rule = MEAN, spread: aggregate.Spread = map) -> Aggregate:
+        return aggregate.aggregate(
+            rule, self.base.name, self.base.data, self.updates, self.weights, spread
+        )
+
+    def ask_the_oracle(self, rule: Rule) -> Aggregate:
+        return reference.aggregate(rule, self.base.name, self.base.data, self.updates, self.weights)
+
+
+def make_round(random: Random, clients: int, sizes: tuple[int, ...]) -> Round:
+    """Return a round with any valid numbers, half of its blocks at the very bounds."""
+    roles = [Role.TRAIN, *(random.choice((Role.TRAIN, Role.AVERAGE, Role.KEEP)) for _ in sizes)]
+    manifest = make_manifest(
+        *((size, random.randint(0, 24), role) for size, role in zip(sizes, roles, strict=False))
+    )
+    ends = (-(2**31), INT32_MAX)
+    base = make_base(
+        manifest,
+        [random.choice((*ends, random.randint(*ends))) for _ in range(manifest.parameters)],
+    )
+    layout = compute_layout(manifest)
+    blocks = list(zip(layout.length.tolist(), layout.fraction_bits.tolist(), strict=True))
+    updates = []
+    for client in range(clients):
+        bits = random.choice((8, 16))
+        values: list[int] = []
+        exponents: list[int] = []
+        for length, fraction_bits in blocks:
+            exponent = random.randint(-fraction_bits, 30)
+            most = min(2 ** (bits - 1) - 1, INT32_MAX >> (exponent + fraction_bits))
+            choices = (-most, most) if random.random() < 0.5 else range(-most, most + 1)
+            exponents.append(exponent)
+            values += [random.choice(choices) for _ in range(length)]
+        updates.append(base.make_update(values, exponents, bits, client))
+    weights = [random.choice((0, 1, 7, random.getrandbits(128))) for _ in updates]
+    return Round(base, updates, [weights[0] or 1, *weights[1:]])
+
+
+rounds = st.builds(
+    make_round,
+    st.randoms(use_true_random=False),
+    st.integers(1, 10),
+    st.sampled_from([(1,), (5, 3), (2, 9, 4, 1), (4096,), (4097, 2), (8191, 3, 4095)]),
+)
+rules = st.one_of(
+    st.just(MEAN),
+    st.integers(1, 128).map(lambda bits: Rule(RuleKind.NORM_CLIPPED_MEAN, 2**bits - 1)),
+)
+
+
+# -- the same bits ---------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(rounds, rules)
+def test_the_kernels_agree_with_the_oracle(round_: Round, rule: Rule) -> None:
+    assert round_.run(rule) == round_.ask_the_oracle(rule)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rounds, rules, st.randoms(use_true_random=False))
+def test_nothing_depends_on_the_order_of_the_clients(
+    round_: Round, rule: Rule, random: Random
+) -> None:
+    order = list(range(len(round_.updates)))
+    random.shuffle(order)
+    shuffled = Round(
+        round_.base,
+        [round_.updates[i] for i in order],
+        [round_.weights[i] for i in order],
+    )
+    first, second = round_.run(rule), shuffled.run(rule)
+    assert (first.model, first.saturated) == (second.model, second.saturated)
+    for before, after in (
+        (first.shares, second.shares),
+        (first.scores, second.scores),
+        (first.flags, second.flags),
+    ):
+        assert tuple(before[i] for i in order) == after
+
+
+@settings(max_examples=30, deadline=None)
+@given(rounds, rules, st.integers(1, 10))
+def test_pages_of_any_size_give_the_bits_of_one_call(round_: Round, rule: Rule, page: int) -> None:
+    base, whole = round_.base, round_.run(rule)
+    for module in (aggregate, reference):
+        partial: bytes | None = None
+        for start in range(0, len(round_.updates), page):
+            partial = module.accumulate(
+                rule, partial, base.name, base.data,
+                round_.updates[start : start + page], whole.shares[start : start + page],
+            )  # fmt: skip
+        assert partial is not None
+        assert module.finish(base.name, base.data, partial) == (whole.model, whole.saturated)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_number_of_threads_changes_nothing(threads: int, monkeypatch) -> None:
+    round_ = make_round(Random(3), 6, (9000, 5000))
+    alone = round_.run()
+    monkeypatch.setattr(aggregate, "RANGE_BLOCKS", 1)
+    with ThreadPoolExecutor(threads) as pool:
+        assert round_.run(spread=pool.map) == alone
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2, 3])
+def test_payloads_may_lie_at_any_address(offset: int) -> None:
+    round_ = make_round(Random(4), 5, (4099, 3))
+    moved = Round(
+        round_.base,
+        [
+            (name, memoryview(bytes(offset) + data)[offset:])  # type: ignore[misc]
+            for name, data in round_.updates
+        ],
+        round_.weights,
+    )
+    assert moved.run() == round_.run()
+
+
+def test_the_largest_model_at_the_bounds_stays_exact() -> None:
+    """One client, a million values, everything at its limit: no accumulator overflows."""
+    size = 2**20
+    base = make_flat_base(size)
+    values = np.full(size, 32767)
+    blocks = size // 4096
+    updates = [base.make_update(values.tolist(), [-8] * blocks, 16, i) for i in range(2)]
+    made = Round(base, updates, [1, 1]).run()
+    assert made.scores == (WEIGHT_TOTAL, WEIGHT_TOTAL)
+    assert set(decode_model(made.model).values.tolist()) == {32767 << 16}
+    layout = compute_layout(base.manifest)
+    norm2 = aggregate.check_ranges(aggregate.decode_update(updates[0][1]), layout)
+    assert norm2 == size * (32767 << 16) ** 2
+
+
+# -- rules, rounding, scores -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("delta", "moved"), [(1, 0), (3, 2), (5, 2), (7, 4), (-1, 0), (-3, -2), (-5, -2), (2, 1)]
+)
+def test_half_a_unit_goes_to_the_even_neighbour(delta: int, moved: int) -> None:
+    base = make_flat_base(1)
+    updates = [base.make_update([delta], [-24]), base.make_update([0], [-24], sender=2)]
+    made = Round(base, updates, [1, 1]).run()
+    assert decode_model(made.model).values.tolist() == [moved]
+
+
+def test_the_model_saturates_and_says_so() -> None:
+    base = make_base(make_manifest((3, 24, Role.TRAIN)), [INT32_MAX, -(2**31), 0])
+    made = Round(base, [base.make_update([1, -1, 1], [-24])], [1]).run()
+    assert decode_model(made.model).values.tolist() == [INT32_MAX, -(2**31), 1]
+    assert made.saturated == 2
+
+
+def test_kept_tensors_are_copied_and_statistics_only_averaged() -> None:
+    manifest = make_manifest((1, 24, Role.AVERAGE), (2, 0, Role.KEEP), (1, 24, Role.TRAIN))
+    base = make_base(manifest, [10, 7, -7, 20])
+    updates = [base.make_update([100, 4], [-24, -24])]
+    made = Round(base, updates, [1]).run(Rule(RuleKind.NORM_CLIPPED_MEAN, 2))
+    assert decode_model(made.model).values.tolist() == [110, 7, -7, 22]
+    assert made.flags == (Flag.CLIPPED,)
+
+
+def test_an_update_at_the_bound_is_not_clipped() -> None:
+    base = make_flat_base(2)
+    made = Round(base, [base.make_update([3, 4], [-24])], [1]).run(
+        Rule(RuleKind.NORM_CLIPPED_MEAN, 5)
+    )
+    assert made.flags == (0,)
+
+
+def test_scores_say_which_way_the_others_went() -> None:
+    base = make_flat_base(2)
+    updates = [
+        base.make_update(values, [-24], sender=i)
+        for i, values in enumerate([[5, 0], [3, 0], [-9, 0], [0, 0]])
+    ]
+    made = Round(base, updates, [1, 1, 1, 0]).run()
+    assert made.scores == (-WEIGHT_TOTAL, -WEIGHT_TOTAL, -WEIGHT_TOTAL, 0)
+    assert made.flags[3] == Flag.ZERO_SHARE
+    assert Round(base, updates[:2], [1, 1]).run().scores == (WEIGHT_TOTAL, WEIGHT_TOTAL)
+
+
+def test_a_huge_update_that_was_clipped_does_not_turn_the_others_around() -> None:
+    base = make_flat_base(1)
+    honest = [base.make_update([q], [-24], sender=q) for q in (1, 2, 3)]
+    updates = [*honest, base.make_update([-100], [0], 8, sender=9)]
+    scores = Round(base, updates, [1] * 4).run(Rule(RuleKind.NORM_CLIPPED_MEAN, 2)).scores
+    assert scores == (WEIGHT_TOTAL,) * 3 + (-WEIGHT_TOTAL,)
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+def catch_code(function, *arguments) -> str:
+    with pytest.raises(SteelyardError) as caught:
+        function(*arguments)
+    return str(caught.value.code)
+
+
+@pytest.mark.parametrize("module", [aggregate, reference])
+class TestRefusals:
+    """Both implementations give the same code."""
+
+    @pytest.mark.parametrize(
+        ("values", "exponent", "bits", "code"),
+        [
+            ([-128, 0], -24, 8, "update_value"),
+            ([-32768, 0], -24, 16, "update_value"),
+            ([64, 0], 1, 8, "update_overflow"),
+            ([-64, 0], 1, 8, "update_overflow"),
+            ([1, 0], 7, 8, "update_overflow"),
+            ([1, 0], 30, 16, "update_overflow"),
+            ([0, 0], 31, 8, "update_exponent"),
+            ([0, 0], -25, 8, "update_exponent"),
+        ],
+    )
+    def test_values_out_of_range(self, module, values, exponent, bits, code) -> None:
+        base = make_flat_base(2)
+        good, bad = base.make_update([1, 1], [-24]), base.make_update(values, [exponent], bits, 2)
+        for rule in (MEAN, Rule(RuleKind.NORM_CLIPPED_MEAN, 5)):
+            assert code == catch_code(
+                module.aggregate, rule, base.name, base.data, [good, bad], [1, 1]
+            )
+            assert code == catch_code(
+                module.accumulate, rule, None, base.name, base.data, [good, bad], [1, 1]
+            )
+        model = decode_model(base.data)
+        assert code == catch_code(module.verify_update, bad[1], model, base.bind(2), 2**256)
+
+    def test_the_first_bad_update_of_the_list_is_named(self, module) -> None:
+        base = make_flat_base(5000)
+        late = base.make_update([0] * 4999 + [-128], [-24, -24])
+        early = base.make_update([64] + [0] * 4999, [1, -24], sender=2)
+        for updates, code in (([late, early], "update_value"), ([early, late], "update_overflow")):
+            assert code == catch_code(module.aggregate, MEAN, base.name, base.data, updates, [1, 1])
+
+    def test_updates_that_do_not_belong(self, module) -> None:
+        base, other = make_flat_base(2), make_flat_base(3)
+        stray = other.make_update([1, 1, 1], [-24])
+        forged = Base(base.manifest, base.data, base.name).make_update([1] * 3, [-24])
+        for update, code in ((stray, "update_base"), (forged, "update_count")):
+            assert code == catch_code(module.aggregate, MEAN, base.name, base.data, [update], [1])
+
+    def test_norms_past_the_bound(self, module) -> None:
+        base = make_flat_base(2)
+        model, update = decode_model(base.data), base.make_update([3, 4], [-24])[1]
+        assert module.verify_update(update, model, base.bind(), 25) == 25
+        assert catch_code(module.verify_update, update, model, base.bind(), 24) == "update_norm"
+
+    def test_another_sender(self, module) -> None:
+        base = make_flat_base(1)
+        update = base.make_update([1], [-24], sender=1)[1]
+        assert (
+            catch_code(module.verify_update, update, decode_model(base.data), base.bind(2), 1)
+            == "update_sender"
+        )
+
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            Rule(RuleKind.WEIGHTED_MEAN, 1),
+            Rule(RuleKind.NORM_CLIPPED_MEAN, 0),
+            Rule(RuleKind.NORM_CLIPPED_MEAN, 2**128),
+        ],
+    )
+    def test_bounds_that_do_not_fit_the_rule(self, module, rule) -> None:
+        base = make_flat_base(1)
+        update = base.make_update([1], [-24])
+        arguments = (base.name, base.data, [update], [1])
+        assert catch_code(module.aggregate, rule, *arguments) == "aggregation_bound"
+
+    @pytest.mark.parametrize(
+        ("count", "shares", "code"),
+        [
+            (0, [], "aggregation_count"),
+            (MAX_UPDATES + 1, [0] * (MAX_UPDATES + 1), "aggregation_count"),
+            (1, [1, 1], "aggregation_count"),
+            (1, [-1], "aggregation_shares"),
+            (1, [WEIGHT_TOTAL + 1], "aggregation_shares"),
+            (2, [WEIGHT_TOTAL, 1], "aggregation_shares"),
+        ],
+    )
+    def test_pages_with_unusable_shares(self, module, count, shares, code) -> None:
+        base = make_flat_base(1)
+        data = base.make_update([1], [-24])[1]
+        updates = [(BlobName(i.to_bytes(32, "big"), 1), data) for i in range(count)]  # type: ignore[arg-type]
+        assert code == catch_code(
+            module.accumulate, MEAN, None, base.name, base.data, updates, shares
+        )
+
+    def test_a_page_that_lists_an_update_twice(self, module) -> None:
+        base = make_flat_base(1)
+        updates = [base.make_update([1], [-24])] * 2
+        assert (
+            catch_code(module.accumulate, MEAN, None, base.name, base.data, updates, [1, 1])
+            == "aggregation_duplicate"
+        )
+
+    def test_partials_that_do_not_belong_or_are_not_done(self, module) -> None:
+        base = make_flat_base(2)
+        update = base.make_update([1, -1], [-24])
+        half = module.accumulate(MEAN, None, base.name, base.data, [update], [WEIGHT_TOTAL // 2])
+        too_large = (2**31 * WEIGHT_TOTAL).to_bytes(8, "little")
+        cases = {
+            "aggregation_shares": [half, half[:16] + b"\xff" * 8 + half[24:]],
+            "partial_format": [b"", b"X" + half[1:], half[:8] + b"\2" + half[9:]],
+            "partial_base": [half[:24] + b"\0" + half[25:], half[:32] + b"\0" + half[33:]],
+            "partial_length": [half[:-8], half + b"\0", half[:64] + b"\1" + half[65:]],
+            "partial_range": [half[:72] + too_large + half[80:], half[:16] + bytes(8) + half[24:]],
+        }
+        for code, partials in cases.items():
+            for partial in partials:
+                assert code == catch_code(module.finish, base.name, base.data, partial)
+        full = half[:12] + b"\xff" * 4 + half[16:]
+        assert (
+            catch_code(module.accumulate, MEAN, full, base.name, base.data, [update], [1])
+            == "aggregation_count"
+        )
