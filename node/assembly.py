@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steelyard.chain import proofs
+from steelyard.chain import proofs, selftest
 from steelyard.chain.block import Header
 from steelyard.chain.bls import compute_public_key
 from steelyard.chain.consensus.simplex import Settings
@@ -54,6 +54,7 @@ def assemble(
 
     Raises SteelyardError, InvalidKey, CorruptData, StorageFull.
     """
+    check_kernels()
     state = build_genesis(genesis)
     me = find_validator(state.validators, secrets)
     with ExitStack() as opened:
@@ -101,9 +102,21 @@ def assemble(
     )
     driver = Driver(parts)
     blobs.on_arrival = driver.wake
+    driver.sweep()
     return Assembly(
         config, clock, store, blobs, mempool, signer, driver, identity, state.validators, on_final
     )
+
+
+def check_kernels() -> None:
+    """Refuse to vote with kernels that compute something else. Raises SteelyardError selftest."""
+    failures = selftest.run()
+    if failures:
+        raise SteelyardError(
+            "selftest",
+            f"this machine computes wrong aggregates ({failures[0]}); run `steelyard selftest`, and "
+            "install the versions of constraints.txt",
+        )
 
 
 def find_validator(validators: ValidatorSet, secrets: Secrets) -> int:

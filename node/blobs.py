@@ -139,9 +139,9 @@ class BlobStore:
 
     def open_upload(self, name: BlobName, is_wanted: Callable[[BlobName], bool]) -> "BlobUpload":
         """Start receiving a blob. Raises SteelyardError blob_held, blob_quota; StorageFull."""
-        if self.has(name):
-            raise SteelyardError("blob_held", f"{encode_cid(name)} is already here")
         with self._lock:
+            if self.has(name):
+                raise SteelyardError("blob_held", f"{encode_cid(name)} is already here")
             waiting = sum(one.name.size for one in self._open) + sum(
                 one.size for one in self._waiting
             )
@@ -186,16 +186,24 @@ class BlobStore:
         with self._lock:
             return tuple(self._waiting)
 
-    def delete(self, names: Iterable[BlobName]) -> None:
-        """Remove files. Readers that mapped one keep their bytes."""
+    def delete(
+        self, names: Iterable[BlobName], is_unwanted: Callable[[BlobName], bool]
+    ) -> tuple[BlobName, ...]:
+        """Remove the files of names that are unwanted, and return those names.
+
+        That is asked under the lock which `open_upload` takes before it says "already here": so
+        nobody is told so of a blob that goes. Readers that mapped a file keep their bytes.
+        """
         with self._lock:
-            for name in names:
+            gone = tuple(name for name in names if is_unwanted(name))
+            for name in gone:
                 self._waiting.pop(name, None)
                 self._checked.discard(name)
                 path = self._held.pop(name, None)
                 if path is not None:
                     self._bytes -= name.size
                     path.unlink(missing_ok=True)
+        return gone
 
 
 class BlobUpload:

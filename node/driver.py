@@ -190,19 +190,18 @@ class Driver:
             if not self._stopping:
                 self._condition.wait(seconds)
 
+    def sweep(self) -> None:
+        """Before anything can declare or send blobs: delete what a kill left over."""
+        tree, _ = self._read_journal()
+        self._finalizer.sweep(tree)
+
     def recover(self) -> None:
         """Rebuild tree and machine from disk, and start the machine."""
         self._check_space()
         parts, store = self._parts, self._parts.store
-        self._tree = BlockTree(parts.rules, store, parts.blobs)
+        self._tree, certificates = self._read_journal()
         self._request, self._timer_ms, self._journal, self._told_view = None, None, {}, 0
         self._events.clear()
-        certificates: list[Certificate] = []
-        for key, value in store.read_journal():
-            if key[:1] == BLOCK:
-                self._tree.add(decode_block(value), None)
-            else:
-                certificates.append(decode_certificate(value))
         root = store.get_block(self._tree.root.hash)
         assert root is not None, "the head's body is stored with it"
         self._machine = Simplex.recover(
@@ -213,12 +212,22 @@ class Driver:
             certificates=certificates,
             candidates=self._tree.get_candidates(),
         )
-        self._finalizer.sweep(self._tree)
         self._step(Started())
         log_event("consensus_started", height=root.height, view=self._machine.view)
         if self.alarm is not None:
             log_event("production_resumed", code=self.alarm.code)
             self.alarm = None
+
+    def _read_journal(self) -> tuple[BlockTree, list[Certificate]]:
+        """What the kill, or the fault, left of the blocks and certificates above the head."""
+        parts, certificates = self._parts, []
+        tree = BlockTree(parts.rules, parts.store, parts.blobs)
+        for key, value in parts.store.read_journal():
+            if key[:1] == BLOCK:
+                tree.add(decode_block(value), None)
+            else:
+                certificates.append(decode_certificate(value))
+        return tree, certificates
 
     def _check_space(self) -> None:
         check_space(self._parts.directory, self._parts.config.storage.min_free_bytes)

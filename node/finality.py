@@ -107,19 +107,19 @@ class Finalizer:
         """Let go of what is over. Cheap when nothing is."""
         for transaction_hash in self._mempool.expire():
             log_event("transaction_expired", hash=transaction_hash)
-        declared = tree.get_declared()
-        orphans = [name for name in self._blobs.get_waiting() if self._is_orphan(name, declared)]
-        self._blobs.delete(orphans)
+        self._delete_orphans(self._blobs.get_waiting(), tree)
         if not self._archive:
             self._delete_expired(tree.root)
 
     def sweep(self, tree: BlockTree) -> None:
-        """At a start: delete files that no finalized and no journaled block needs."""
+        """Before a start: delete files that no finalized and no journaled block needs."""
+        gone = self._delete_orphans(self._blobs.get_names(), tree)
+        if gone:
+            log_event("blobs_swept", count=len(gone))
+
+    def _delete_orphans(self, names: tuple[BlobName, ...], tree: BlockTree) -> tuple[BlobName, ...]:
         declared = tree.get_declared()
-        orphans = [name for name in self._blobs.get_names() if self._is_orphan(name, declared)]
-        self._blobs.delete(orphans)
-        if orphans:
-            log_event("blobs_swept", count=len(orphans))
+        return self._blobs.delete(names, lambda name: self._is_orphan(name, declared))
 
     def _is_orphan(self, name: BlobName, declared: frozenset[BlobName]) -> bool:
         return (
@@ -131,8 +131,7 @@ class Finalizer:
     def _delete_expired(self, head: Header) -> None:
         """Only past the finalized time of expiry: no later block can read them."""
         expired = self._store.scan_expired(head.timestamp, EXPIRED_AT_ONCE)
-        gone = [name for name in expired if not self._mempool.is_declared(name)]
+        gone = self._blobs.delete(expired, lambda name: not self._mempool.is_declared(name))
         if gone:
-            self._blobs.delete(gone)
             self._store.forget_blobs(gone)
             log_event("blobs_expired", count=len(gone))

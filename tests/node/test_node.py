@@ -16,6 +16,7 @@ from steelyard.chain.errors import InvalidKey, InvalidTransaction, SteelyardErro
 from steelyard.chain.execute import CallRequest
 from steelyard.chain.proofs import check_proof
 from steelyard.chain.types import Address, BlobName, Hash
+from steelyard.node import assembly
 from steelyard.node import directory as directory_module
 from steelyard.node.config import BlobsConfig, MempoolConfig
 from steelyard.node.node import Node
@@ -379,6 +380,15 @@ def test_a_missing_directory_or_genesis_says_what_to_do(tmp_path: Path, home: Pa
     with pytest.raises(SteelyardError, match="node init") as caught:
         open_node(home)
     assert caught.value.code == "genesis_missing"
+
+
+def test_a_machine_with_wrong_kernels_does_not_start(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly.selftest, "run", lambda: ["case: wrong bits"])
+    with pytest.raises(SteelyardError, match="wrong bits") as caught:
+        open_node(home)
+    assert caught.value.code == "selftest"
 
 
 def test_keys_of_somebody_else_are_refused(home: Path) -> None:
