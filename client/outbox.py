@@ -36,7 +36,7 @@ WAIT_SECONDS: Final = 900.0
 GAS_MARGIN_PERCENT: Final = 125
 GAS_HEADROOM: Final = 500_000
 """Over the estimate. What happens before ours in the same block can change its cost: whoever takes
-the last free place starts the task, the last to commit opens the reveals. Unused gas is not paid."""
+the last free place starts the task, the last to commit opens the reveals. Only used gas is paid."""
 BASE_FEE_HEADROOM: Final = 8
 """The fee cap over the current base fee; only the base fee of the block is paid."""
 
