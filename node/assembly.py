@@ -114,7 +114,7 @@ def check_kernels() -> None:
     if failures:
         raise SteelyardError(
             "selftest",
-            f"this machine computes wrong aggregates ({failures[0]}); run `steelyard selftest`, and "
+            f"this machine computes wrong aggregates ({failures[0]}); run `steelyard selftest` and "
             "install the versions of constraints.txt",
         )
 
