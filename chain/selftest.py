@@ -16,7 +16,7 @@ from .errors import SteelyardError
 from .rules import Aggregate, Rule, RuleKind
 from .types import BlobName
 
-VECTORS: Final = Path(__file__).parent / "vectors" / "aggregation.json"
+VECTORS: Final = Path(__file__).with_name("vectors").joinpath("aggregation.json")
 
 
 @dataclass(frozen=True, slots=True)
