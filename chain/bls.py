@@ -12,9 +12,10 @@ Aggregation is only sound for keys whose owner proved that it knows the secret: 
 
 import hashlib
 import hmac
+import sys
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Final, NewType, Protocol
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Final, NewType, Protocol
 
 from .errors import InvalidKey, InvalidVote
 
@@ -22,6 +23,9 @@ try:
     import pyblst
 except ImportError:  # no wheel for this platform: py_ecc is slow, and right
     pyblst = None
+
+if TYPE_CHECKING:
+    from py_ecc.bls import G2ProofOfPossession
 
 SecretKey = NewType("SecretKey", int)
 PublicKey = NewType("PublicKey", bytes)
@@ -116,22 +120,22 @@ class PyEcc:
     """The reference: plain Python integers. Its import is slow, so it happens on first use."""
 
     def compute_public_key(self, secret: SecretKey) -> bytes:
-        from py_ecc.bls import G2ProofOfPossession as suite
+        suite = _load_suite()
 
         return bytes(suite.SkToPk(secret))
 
     def sign(self, secret: SecretKey, message: bytes, tag: bytes) -> bytes:
-        from py_ecc.bls import G2ProofOfPossession as suite
+        suite = _load_suite()
 
         return bytes(suite._CoreSign(secret, message, tag))
 
     def is_key(self, key: bytes) -> bool:
-        from py_ecc.bls import G2ProofOfPossession as suite
+        suite = _load_suite()
 
         return bool(suite.KeyValidate(key))
 
     def aggregate(self, signatures: Sequence[bytes]) -> bytes | None:
-        from py_ecc.bls import G2ProofOfPossession as suite
+        suite = _load_suite()
         from py_ecc.bls.g2_primitives import signature_to_G2, subgroup_check
 
         # py_ecc's own Aggregate checks no subgroup.
@@ -143,12 +147,25 @@ class PyEcc:
         return bytes(suite.Aggregate(list(signatures)))
 
     def verify(self, keys: Sequence[bytes], message: bytes, signature: bytes, tag: bytes) -> bool:
-        from py_ecc.bls import G2ProofOfPossession as suite
+        suite = _load_suite()
 
         if not all(suite.KeyValidate(key) for key in keys):
             return False
         total = keys[0] if len(keys) == 1 else suite._AggregatePKs(list(keys))
         return bool(suite._CoreVerify(total, message, signature, tag))
+
+
+@cache
+def _load_suite() -> "type[G2ProofOfPossession]":
+    """Import py_ecc and undo what that does to the recursion limit.
+
+    At its 100,000, nested JSON from outside would overflow a thread's stack.
+    """
+    limit = sys.getrecursionlimit()
+    from py_ecc.bls import G2ProofOfPossession as suite
+
+    sys.setrecursionlimit(limit)
+    return suite
 
 
 DEFAULT: Final[Backend] = PyEcc() if pyblst is None else Pyblst()

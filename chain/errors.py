@@ -50,4 +50,4 @@ class InvalidKey(SteelyardError):
 
 
 class UnavailableBlob(SteelyardError):
-    """A blob that the chain admitted and this machine lacks: wait and fetch; never an EVM result."""
+    """An admitted blob that this machine lacks: wait and fetch; never an EVM result."""

@@ -44,6 +44,9 @@ from .transactions import AccessList
 from .trie import NodeSource
 from .types import Address, BlobName, Hash, Height
 
+# py-evm imports py_ecc, which raises the limit to a height where nested JSON ends the process.
+sys.setrecursionlimit(EVM_RECURSION_LIMIT)
+
 REVERT_SELECTOR = bytes.fromhex("08c379a0")
 """Error(string)."""
 MAX_INPUT_BYTES = 2**18

@@ -8,6 +8,7 @@ cap, and leaves a step that fails alone for longer each time.
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ from .store import CorruptData
 if TYPE_CHECKING:
     from .node import Node
 
+PAUSE_SECONDS = 0.05
+"""Between two looks, however fast blocks come."""
 LOOKS_AT_ONCE = 32
 """Tasks looked at in one round of the keeper, so that many tasks cannot occupy a node."""
 GAS_MARGIN_PERCENT = 130
@@ -77,19 +80,29 @@ class Keeper:
         self._open: deque[int] = deque()
         self._known = 0
         self._attempts: dict[Due, Attempt] = {}
-        self._stopping = threading.Event()
+        self._stopping, self._woken = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
+        self._unsubscribe: Callable[[], None] | None = None
 
     def start(self) -> None:
+        self._unsubscribe = self._node.subscribe(lambda _header: self._woken.set())
         self._thread = start_thread("keeper", self._run)
 
     def stop(self) -> None:
         self._stopping.set()
+        self._woken.set()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
         if self._thread is not None:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._config.interval_seconds):
+        """Look after each block, since it may make something due, and as time passes."""
+        while not self._stopping.wait(PAUSE_SECONDS):
+            self._woken.wait(self._config.interval_seconds)
+            self._woken.clear()
+            if self._stopping.is_set():
+                break
             try:
                 self.look()
             except (SteelyardError, CorruptData) as error:

@@ -20,8 +20,8 @@ from ..torch import dump, load
 from ..training import Context
 from . import training
 from .heart import encode_rows, read_rows
+from .pace import ImpatientClock
 
-FAST_POLL_SECONDS = 0.15
 Arrays = dict[str, NDArray[np.float32]]
 
 
@@ -37,7 +37,7 @@ def main() -> None:
         options.node,
         key=site / "key.json",
         state=site / "state",
-        poll_seconds=FAST_POLL_SECONDS,
+        clock=ImpatientClock(),
     ) as client:
 
         @client.train

@@ -28,6 +28,7 @@ from ..torch import dump, load
 from . import heart, training
 from .heart import Patients, Row
 from .liar import serve_liar
+from .pace import ImpatientClock
 from .processes import Processes, Running, wait_for_node
 from .report import Accuracies, Intrusion, Money, Story
 
@@ -124,7 +125,7 @@ def prepare_stage(processes: Processes, options: Options, say: Say) -> Stage:
         state=processes.directory / "organisation",
         password=processes.password,
         report=lambda _line: None,
-        poll_seconds=POLL_SECONDS,
+        clock=ImpatientClock(),
     )
     stage = Stage(processes, url, organisation, addresses, options, say, started)
     stage.tell(f"validator   1/1 finalizing     node {url}/health")
