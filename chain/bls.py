@@ -162,9 +162,10 @@ def _load_suite() -> "type[G2ProofOfPossession]":
     At its 100,000, nested JSON from outside would overflow a thread's stack.
     """
     limit = sys.getrecursionlimit()
-    from py_ecc.bls import G2ProofOfPossession as suite
+    from py_ecc import bls
 
     sys.setrecursionlimit(limit)
+    suite: type[G2ProofOfPossession] = bls.G2ProofOfPossession
     return suite
 
 

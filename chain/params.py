@@ -63,7 +63,7 @@ BYTES_READ_PER_GAS: Final = 256
 """Reading a blob from storage into memory."""
 BYTES_MADE_PER_GAS: Final = 32
 """Encoding, hashing and storing a blob that the precompile makes."""
-VALUES_PER_GAS: Final = 32
+VALUES_PER_GAS: Final = 256
 """parameters x updates, for the sums, the norms and the scores together."""
 
 # -- transactions and blocks -----------------------------------------------------------------------

@@ -57,7 +57,8 @@ class Task:
 
     `model`: named arrays, or the bytes of a model file. `bundle`: a directory for participants.
     `config`: what training functions see as `ctx.config`. `admission_norm`: the largest L2 norm of
-    an update. `rule` "clipped" needs `clip_norm`. `metrics`: what participants report, in order.
+    an update. `rule` "clipped" needs `clip_norm`. `metrics`: what participants report, in order;
+    none for no reports.
     """
 
     name: str
@@ -229,8 +230,7 @@ def draft_task(task: Task, gas_limit: int, base_fee: int, tip: int) -> Draft:
         )
     parameters = build_parameters(task, close_gas, base_fee, tip)
     config = dict(task.config)
-    if task.metrics:
-        config.setdefault(METRICS_SETTING, ",".join(task.metrics))
+    config.setdefault(METRICS_SETTING, ",".join(task.metrics))
     check_config(config)
     bundle = encode_bundle(None if task.bundle is None else Path(task.bundle), config)
     allow = tuple(parse_address(entry) for entry in task.allow)

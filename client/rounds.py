@@ -82,16 +82,29 @@ class Turn:
         self._missed: set[str] = set()
         self._failures = 0
         self._said = ("", 0.0)
+        self._seen: tuple[object, int] | None = None
         self._models: dict[BlobName, Model] = {}
         self.is_over = False
         self.submitted = 0
         account.outbox.flush()
 
     def take(self) -> None:
-        """Do what is due. Raises NodeUnreachable; then the same is due again."""
+        """Do what is due. Raises NodeUnreachable; then the same is due again.
+
+        Nothing can be due that was not, while no block and no second has passed.
+        """
         client = self._client
         head = client.rpc.call("eth_getBlockByNumber", "latest", False)
         self._clock.observe(as_int(head["timestamp"]))
+        seen = (head["hash"], self._clock.get_seconds())
+        if seen == self._seen:
+            return
+        self._look()
+        self._seen = seen
+
+    def _look(self) -> None:
+        """Read where the task stands and do the first thing that is due."""
+        client = self._client
         info = client.tasks.get_task(self._task)
         if info.state is TaskState.LOBBY:
             seats = (
@@ -316,6 +329,8 @@ class Turn:
         client, label = self._client, self._label(round_number, "report")
         if self._evaluate is None or round_number < 1 or label in self._missed:
             return
+        if not read_metric_names(self._config):
+            return
         state = client.tasks.get_round(self._task, round_number)
         is_member = client.tasks.get_participant(self._task, client.address).position
         if (
@@ -372,9 +387,9 @@ class Turn:
 def read_metric_names(config: Config) -> tuple[str, ...]:
     """Return which metric stands at which place: the bundle's `metrics`, comma-separated."""
     setting = config.get(METRICS_SETTING)
-    if isinstance(setting, str) and setting.strip():
-        return tuple(name.strip() for name in setting.split(","))
-    return DEFAULT_METRICS
+    if not isinstance(setting, str):
+        return DEFAULT_METRICS
+    return tuple(name.strip() for name in setting.split(",") if name.strip())
 
 
 def format_metrics(metrics: dict[str, float] | object) -> str:

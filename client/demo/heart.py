@@ -9,6 +9,7 @@ Errors: `SteelyardError("data_columns" | "data_value")` for a file that is not s
 """
 
 import csv
+import io
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,12 +62,11 @@ class Patients:
 def read_rows(path: Path | None = None) -> list[Row]:
     """Return the rows of `path`, or of the table that ships with the package."""
     source = files("steelyard.client") / "data" / "heart_disease_uci.csv" if path is None else path
-    with source.open("r", encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise SteelyardError("data_columns", f"{source} has no column {', '.join(missing)}")
-        return list(reader)
+    reader = csv.DictReader(io.StringIO(source.read_text(encoding="utf-8"), newline=""))
+    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+    if missing:
+        raise SteelyardError("data_columns", f"{source} has no column {', '.join(missing)}")
+    return list(reader)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -28,7 +28,6 @@ from ..torch import dump, load
 from . import heart, training
 from .heart import Patients, Row
 from .liar import serve_liar
-from .pace import ImpatientClock
 from .processes import Processes, Running, wait_for_node
 from .report import Accuracies, Intrusion, Money, Story
 
@@ -125,7 +124,7 @@ def prepare_stage(processes: Processes, options: Options, say: Say) -> Stage:
         state=processes.directory / "organisation",
         password=processes.password,
         report=lambda _line: None,
-        clock=ImpatientClock(),
+        poll_seconds=POLL_SECONDS,
     )
     stage = Stage(processes, url, organisation, addresses, options, say, started)
     stage.tell(f"validator   1/1 finalizing     node {url}/health")
@@ -161,9 +160,10 @@ def prepare_ward(seed: int) -> Ward:
 # -- one split -------------------------------------------------------------------------------------
 def run_split(stage: Stage, ward: Ward, *, with_intruder: bool) -> Story:
     """Publish, let the hospitals train, settle, audit; the intruder comes in tasks of its own."""
-    honest = publish(stage, ward, "fedavg", clients=len(heart.HOSPITALS))
+    hospitals = len(heart.HOSPITALS)
+    honest = publish(stage, ward, "fedavg", clients=hospitals, metrics=("accuracy",))
     attacked = (
-        [publish(stage, ward, rule, clients=len(heart.HOSPITALS) + 1) for rule in RULES]
+        [publish(stage, ward, rule, clients=hospitals + 1, metrics=()) for rule in RULES]
         if with_intruder
         else []
     )
@@ -188,7 +188,9 @@ def run_split(stage: Stage, ward: Ward, *, with_intruder: bool) -> Story:
     return story
 
 
-def publish(stage: Stage, ward: Ward, rule: str, *, clients: int) -> PublishedTask:
+def publish(
+    stage: Stage, ward: Ward, rule: str, *, clients: int, metrics: Sequence[str]
+) -> PublishedTask:
     """Publish one task; the bundle is the program that the hospitals run."""
     bundle = stage.directory / "bundle"
     if not bundle.exists():
@@ -202,7 +204,7 @@ def publish(stage: Stage, ward: Ward, rule: str, *, clients: int) -> PublishedTa
             model=dump(training.build_net()),
             bundle=bundle,
             config={"local_epochs": training.LOCAL_EPOCHS},
-            metrics=("accuracy",),
+            metrics=metrics,
             rule=rule,
             clip_norm=CLIP_NORM if rule == "clipped" else None,
             rounds=stage.options.rounds,
@@ -377,7 +379,10 @@ def audit(stage: Stage, url: str, task: PublishedTask) -> str:
     document = json.loads(output.splitlines()[-1])
     verdict = str(document["verdict"])
     label = "audit" if url == stage.url else "tampered"
-    stage.tell(f"{label:<11} {document['summary']}   {verdict}")
+    summary, _, detail = str(document["summary"]).partition(": ")
+    stage.tell(f"{label:<11} {summary if detail else 'node untrusted; ' + summary}   {verdict}")
+    if detail:
+        stage.say(f"                  {detail}")
     return verdict
 
 

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from . import __version__
 from .chain.errors import SteelyardError
@@ -89,7 +90,7 @@ def describe() -> str:
     )
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Say what is wrong on stderr and exit with 2."""
     print(f"steelyard: {message}", file=sys.stderr)
     sys.exit(UNKNOWN)
