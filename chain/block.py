@@ -364,8 +364,8 @@ def _check_links(parent: Header, header: Header) -> None:
 def check_block(parent: Header, block: Block, rules: Rules) -> None:
     """Raise InvalidBlock if the block cannot follow `parent`; nothing is executed.
 
-    Codes: those of `check_header`, block_extension, block_randao, block_transactions_root,
-    block_withdrawals_root, block_size.
+    Codes: those of `check_header`, block_extension, block_randao, block_withdrawals,
+    block_transactions_root, block_withdrawals_root, block_size.
     """
     header, extension = block.header, block.extension
     check_header(parent, header, rules)
@@ -375,12 +375,14 @@ def check_block(parent: Header, block: Block, rules: Rules) -> None:
         raise InvalidBlock("block_extension", "parent_beacon_block_root is not its hash")
     if header.prev_randao != compute_prev_randao(parent, extension.view):
         raise InvalidBlock("block_randao", "prev_randao does not follow the parent and the view")
+    if block.withdrawals:
+        # Consensus pays nobody yet: without a rule for whom, a leader would pay itself.
+        raise InvalidBlock("block_withdrawals", "blocks of this chain pay no withdrawals")
     if (
         len(block.transactions) > MAX_BLOCK_TRANSACTIONS
-        or len(block.withdrawals) > MAX_WITHDRAWALS
         or sum(map(len, block.transactions)) > MAX_TRANSACTIONS_BYTES
     ):
-        raise InvalidBlock("block_size", "too many transactions or withdrawals")
+        raise InvalidBlock("block_size", "too many transactions")
     if header.transactions_root != compute_transactions_root(block.transactions):
         raise InvalidBlock("block_transactions_root", "not the root of these transactions")
     if header.withdrawals_root != compute_withdrawals_root(block.withdrawals):

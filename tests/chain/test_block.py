@@ -44,9 +44,9 @@ EXTENSION = Extension(Epoch(0), View(3), ADDRESSES[0], Hash(b"\5" * 32))
 WITHDRAWAL = Withdrawal(1, 2, ADDRESSES[3], 4)
 
 
-def make_block(**changes: object) -> Block:
-    """Return a block that may follow PARENT, with changes to its header."""
-    raw, withdrawals = (sign(Draft()), sign(Draft(type=0))), (WITHDRAWAL,)
+def make_block(*withdrawals: Withdrawal, **changes: object) -> Block:
+    """Return a block that, without withdrawals, may follow PARENT; with changes to its header."""
+    raw = (sign(Draft()), sign(Draft(type=0)))
     header = Header(
         parent_hash=PARENT.hash,
         coinbase=ADDRESSES[0],
@@ -77,10 +77,16 @@ def test_a_header_is_a_prague_header() -> None:
 
 
 def test_a_block_survives_the_wire() -> None:
-    block = make_block()
-    assert decode_block(encode_block(block)) == block
+    for block in (make_block(), make_block(WITHDRAWAL)):
+        assert decode_block(encode_block(block)) == block
     assert decode_extension(encode_extension(EXTENSION)) == EXTENSION
-    check_block(PARENT, block, RULES)
+    check_block(PARENT, make_block(), RULES)
+
+
+def test_a_leader_cannot_pay_itself_by_a_withdrawal() -> None:
+    with pytest.raises(InvalidBlock) as caught:
+        check_block(PARENT, make_block(WITHDRAWAL), RULES)
+    assert caught.value.code == "block_withdrawals"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,7 @@ def test_bytes_that_are_no_block_are_refused(data: bytes) -> None:
 
 @given(st.data())
 def test_an_altered_block_never_raises_anything_else(data: st.DataObject) -> None:
-    wire = bytearray(encode_block(make_block()))
+    wire = bytearray(encode_block(make_block(WITHDRAWAL)))
     wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(st.integers(0, 255))
     try:
         block = decode_block(bytes(wire))
