@@ -34,7 +34,13 @@ from eth_hash.auto import keccak
 from .admission import Admission, compute_admission_slot, decode_admission, encode_admission
 from .block import Rules, Withdrawal
 from .environment import BlobSource, Environment
-from .errors import InvalidAggregation, SteelyardError, UnavailableBlob
+from .errors import (
+    InvalidAggregation,
+    InvalidBlobName,
+    InvalidModel,
+    InvalidUpdate,
+    UnavailableBlob,
+)
 from .evm_guards import GuardedComputation, list_frames
 from .evm_state import Accounts, Overlay, missing_state
 from .params import EVM_RECURSION_LIMIT, FEDAVG_ADDRESS
@@ -49,6 +55,8 @@ sys.setrecursionlimit(EVM_RECURSION_LIMIT)
 
 REVERT_SELECTOR = bytes.fromhex("08c379a0")
 """Error(string)."""
+REFUSALS = (InvalidAggregation, InvalidBlobName, InvalidModel, InvalidUpdate)
+"""What callers of the aggregation precompile do wrong. Any other error is this machine's."""
 MAX_INPUT_BYTES = 2**18
 """Of a call to the aggregation precompile; MAX_UPDATES names and weights fit twice."""
 MAX_REFUND_QUOTIENT = 5
@@ -109,7 +117,12 @@ class FedavgHost:
     def read_blob(self, name: BlobName) -> bytes | memoryview:
         """Return an admitted blob: of this block, or of the disk. Raises UnavailableBlob."""
         made = self._state.made_blobs.get(name)
-        return self._state.blob_source.read(name) if made is None else made
+        if made is not None:
+            return made
+        data = self._state.blob_source.read(name)
+        if len(data) != name.size:  # cut off on this disk: a model of that length is invalid
+            raise UnavailableBlob("blob_unavailable", f"{len(data)} of {name.size} bytes are here")
+        return data
 
     def write_blob(self, name: BlobName, data: bytes) -> None:
         """Keep a blob and its record; a revert undoes the record, and with it the blob."""
@@ -130,11 +143,12 @@ def run_fedavg(computation: GuardedComputation) -> None:
         if len(message.data) > MAX_INPUT_BYTES:
             raise InvalidAggregation("call_size", f"input above {MAX_INPUT_BYTES} bytes")
         computation.output = precompile.call(FedavgHost(computation), bytes(message.data))
-    except UnavailableBlob:
-        raise
-    except SteelyardError as error:
-        computation.output = REVERT_SELECTOR + encode(["string"], [f"fedavg: {error.code}"])
-        raise Revert(computation.output) from error
+        return
+    except REFUSALS as error:
+        code = error.code
+    # Not in the handler: the revert would keep all that the refused call held, to the block's end.
+    computation.output = REVERT_SELECTOR + encode(["string"], [f"fedavg: {code}"])
+    raise Revert(computation.output)
 
 
 class EngineComputation(GuardedComputation):
@@ -152,6 +166,7 @@ class EngineState(PragueState):  # type: ignore[misc]
 
     blob_source: BlobSource
     made_blobs: dict[BlobName, bytes]
+    scanned_codes: dict[bytes, bytes]
     admission: Admission
 
     def set_system_contracts(self) -> None:
@@ -197,6 +212,7 @@ class BlockState:
         self._state = EngineState(AtomicDB(self._overlay), context, state_root)
         self._state.blob_source = blobs
         self._state.made_blobs = {}
+        self._state.scanned_codes = {}
         self._state.admission = Admission(
             environment.height, environment.timestamp + rules.blob_retention_seconds
         )

@@ -16,7 +16,6 @@ another recursion limit (docs/decisions; tests/chain/test_evm_guards.py has one 
 """
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from types import TracebackType
 from typing import ClassVar, Final, TypeAlias, cast
 
@@ -54,7 +53,6 @@ GAS_IDENTITY, GAS_IDENTITY_WORD, GAS_PAIRING = 15, 3, 45_000
 
 
 # -- code ------------------------------------------------------------------------------------------
-@lru_cache(maxsize=256)
 def find_opcodes(code: bytes) -> bytes:
     """Return a 1 for each byte that is an instruction, a 0 for each that a PUSH carries."""
     found = bytearray(len(code))
@@ -67,11 +65,27 @@ def find_opcodes(code: bytes) -> bytes:
 
 
 class LinearCodeStream(CodeStream):  # type: ignore[misc]
-    """A code stream whose jump targets cost one pass over each code."""
+    """A code stream whose jump targets cost one pass over each code.
+
+    `scanned` holds the codes of a block. A cache of fixed size would be passed by one more code
+    than it holds, called in turn: 100 gas for each scan of 24 kB.
+    """
+
+    def __init__(self, code: bytes, scanned: dict[bytes, bytes]) -> None:
+        super().__init__(code)
+        self._scanned = scanned
+        self._opcodes = b""
 
     def is_valid_opcode(self, position: int) -> bool:
         """Tell whether an instruction starts here."""
-        return position < self._length_cache and find_opcodes(self._raw_code_bytes)[position] == 1
+        if position >= self._length_cache:
+            return False
+        if not self._opcodes:
+            code = self._raw_code_bytes
+            if code not in self._scanned:
+                self._scanned[code] = find_opcodes(code)
+            self._opcodes = self._scanned[code]
+        return self._opcodes[position] == 1
 
 
 # -- input of calls --------------------------------------------------------------------------------
@@ -204,7 +218,7 @@ class GuardedComputation(PragueComputation):  # type: ignore[misc]
 
     def __init__(self, state: object, message: object, transaction_context: object) -> None:
         super().__init__(state, message, transaction_context)
-        self.code = LinearCodeStream(self.msg.code)
+        self.code = LinearCodeStream(self.msg.code, self.state.scanned_codes)
 
     @classmethod
     def consume_initcode_gas_cost(cls, computation: "GuardedComputation") -> None:

@@ -4,6 +4,7 @@ import sys
 import tracemalloc
 import warnings
 from random import Random
+from typing import ClassVar
 
 import pytest
 from eth.db.storage import AccountStorageDB
@@ -13,7 +14,8 @@ from eth.vm.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steelyard.chain import precompile
+from steelyard.chain import evm_guards, precompile
+from steelyard.chain.errors import InvalidModel
 from steelyard.chain.evm import EngineComputation
 from steelyard.chain.evm_guards import LinearCodeStream, find_opcodes
 from steelyard.chain.execute import CallRequest, CallResult
@@ -68,7 +70,7 @@ def get_precompile_gas(number: int, data: bytes) -> int:
 # -- jump targets ----------------------------------------------------------------------------------
 @given(st.binary(max_size=400))
 def test_linear_jump_targets_are_those_of_the_stock_scan(code: bytes) -> None:
-    stock, linear = CodeStream(code), LinearCodeStream(code)
+    stock, linear = CodeStream(code), LinearCodeStream(code, {})
     for position in range(len(code) + 2):
         assert linear.is_valid_opcode(position) == stock.is_valid_opcode(position)
 
@@ -89,17 +91,27 @@ def test_a_jump_behind_thirteen_thousand_pushes_works_at_any_recursion_limit() -
     assert results[0].error is None
 
 
-def test_each_code_is_scanned_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    find_opcodes.cache_clear()
-    chain = Chain()
-    target = 3 + 1 + 2 * 3_000
-    callee = push(target.to_bytes(2, "big")) + b"\x56" + b"\x60\x60" * 3_000 + b"\x5b\x00"
-    contract = chain.deploy(callee)
-    loop = push(200) + b"\x5b" + call_code(contract) + b"\x50" + push(1) + b"\x90\x03\x80"
-    result = chain.call(CallRequest(to=chain.deploy(loop + push(2) + b"\x57\x00")))
+def test_each_code_is_scanned_once_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scans: list[bytes] = []
+
+    def scan(code: bytes) -> bytes:
+        scans.append(code)
+        return find_opcodes(code)
+
+    monkeypatch.setattr(evm_guards, "find_opcodes", scan)
+    chain, first, codes, calls = Chain(), 2**20, 300, 900
+    for number in range(codes):
+        code = push(6) + b"\x56" + push(number.to_bytes(2, "big")) + b"\x5b\x00"
+        put_account(chain, get_address(first + number), nonce=1, code=code)
+    target = push(codes) + b"\x86\x06" + push(first) + b"\x01"
+    body = b"\x5b" + push(1) + b"\x90\x03" + b"\x5f" * 5 + target + b"\x5a\xf1\x50\x80"
+    start = push(calls.to_bytes(2, "big"))
+    loop = start + body + push(len(start)) + b"\x57\x00"
+    result = chain.call(CallRequest(to=chain.deploy(loop)))
     assert result.error is None
-    assert find_opcodes.cache_info().hits >= 199
-    assert find_opcodes.cache_info().misses <= 4
+    assert len(scans) == len(set(scans)) == codes + 1
 
 
 # -- depth -----------------------------------------------------------------------------------------
@@ -164,6 +176,7 @@ def test_a_finished_frame_gives_its_memory_back() -> None:
 def make_frame() -> EngineComputation:
     class NoState:
         coinbase = FEES
+        scanned_codes: ClassVar[dict[bytes, bytes]] = {}
 
         def mark_address_warm(self, address: bytes) -> None:
             """Nothing."""
@@ -185,6 +198,29 @@ def test_a_call_with_a_large_input_copies_none_of_it_and_keeps_none_of_it() -> N
     finally:
         tracemalloc.stop()
     assert result.error is None
+    assert peak < 8 * size
+
+
+def test_a_refused_call_of_the_precompile_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size, calls = 2**20, 100
+
+    def refuse(_host: object, _data: bytes) -> bytes:
+        held = bytes(size)
+        raise InvalidModel("model_header", f"not of {len(held)} bytes")
+
+    monkeypatch.setattr(precompile, "call", refuse)
+    chain = Chain()
+    loop = push(calls) + b"\x5b" + call_code(FEDAVG_ADDRESS) + b"\x50" + push(1) + b"\x90\x03\x80"
+    contract = chain.deploy(loop + push(len(push(calls))) + b"\x57" + RETURN_ALL)
+    tracemalloc.start()
+    try:
+        result = chain.call(CallRequest(to=contract))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert b"fedavg: model_header" in result.output
     assert peak < 8 * size
 
 

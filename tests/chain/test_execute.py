@@ -164,14 +164,17 @@ def test_blockhash_reaches_the_ancestors() -> None:
         assert result.output == chain.headers[height].hash
 
 
-def test_withdrawals_are_paid_and_leave_no_empty_account() -> None:
+def test_a_block_with_withdrawals_makes_money_and_is_refused() -> None:
     chain = Chain()
     empty = Address(b"\x78" * 20)
     withdrawals = (Withdrawal(0, 0, STRANGER, 3), Withdrawal(1, 0, empty, 0))
-    chain.add(proposal=replace(chain.propose(), withdrawals=withdrawals))
-    root = chain.head.state_root
-    assert get_account(chain.nodes, root, STRANGER).balance == 3 * GWEI
-    assert get_trie_value(chain.nodes, root, keccak(empty)) is None
+    built = chain.build(proposal=replace(chain.propose(), withdrawals=withdrawals))
+    nodes, root = {**chain.nodes, **built.outcome.nodes}, built.outcome.state_root
+    assert get_account(nodes, root, STRANGER).balance == 3 * GWEI
+    assert get_trie_value(nodes, root, keccak(empty)) is None
+    with pytest.raises(InvalidBlock) as caught:
+        chain.import_block(built)
+    assert caught.value.code == "block_withdrawals"
 
 
 def test_the_builder_stops_when_told_to() -> None:
@@ -373,6 +376,15 @@ def test_a_missing_blob_escapes_and_leaves_nothing_behind() -> None:
     assert (chain.nodes, len(chain.headers)) == (before, 2)
     chain.blobs.held[NAME] = BLOB
     assert chain.import_block(built) == built.outcome
+
+
+@pytest.mark.usefixtures("fake_precompile")
+def test_a_blob_that_was_cut_off_on_this_disk_is_missing_and_no_result() -> None:
+    chain = Chain(blobs=Blobs(BLOB))
+    chain.blobs.held[NAME] = BLOB[:-1]
+    reader = chain.deploy(call_code(FEDAVG_ADDRESS, encode_name(READ, NAME)) + b"\x00")
+    with pytest.raises(UnavailableBlob):
+        chain.build(sign(Draft(to=reader, access_list=declare(NAME))))
 
 
 @pytest.mark.usefixtures("fake_precompile")
