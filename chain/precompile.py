@@ -1,7 +1,8 @@
 """The aggregation precompile: Solidity ABI around the pure functions (docs/protocol.md, section 5).
 
 A call reads its arguments as one sequence of words that must be laid out canonically, pays for
-all that it is about to do from the sizes in the blobs' names, and only then touches a blob.
+all that it is about to do from the sizes in the blobs' names, and only then touches a blob. What
+names do not tell is the length of a model's header: that is paid before the model is decoded.
 Refusals are `SteelyardError`s; the engine makes them reverts with Error("fedavg: <code>").
 
 Knows no EVM: what it may ask of the frame that called it is `PrecompileHost`.
@@ -24,6 +25,8 @@ from .params import (
     BYTES_READ_PER_GAS,
     GAS_CALL,
     GAS_PER_UPDATE,
+    HEADER_BYTES_PER_GAS,
+    MAX_MODEL_HEADER_BYTES,
     MAX_PARTIAL_BYTES,
     MAX_UPDATES,
     VALUES_PER_GAS,
@@ -163,10 +166,16 @@ class Work:
 def compute_aggregation_work(base: BlobName, updates: Sequence[int]) -> Work:
     """Return the work of an aggregation over updates of these sizes.
 
-    A model has at most one value in four bytes, and its header is charged as if it were values.
+    A model has at most one value in four bytes. What its header costs more is not in its name.
     """
     values = base.size // VALUE_BYTES
     return Work(base.size + sum(updates), values * (1 + len(updates)), base.size)
+
+
+def compute_header_gas(model: Buffer) -> int:
+    """Return the gas of decoding a model's header, from the length that it begins with."""
+    size = int.from_bytes(memoryview(model)[:8], "little")
+    return -(-min(size, MAX_MODEL_HEADER_BYTES, len(model)) // HEADER_BYTES_PER_GAS)
 
 
 def _charge(host: PrecompileHost, work: Work) -> None:
@@ -180,6 +189,13 @@ def _read(host: PrecompileHost, name: BlobName) -> Buffer:
     if host.timestamp > admission.expires_at:
         raise InvalidBlobName("blob_expired", "the blob may no longer be read; declare it again")
     return host.read_blob(name)
+
+
+def _read_model(host: PrecompileHost, name: BlobName) -> Buffer:
+    """Return the bytes of a model that may now be decoded."""
+    data = _read(host, name)
+    host.consume_gas(compute_header_gas(data), "fedavg header")
+    return data
 
 
 def _write(host: PrecompileHost, data: bytes) -> BlobName:
@@ -205,7 +221,7 @@ def _verify(host: PrecompileHost, arguments: Arguments) -> bytes:
     arguments.finish()
     host.consume_gas(GAS_PER_UPDATE, "fedavg updates")
     _charge(host, Work(name.size + base.size, 2 * (base.size // VALUE_BYTES)))
-    update, model = _read(host, name), decode_model(_read(host, base))
+    update, model = _read(host, name), decode_model(_read_model(host, base))
     binding = Binding(host.chain_id, TaskId(task), Round(round_), base, sender)
     return _encode(fedavg.verify_update(update, model, binding, max_norm2))
 
@@ -217,7 +233,7 @@ def _aggregate(host: PrecompileHost, arguments: Arguments) -> bytes:
     arguments.finish()
     _charge(host, compute_aggregation_work(base, [name.size for name in names]))
     updates = [(name, _read(host, name)) for name in names]
-    made = fedavg.aggregate(rule, base, _read(host, base), updates, weights)
+    made = fedavg.aggregate(rule, base, _read_model(host, base), updates, weights)
     model = _write(host, made.model)
     head, array = 6 * WORD, WORD * (1 + len(names))
     return _encode(
@@ -249,7 +265,7 @@ def _accumulate(host: PrecompileHost, arguments: Arguments) -> bytes:
     _charge(host, Work(work.read + partial.size, work.values, made))
     updates = [(name, _read(host, name)) for name in names]
     before = _read(host, partial) if partial.size else None
-    data = fedavg.accumulate(rule, before, base, _read(host, base), updates, shares)
+    data = fedavg.accumulate(rule, before, base, _read_model(host, base), updates, shares)
     page = _write(host, data)
     return _encode(page.digest, page.size)
 
@@ -259,7 +275,7 @@ def _finish(host: PrecompileHost, arguments: Arguments) -> bytes:
     base, partial = arguments.take_blob(), arguments.take_blob()
     arguments.finish()
     _charge(host, Work(base.size + partial.size, base.size // VALUE_BYTES, base.size))
-    data, saturated = fedavg.finish(base, _read(host, base), _read(host, partial))
+    data, saturated = fedavg.finish(base, _read_model(host, base), _read(host, partial))
     model = _write(host, data)
     return _encode(model.digest, model.size, saturated)
 
@@ -277,7 +293,7 @@ def _check_model(host: PrecompileHost, arguments: Arguments) -> bytes:
     name = arguments.take_blob()
     arguments.finish()
     _charge(host, Work(name.size, name.size // VALUE_BYTES))
-    manifest = decode_model(_read(host, name)).manifest
+    manifest = decode_model(_read_model(host, name)).manifest
     return _encode(manifest.parameters, manifest.update_values)
 
 
@@ -289,10 +305,11 @@ def _quote(host: PrecompileHost, arguments: Arguments) -> bytes:
     if not 1 <= updates <= MAX_UPDATES or bits not in (8, 16):
         raise InvalidAggregation("aggregation_count", f"{updates} updates of {bits} bits")
     _charge(host, Work(name.size, name.size // VALUE_BYTES))
-    layout = compute_layout(decode_model(_read(host, name)).manifest)
+    model = _read_model(host, name)
+    layout = compute_layout(decode_model(model).manifest)
     size = compute_update_size(layout.update_values, layout.length.size, bits)
     work = compute_aggregation_work(name, [size] * updates)
-    return _encode(GAS_CALL + GAS_PER_UPDATE * updates + work.gas)
+    return _encode(GAS_CALL + GAS_PER_UPDATE * updates + work.gas + compute_header_gas(model))
 
 
 _BLOB: Final = "(bytes32,uint256)"

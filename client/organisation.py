@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from steelyard.chain import params
 from steelyard.chain.cid import compute_blob_name, encode_cid
-from steelyard.chain.model import Manifest, compute_layout, decode_model
+from steelyard.chain.model import VALUE_BYTES, Manifest, compute_layout, decode_model
 from steelyard.chain.rules import RuleKind
 from steelyard.chain.types import Address, BlobName
 from steelyard.chain.update import compute_update_size
@@ -338,10 +338,11 @@ def compute_close_gas(manifest: Manifest, model_bytes: int, clients: int) -> int
     blocks = len(compute_layout(manifest).length)
     update_bytes = compute_update_size(manifest.update_values, blocks, WIDEST_BITS)
     read = -(-(model_bytes + clients * update_bytes) // params.BYTES_READ_PER_GAS)
+    header = -(-(model_bytes - VALUE_BYTES * manifest.parameters) // params.HEADER_BYTES_PER_GAS)
     work = -(-manifest.parameters * (clients + 1) // params.VALUES_PER_GAS)
     made = params.BLOB_GAS_EACH + -(-model_bytes // params.BYTES_MADE_PER_GAS)
     calls = params.GAS_CALL + clients * params.GAS_PER_UPDATE
-    return calls + read + work + made + CLOSE_GAS + clients * CLOSE_GAS_PER_CLIENT
+    return calls + read + header + work + made + CLOSE_GAS + clients * CLOSE_GAS_PER_CLIENT
 
 
 def parse_address(text: str | Address) -> Address:

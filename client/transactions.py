@@ -66,6 +66,8 @@ def compute_blob_call_gas(blobs: Sequence[BlobName], read: Sequence[BlobName], v
     `values`: numbers that the precompile walks through (an update's values, a model's parameters).
     """
     reading = sum(-(-name.size // params.BYTES_READ_PER_GAS) for name in read)
+    headers = sum(min(name.size, params.MAX_MODEL_HEADER_BYTES) for name in read)
+    reading += -(-headers // params.HEADER_BYTES_PER_GAS)
     work = params.GAS_CALL + params.GAS_PER_UPDATE + reading + -(-values // params.VALUES_PER_GAS)
     return compute_blob_gas(blobs) + 2 * work + CALL_OVERHEAD_GAS
 

@@ -1,17 +1,19 @@
 """The precompile reads strict ABI, charges before it works, and answers what eth_abi can read."""
 
 from dataclasses import dataclass, field
+from typing import NoReturn
 
+import numpy as np
 import pytest
 from eth_abi import decode, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steelyard.chain import precompile
+from steelyard.chain import aggregate, precompile
 from steelyard.chain.admission import Admission
 from steelyard.chain.cid import compute_blob_name
-from steelyard.chain.errors import SteelyardError, UnavailableBlob
-from steelyard.chain.model import Role
+from steelyard.chain.errors import InvalidModel, SteelyardError, UnavailableBlob
+from steelyard.chain.model import Manifest, Role, TensorSpec, encode_model
 from steelyard.chain.params import (
     GAS_CALL,
     GAS_PER_UPDATE,
@@ -19,6 +21,7 @@ from steelyard.chain.params import (
     MAX_UPDATES,
     WEIGHT_TOTAL,
 )
+from steelyard.chain.precompile import compute_header_gas
 from steelyard.chain.types import BlobName, Digest, Height
 
 from .aggregation_kit import CHAIN_ID, ROUND, TASK, Base, make_base, make_manifest
@@ -220,6 +223,7 @@ def test_everything_is_paid_before_a_blob_is_read(world: World) -> None:
         encode_call("check_model", base),
         encode_call("quote", MEAN, base, 1, 8),
     ]
+    header = compute_header_gas(world.base.data)
     for data in calls:
         needed = Host(blobs=world.host.blobs, admissions=world.host.admissions)
         try:
@@ -227,13 +231,50 @@ def test_everything_is_paid_before_a_blob_is_read(world: World) -> None:
         except SteelyardError:
             assert data[:4] in (SELECTORS["finish"], SELECTORS["verify"])
         poor = Host(
-            gas=10**9 - needed.gas - 1,
+            gas=10**9 - needed.gas - header - 1,
             blobs=world.host.blobs,
             admissions=world.host.admissions,
         )
         with pytest.raises(OutOfGas):
             precompile.call(poor, data)
         assert poor.reads == 0
+
+
+def test_the_header_of_a_model_is_paid_before_it_is_decoded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = Manifest(
+        tuple(TensorSpec(f"{i:04}", (1,), "float32", 24, Role.TRAIN) for i in range(4096))
+    )
+    model = pair(world.host.add(encode_model(manifest, np.zeros(4096, np.int32))))
+    update = world.pairs[0]
+    calls = [
+        encode_call("aggregate", MEAN, model, [update], [1]),
+        encode_call("accumulate", MEAN, NOTHING, model, [update], [2**20]),
+        encode_call("finish", model, update),
+        encode_call("verify", update, TASK, ROUND, model, bytes(20), 1),
+        encode_call("check_model", model),
+        encode_call("quote", MEAN, model, 1, 8),
+    ]
+
+    def decode_nothing(_data: bytes) -> NoReturn:
+        raise InvalidModel("model_header", "decoded")
+
+    monkeypatch.setattr(precompile, "decode_model", decode_nothing)
+    monkeypatch.setattr(aggregate, "decode_model", decode_nothing)
+    for data in calls:
+        before = world.host.gas
+        assert catch_code(world.host, data) == "model_header"
+        spent = before - world.host.gas
+        assert spent > 70_000
+        poor = Host(gas=spent - 1, blobs=world.host.blobs, admissions=world.host.admissions)
+        with pytest.raises(OutOfGas, match="header"):
+            precompile.call(poor, data)
+
+
+@pytest.mark.parametrize("data", [b"", b"\1", b"\xff" * 8, b"\xff" * 100])
+def test_a_length_of_the_header_that_cannot_be_costs_what_is_there(data: bytes) -> None:
+    assert compute_header_gas(data) == -(-len(data) // 8)
 
 
 def test_updates_are_paid_before_their_names_are_decoded() -> None:
