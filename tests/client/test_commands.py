@@ -92,6 +92,7 @@ ORG = " --key {d}/org.key --state {d}/org"
 SITE = " --key {d}/site.key --state {d}/site"
 
 
+@pytest.mark.slow
 def test_a_task_from_check_to_refund(desk: Desk, tmp_path: Path) -> None:
     assert desk.ask("task check {d}/task.toml" + ORG)[1]["parameters"]["rounds"] == 1
     assert desk.ask("task list") == (0, [])

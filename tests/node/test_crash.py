@@ -174,6 +174,7 @@ def check_witness(home: Path, journal: Path) -> int:
     return height
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_step_of_persistence_loses_nothing(tmp_path: Path) -> None:
     home, journal = found(tmp_path / "node"), tmp_path / "witness"
     for step in range(1, MAX_STEPS):
@@ -188,6 +189,7 @@ def test_a_kill_at_any_step_of_persistence_loses_nothing(tmp_path: Path) -> None
     assert check_witness(home, journal) >= 3
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_instant_loses_nothing(tmp_path: Path) -> None:
     home, journal = found(tmp_path / "node"), tmp_path / "witness"
     instants = random.Random(1)

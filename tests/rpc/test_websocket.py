@@ -233,6 +233,7 @@ def test_a_subscriber_that_falls_behind_is_ended() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_socket_that_is_not_read_is_closed_while_others_are_served(
     server: HttpServer, open_socket: Callable[[], Socket], node: DoubleNode, rpc: Rpc
 ) -> None:
