@@ -27,6 +27,8 @@ MAX_ALLOC: Final = 50_000
 MAX_CHAIN_ID: Final = 2**52
 """Wallets compute with it in doubles."""
 MAX_NAME_BYTES: Final = 64
+MAX_GENESIS_VALIDATORS: Final = 64
+"""The contract Staking holds no more."""
 MAX_SUPPLY: Final = 2**128
 MIN_GAS_LIMIT: Final = 1_000_000
 MAX_GAS_LIMIT: Final = 2**40
@@ -36,6 +38,7 @@ KNOWN_FORKS: Final = frozenset[str]()
 """Rule changes this software knows; none yet."""
 CONTRACT_ADDRESSES: Final = {"Staking": STAKING_ADDRESS, "Tasks": TASKS_ADDRESS}
 
+assert MAX_GENESIS_VALIDATORS <= MAX_VALIDATORS
 assert set(CONTRACT_ADDRESSES) == set(ARTIFACT_NAMES)
 assert all(int.from_bytes(item, "big") < RESERVED_BELOW for item in CONTRACT_ADDRESSES.values())
 
@@ -288,7 +291,7 @@ def _read_text(fields: dict[str, Json], key: str) -> str:
     return value
 
 
-def _readencode_hex(value: Json, where: str, size: int) -> bytes:
+def _read_hex(value: Json, where: str, size: int) -> bytes:
     try:
         if isinstance(value, str) and value == value.lower() and value.startswith("0x"):
             data = bytes.fromhex(value[2:])
@@ -315,7 +318,7 @@ def _read_alloc(value: Json) -> tuple[tuple[Address, int], ...]:
         raise InvalidGenesis("genesis_alloc", f"above {MAX_ALLOC} accounts")
     accounts = []
     for key in sorted(alloc):
-        address = Address(_readencode_hex(key, "an address of alloc", 20))
+        address = Address(_read_hex(key, "an address of alloc", 20))
         if int.from_bytes(address, "big") < RESERVED_BELOW:
             raise InvalidGenesis("genesis_alloc", f"{key} is reserved")
         balance = _read_wei(_read_object(alloc[key], f"alloc {key}", {"balance"}), "balance")
@@ -326,23 +329,23 @@ def _read_alloc(value: Json) -> tuple[tuple[Address, int], ...]:
 
 
 def _read_validators(value: Json) -> tuple[GenesisValidator, ...]:
-    if not isinstance(value, list) or not 1 <= len(value) <= MAX_VALIDATORS:
-        raise InvalidGenesis("genesis_validators", f"a list of 1 to {MAX_VALIDATORS} validators")
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_GENESIS_VALIDATORS:
+        raise InvalidGenesis(
+            "genesis_validators", f"a list of 1 to {MAX_GENESIS_VALIDATORS} validators"
+        )
     validators = []
     for item in value:
         fields = _read_object(item, "a validator", _VALIDATOR_KEYS)
         validators.append(
             GenesisValidator(
-                address=Address(_readencode_hex(fields["address"], "address", 20)),
-                bls_key=_readencode_hex(fields["bls_key"], "bls_key", 48),
-                proof_of_possession=_readencode_hex(
+                address=Address(_read_hex(fields["address"], "address", 20)),
+                bls_key=_read_hex(fields["bls_key"], "bls_key", 48),
+                proof_of_possession=_read_hex(
                     fields["proof_of_possession"], "proof_of_possession", 96
                 ),
-                network_key=_readencode_hex(fields["network_key"], "network_key", 32),
+                network_key=_read_hex(fields["network_key"], "network_key", 32),
                 endpoint=_read_text(fields, "endpoint"),
-                fee_recipient=Address(
-                    _readencode_hex(fields["fee_recipient"], "fee_recipient", 20)
-                ),
+                fee_recipient=Address(_read_hex(fields["fee_recipient"], "fee_recipient", 20)),
                 stake=_read_wei(fields, "stake"),
             )
         )
@@ -354,10 +357,8 @@ def _read_contracts(value: Json) -> tuple[GenesisContract, ...]:
     found = []
     for name, address in sorted(CONTRACT_ADDRESSES.items()):
         fields = _read_object(contracts[name], name, {"address", "artifact_hash"})
-        if _readencode_hex(fields["address"], f"{name}'s address", 20) != address:
+        if _read_hex(fields["address"], f"{name}'s address", 20) != address:
             raise InvalidGenesis("genesis_contract", f"{name} belongs at {encode_hex(address)}")
-        artifact_hash = Hash(
-            _readencode_hex(fields["artifact_hash"], f"{name}'s artifact_hash", 32)
-        )
+        artifact_hash = Hash(_read_hex(fields["artifact_hash"], f"{name}'s artifact_hash", 32))
         found.append(GenesisContract(name, Address(address), artifact_hash))
     return tuple(found)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from eth_abi import decode
@@ -19,7 +20,12 @@ from steelyard.chain.genesis import (
     encode_genesis,
     parse_genesis,
 )
-from steelyard.chain.genesis_document import CONTRACT_ADDRESSES, MAX_GENESIS_BYTES, MAX_SUPPLY
+from steelyard.chain.genesis_document import (
+    CONTRACT_ADDRESSES,
+    MAX_GENESIS_BYTES,
+    MAX_GENESIS_VALIDATORS,
+    MAX_SUPPLY,
+)
 from steelyard.chain.params import FEDAVG_ADDRESS, STAKING_ADDRESS, TASKS_ADDRESS
 from steelyard.chain.proofs import get_account, get_code
 from steelyard.chain.trie import get_trie_value, keccak
@@ -136,6 +142,7 @@ def test_unknown_keys_are_refused() -> None:
         ("validators", [], "genesis_validators"),
         ("validators", {}, "genesis_validators"),
         ("validators", [{}], "genesis_malformed"),
+        ("validators", [{}] * (MAX_GENESIS_VALIDATORS + 1), "genesis_validators"),
         ("contracts", {}, "genesis_malformed"),
     ],
 )
@@ -191,6 +198,11 @@ def test_block_zero_has_the_accounts_and_contracts() -> None:
     ):
         assert get_code(nodes, root, Address(bytes.fromhex(system)))
     assert get_trie_value(nodes, root, keccak(bytes(20))) is None
+
+
+def test_the_staking_contract_has_room_for_as_many_validators_as_a_document() -> None:
+    source = (Path(__file__).parents[2] / "contracts" / "Staking.vy").read_text(encoding="utf-8")
+    assert f"MAX_VALIDATORS: constant(uint256) = {MAX_GENESIS_VALIDATORS}\n" in source
 
 
 def test_the_staking_contract_holds_the_validators_and_their_stakes() -> None:
