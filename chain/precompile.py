@@ -9,7 +9,6 @@ Knows no EVM: what it may ask of the frame that called it is `PrecompileHost`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from eth_hash.auto import keccak
@@ -19,23 +18,18 @@ from .admission import Admission
 from .cid import compute_blob_name
 from .errors import InvalidAggregation, InvalidBlobName
 from .model import VALUE_BYTES, compute_layout, decode_model
-from .params import (
-    BLOB_GAS_EACH,
-    BYTES_MADE_PER_GAS,
-    BYTES_READ_PER_GAS,
-    GAS_CALL,
-    GAS_PER_UPDATE,
-    HEADER_BYTES_PER_GAS,
-    MAX_MODEL_HEADER_BYTES,
-    MAX_PARTIAL_BYTES,
-    MAX_UPDATES,
-    VALUES_PER_GAS,
-)
+from .params import GAS_CALL, GAS_PER_UPDATE, MAX_PARTIAL_BYTES, MAX_UPDATES
 from .partial import PARTIAL_HEADER_BYTES
+from .pricing import (
+    Work,
+    compute_aggregation_gas,
+    compute_aggregation_work,
+    compute_header_gas,
+)
 from .rules import Rule, RuleKind, check_rule
 from .shares import compute_shares
 from .types import Address, BlobName, Buffer, Digest, Height, Round, TaskId
-from .update import Binding, compute_update_size
+from .update import Binding
 
 WORD: Final = 32
 
@@ -145,37 +139,7 @@ def _encode_array(numbers: Sequence[int]) -> bytes:
     return _encode(len(numbers), *numbers)
 
 
-# -- gas and blobs ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a call is about to do; gas follows from it, and it follows from the names of blobs."""
-
-    read: int
-    values: int
-    made: int = 0
-
-    @property
-    def gas(self) -> int:
-        """Gas of reading, computing and making, without GAS_CALL and GAS_PER_UPDATE."""
-        making = BLOB_GAS_EACH + -(-self.made // BYTES_MADE_PER_GAS) if self.made else 0
-        return -(-self.read // BYTES_READ_PER_GAS) + -(-self.values // VALUES_PER_GAS) + making
-
-
-def compute_aggregation_work(base: BlobName, updates: Sequence[int]) -> Work:
-    """Return the work of an aggregation over updates of these sizes.
-
-    A model has at most one value in four bytes. What its header costs more is not in its name.
-    """
-    values = base.size // VALUE_BYTES
-    return Work(base.size + sum(updates), values * (1 + len(updates)), base.size)
-
-
-def compute_header_gas(model: Buffer) -> int:
-    """Return the gas of decoding a model's header, from the length that it begins with."""
-    size = int.from_bytes(memoryview(model)[:8], "little")
-    return -(-min(size, MAX_MODEL_HEADER_BYTES, len(model)) // HEADER_BYTES_PER_GAS)
+# -- blobs -----------------------------------------------------------------------------------------
 
 
 def _charge(host: PrecompileHost, work: Work) -> None:
@@ -307,9 +271,7 @@ def _quote(host: PrecompileHost, arguments: Arguments) -> bytes:
     _charge(host, Work(name.size, name.size // VALUE_BYTES))
     model = _read_model(host, name)
     layout = compute_layout(decode_model(model).manifest)
-    size = compute_update_size(layout.update_values, layout.length.size, bits)
-    work = compute_aggregation_work(name, [size] * updates)
-    return _encode(GAS_CALL + GAS_PER_UPDATE * updates + work.gas + compute_header_gas(model))
+    return _encode(compute_aggregation_gas(name, model, layout, updates, bits))
 
 
 _BLOB: Final = "(bytes32,uint256)"

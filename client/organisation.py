@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from steelyard.chain import params
 from steelyard.chain.cid import compute_blob_name, encode_cid
-from steelyard.chain.model import VALUE_BYTES, Manifest, compute_layout, decode_model
+from steelyard.chain.model import compute_layout, decode_model
+from steelyard.chain.pricing import compute_aggregation_gas
 from steelyard.chain.rules import RuleKind
 from steelyard.chain.types import Address, BlobName
-from steelyard.chain.update import compute_update_size
 
 from .account import Account
 from .bundle import check_config, encode_bundle
-from .contracts import NO_BLOB, Parameters, TaskInfo
+from .contracts import MAX_METRICS, NO_BLOB, Parameters, TaskInfo
 from .errors import ClientError, InvalidTask
 from .outbox import Receipt
 from .published import PublishedModel
@@ -40,10 +40,30 @@ MAX_CLIENTS: Final = 128
 PUBLISH_GAS: Final = 2_500_000
 GAS_PER_INVITED: Final = 40_000
 CLOSE_GAS: Final = 500_000
-CLOSE_GAS_PER_CLIENT: Final = 60_000
-CLOSE_BLOCK_DIVISOR: Final = 2
-"""The part of a block's gas that closing one round may need, as in contracts/Tasks.vy."""
+CLOSE_GAS_PER_CLIENT: Final = 50_000
+CLOSE_BLOCK_PART: Final = Fraction(3, 4)
+"""The part of a block's gas that closing one round may need. All three are contracts/terms.vy's."""
 WIDEST_BITS: Final = 16
+MAX_WEI: Final = 2**120
+MAX_PERIOD_SECONDS: Final = 30 * 86_400
+MIN_NORM: Final = 2.0**-params.FRACTION_BITS
+MAX_NORM: Final = 2.0**100
+"""Squared and in units of 2**-48 it still fits the contract's 256 bits."""
+RANGES: Final = {
+    "rounds": (1, 10_000),
+    "max_clients": (1, MAX_CLIENTS),
+    "min_clients": (1, MAX_CLIENTS),
+    "round_seconds": (2, MAX_PERIOD_SECONDS),
+    "join_seconds": (1, MAX_PERIOD_SECONDS),
+    "commit_seconds": (1, MAX_PERIOD_SECONDS),
+    "reveal_seconds": (1, MAX_PERIOD_SECONDS),
+    "reward": (0, MAX_WEI),
+    "base_stake": (0, MAX_WEI),
+    "stake_per_sample": (0, MAX_WEI),
+    "close_reserve": (0, MAX_WEI),
+    "close_bounty": (0, MAX_WEI),
+}
+"""Whole numbers of a task: least and most, as in contracts/terms.vy."""
 RESERVE_HEADROOM: Final = 16
 """The default reserve for closing, over the cost at the present base fee. What is left returns."""
 COMMIT_PART: Final = Fraction(3, 4)
@@ -221,12 +241,13 @@ def draft_task(task: Task, gas_limit: int, base_fee: int, tip: int) -> Draft:
         else quantize_model(task.model, build_manifest(task.model))
     )
     manifest = decode_model(model).manifest
-    close_gas = compute_close_gas(manifest, len(model), task.max_clients)
-    if close_gas > gas_limit // CLOSE_BLOCK_DIVISOR:
+    close_gas = compute_close_gas(model, task.max_clients)
+    most_gas = int(gas_limit * CLOSE_BLOCK_PART)
+    if close_gas > most_gas:
         raise InvalidTask(
             "task_capacity",
-            f"closing a round with {task.max_clients} clients needs {close_gas} gas and half a "
-            f"block has {gas_limit // CLOSE_BLOCK_DIVISOR}; lower max_clients or shrink the model",
+            f"closing a round with {task.max_clients} clients needs {close_gas} gas and a block "
+            f"has {most_gas} for it; lower max_clients or shrink the model",
         )
     parameters = build_parameters(task, close_gas, base_fee, tip)
     config = dict(task.config)
@@ -262,23 +283,20 @@ def compute_identity(
 
 def check_choices(task: Task) -> None:
     """Raises InvalidTask, naming the field, for what the chain or this version refuses."""
+    check_ranges(task)
     checks = {
         "name": 0 < len(task.name.encode()) <= 64,
         "mode": task.mode == "open",
         "rule": task.rule in RULES,
         "weighting": task.weighting in WEIGHTINGS,
         "bits": task.bits in (8, 16),
-        "rounds": 1 <= task.rounds <= 10_000,
-        "min_clients": 1 <= task.min_clients <= task.max_clients,
-        "max_clients": 1 <= task.max_clients <= MAX_CLIENTS,
-        "round_seconds": 2 <= task.round_seconds <= 30 * 86_400,
-        "join_seconds": 1 <= task.join_seconds <= 30 * 86_400,
-        "reward": task.reward >= 0,
-        "admission_norm": task.admission_norm > 0,
+        "min_clients": task.min_clients <= task.max_clients,
+        "admission_norm": is_norm(task.admission_norm),
         "clip_norm": (task.clip_norm is not None) == (task.rule == "clipped")
-        and (task.clip_norm is None or task.clip_norm > 0),
+        and (task.clip_norm is None or is_norm(task.clip_norm)),
         "base_stake": task.base_stake > 0 or task.weighting != "stake",
         "allow": len(task.allow) <= MAX_CLIENTS,
+        "metrics": len(task.metrics) <= MAX_METRICS and not any("," in n for n in task.metrics),
     }
     hints = {
         "mode": 'mode must be "open"',
@@ -288,6 +306,7 @@ def check_choices(task: Task) -> None:
         "name": "a name has 1 to 64 bytes",
         "clip_norm": 'give clip_norm > 0 with rule="clipped", and only with it',
         "base_stake": "weighting by stake needs a base_stake",
+        "metrics": f"metrics are at most {MAX_METRICS} names without commas",
     }
     for name, is_good in checks.items():
         if not is_good:
@@ -295,12 +314,29 @@ def check_choices(task: Task) -> None:
             raise InvalidTask(f"task_{name}", hint)
 
 
+def check_ranges(task: Task) -> None:
+    """Raises InvalidTask for a number that is not whole or out of range; None means a default."""
+    for name, (least, most) in RANGES.items():
+        value = getattr(task, name)
+        if value is None and Task.__dataclass_fields__[name].default is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise InvalidTask(
+                f"task_{name}", f"{name} is {value!r:.60}; give a whole number, {least} to {most}"
+            )
+
+
+def is_norm(value: object) -> bool:
+    """Whether the contract can hold `value` as a norm; NaN is none."""
+    return isinstance(value, int | float) and MIN_NORM <= value <= MAX_NORM
+
+
 def build_parameters(task: Task, close_gas: int, base_fee: int, tip: int) -> Parameters:
     """Return the contract's parameters, with defaults for what closing a round costs."""
     commit = (
         int(task.round_seconds * COMMIT_PART)
         if task.commit_seconds is None
-        else (task.commit_seconds)
+        else task.commit_seconds
     )
     reveal = (
         max(1, task.round_seconds - int(task.round_seconds * COMMIT_PART))
@@ -313,6 +349,12 @@ def build_parameters(task: Task, close_gas: int, base_fee: int, tip: int) -> Par
         if task.close_reserve is None
         else task.close_reserve
     )
+    if bounty > reserve:
+        raise InvalidTask(
+            "task_close_reserve",
+            f"close_reserve {reserve} wei is below the bounty of {bounty} wei; raise one or lower "
+            "the other",
+        )
     clip = Fraction(task.clip_norm or 0)
     return Parameters(
         rule=(int(RULES[task.rule]), int(clip * 2**params.FRACTION_BITS)),
@@ -333,16 +375,12 @@ def build_parameters(task: Task, close_gas: int, base_fee: int, tip: int) -> Par
     )
 
 
-def compute_close_gas(manifest: Manifest, model_bytes: int, clients: int) -> int:
-    """Return the gas that closing a round may need (docs/protocol.md, section 5)."""
-    blocks = len(compute_layout(manifest).length)
-    update_bytes = compute_update_size(manifest.update_values, blocks, WIDEST_BITS)
-    read = -(-(model_bytes + clients * update_bytes) // params.BYTES_READ_PER_GAS)
-    header = -(-(model_bytes - VALUE_BYTES * manifest.parameters) // params.HEADER_BYTES_PER_GAS)
-    work = -(-manifest.parameters * (clients + 1) // params.VALUES_PER_GAS)
-    made = params.BLOB_GAS_EACH + -(-model_bytes // params.BYTES_MADE_PER_GAS)
-    calls = params.GAS_CALL + clients * params.GAS_PER_UPDATE
-    return calls + read + header + work + made + CLOSE_GAS + clients * CLOSE_GAS_PER_CLIENT
+def compute_close_gas(model: bytes, clients: int) -> int:
+    """Return the gas that closing a round may need, as `publish` will reckon it."""
+    layout = compute_layout(decode_model(model).manifest)
+    name = compute_blob_name(model)
+    aggregation = compute_aggregation_gas(name, model, layout, clients, WIDEST_BITS)
+    return aggregation + CLOSE_GAS + clients * CLOSE_GAS_PER_CLIENT
 
 
 def parse_address(text: str | Address) -> Address:

@@ -23,7 +23,7 @@ from steelyard.chain.model import (
     encode_model,
 )
 from steelyard.chain.params import GAS_CALL, GAS_PER_UPDATE, WEIGHT_TOTAL
-from steelyard.chain.precompile import compute_aggregation_work
+from steelyard.chain.pricing import compute_aggregation_work
 from steelyard.chain.rules import Rule, RuleKind
 from steelyard.chain.shares import compute_shares
 from steelyard.chain.types import Address, BlobName, Digest, Round, TaskId

@@ -21,7 +21,7 @@ from steelyard.chain.params import (
     MAX_UPDATES,
     WEIGHT_TOTAL,
 )
-from steelyard.chain.precompile import compute_header_gas
+from steelyard.chain.pricing import compute_header_gas
 from steelyard.chain.types import BlobName, Digest, Height
 
 from .aggregation_kit import CHAIN_ID, ROUND, TASK, Base, make_base, make_manifest

@@ -1,12 +1,14 @@
 """Publishing: checked before it costs anything, once and only once; watching and fetching."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from steelyard.chain.cid import compute_blob_name
 from steelyard.chain.model import decode_model
+from steelyard.client import organisation as organisation_module
 from steelyard.client.bundle import decode_bundle, read_config
 from steelyard.client.contracts import TaskState
 from steelyard.client.errors import ClientError, InvalidTask
@@ -63,6 +65,17 @@ def test_publishing_again_gives_the_same_task(ledger, organisation) -> None:
         ({"join_seconds": 0}, "task_join_seconds"),
         ({"reward": -1}, "task_reward"),
         ({"admission_norm": 0.0}, "task_admission_norm"),
+        ({"admission_norm": float("inf")}, "task_admission_norm"),
+        ({"admission_norm": float("nan")}, "task_admission_norm"),
+        ({"admission_norm": 1e-9}, "task_admission_norm"),
+        ({"rule": "clipped", "clip_norm": 1e-9}, "task_clip_norm"),
+        ({"rounds": "8"}, "task_rounds"),
+        ({"rounds": None}, "task_rounds"),
+        ({"commit_seconds": 0}, "task_commit_seconds"),
+        ({"reveal_seconds": 30 * 86_400 + 1}, "task_reveal_seconds"),
+        ({"stake_per_sample": -1}, "task_stake_per_sample"),
+        ({"reward": 2**120 + 1}, "task_reward"),
+        ({"metrics": ["a,b"]}, "task_metrics"),
         ({"allow": ["0x12"]}, "task_allow"),
         ({"allow": ["nobody"]}, "task_allow"),
         ({"allow": ["0x" + "11" * 20] * 129}, "task_allow"),
@@ -96,13 +109,39 @@ def test_commit_and_reveal_fill_the_round() -> None:
 
 
 def test_closing_gas_grows_with_clients_and_parameters() -> None:
-    small = decode_model(draft().model).manifest
-    large = decode_model(draft(model={"w": np.zeros(100_000, np.float32)}).model).manifest
+    small, large = draft().model, draft(model={"w": np.zeros(100_000, np.float32)}).model
     gas = [
-        compute_close_gas(manifest, 4 * manifest.parameters, clients)
-        for manifest, clients in [(small, 1), (large, 1), (large, 100)]
+        compute_close_gas(model, clients)
+        for model, clients in [(small, 1), (large, 1), (large, 100)]
     ]
     assert gas == sorted(set(gas))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CLOSE_GAS", organisation_module.CLOSE_GAS),
+        ("CLOSE_GAS_PER_CLIENT", organisation_module.CLOSE_GAS_PER_CLIENT),
+        ("CLOSE_BLOCK_NUMERATOR", organisation_module.CLOSE_BLOCK_PART.numerator),
+        ("CLOSE_BLOCK_DENOMINATOR", organisation_module.CLOSE_BLOCK_PART.denominator),
+    ],
+)
+def test_closing_is_reckoned_as_the_contract_does(name: str, value: int) -> None:
+    terms = (Path(__file__).parents[2] / "contracts" / "terms.vy").read_text("utf-8")
+    assert f"{name}: constant(uint256) = {value:_}\n" in terms
+
+
+def test_a_task_that_fills_the_contracts_part_of_a_block_may_be_published() -> None:
+    gas = draft().close_gas
+    make = {"base_fee": 7, "tip": 1}
+    assert draft_task(make_task(), gas_limit=-(-gas * 4 // 3), **make).close_gas == gas
+    with pytest.raises(InvalidTask, match="task_capacity"):
+        draft_task(make_task(), gas_limit=(gas - 1) * 4 // 3, **make)
+
+
+def test_a_reserve_below_the_bounty_is_refused_before_it_costs_anything() -> None:
+    with pytest.raises(InvalidTask, match="task_close_reserve"):
+        draft(close_reserve=1)
 
 
 def test_the_model_comes_back_as_an_ordinary_safetensors_file(
