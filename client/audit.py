@@ -207,8 +207,8 @@ class _RoundAudit:
             if certificate.hash != block.hash or certificate.kind != Kind.FINALIZE:
                 return Verdict.REFUTED, "the certificate is for another block"
             check_certificate(certificate, validators, genesis.chain_id)
-        except NodeRefused as error:
-            return Verdict.UNKNOWN, f"no certificate at this node: {error.message}"
+        except (NodeRefused, NodeUnreachable) as error:
+            return Verdict.UNKNOWN, f"no certificate from this node: {error.message}"
         except SteelyardError as error:
             return Verdict.REFUTED, f"{error.code}: {error.message}"
         signers = sum(byte.bit_count() for byte in certificate.bitmap)

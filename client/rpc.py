@@ -324,14 +324,13 @@ def read_result(entry: Json) -> Json:
 
 
 def read_http_refusal(answer: httpx.Response, what: str) -> NodeRefused:
-    """Return the refusal in an HTTP answer's JSON body, or what its status says."""
+    """Return the refusal `{"error": code, "message": …}` of a node, or what its status says."""
     try:
         body = answer.json()
-        body = body.get("error", body) if isinstance(body, dict) else {}
     except ValueError:
         body = {}
-    if isinstance(body, dict) and isinstance(body.get("code"), str):
-        return NodeRefused(body["code"], str(body.get("message", what)))
+    if isinstance(body, dict) and isinstance(body.get("error"), str):
+        return NodeRefused(body["error"], str(body.get("message", what)))
     return NodeRefused(f"http_{answer.status_code}", f"{what} (HTTP {answer.status_code})")
 
 

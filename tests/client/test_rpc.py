@@ -165,3 +165,18 @@ def test_a_missing_blob_is_no_proof_of_anything() -> None:
     rpc = open_two(Ledger().answer, Ledger().answer)
     with pytest.raises(NodeUnreachable, match="404"):
         rpc.get_blob(compute_blob_name(b"nowhere"))
+
+
+def test_a_blob_that_a_node_refuses_keeps_the_nodes_code() -> None:
+    """As node/responses.py answers; the outbox waits for some codes and gives up on others."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "PUT":
+            body = {"error": "blob_undeclared", "message": "no pending transaction declares it"}
+            return httpx.Response(403, json=body)
+        return Ledger().answer(request)
+
+    data = b"an update"
+    with pytest.raises(NodeRefused, match="no pending transaction") as caught:
+        open_two(answer, answer).put_blob(compute_blob_name(data), data)
+    assert caught.value.code == "blob_undeclared"
