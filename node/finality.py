@@ -109,7 +109,7 @@ class Finalizer:
             log_event("transaction_expired", hash=transaction_hash)
         self._delete_orphans(self._blobs.get_waiting(), tree)
         if not self._archive:
-            self._delete_expired(tree.root)
+            self._delete_expired(tree)
 
     def sweep(self, tree: BlockTree) -> None:
         """Before a start: delete files that no finalized and no journaled block needs."""
@@ -128,10 +128,15 @@ class Finalizer:
             and self._store.get_blob_expiry(name) is None
         )
 
-    def _delete_expired(self, head: Header) -> None:
-        """Only past the finalized time of expiry: no later block can read them."""
-        expired = self._store.scan_expired(head.timestamp, EXPIRED_AT_ONCE)
-        gone = self._blobs.delete(expired, lambda name: not self._mempool.is_declared(name))
+    def _delete_expired(self, tree: BlockTree) -> None:
+        """Only past the finalized time of expiry: no block can read them that declares them not."""
+        expired = self._store.scan_expired(tree.root.timestamp, EXPIRED_AT_ONCE)
+        if not expired:
+            return
+        declared = tree.get_declared()
+        gone = self._blobs.delete(
+            expired, lambda name: name not in declared and not self._mempool.is_declared(name)
+        )
         if gone:
             self._store.forget_blobs(gone)
             log_event("blobs_expired", count=len(gone))
