@@ -247,7 +247,7 @@ def _apply_rule(
             norm2 = check_ranges(update, layout)
             if norm2 > bound2:
                 effective[i] = isqrt(shares[i] ** 2 * bound2 // norm2)
-                flags[i] |= Flag.CLIPPED
+                flags[i] |= int(Flag.CLIPPED)
     return tuple(effective), tuple(flags)
 
 
@@ -302,7 +302,7 @@ def _aggregate_ranges(
             first, min(first + RANGE_BLOCKS, blocks), arrays, layout.is_train, *table,
             ordered, base, model, squares, dots,
         )  # fmt: skip
-        return Tally(saturated, squares, dots)
+        return Tally(int(saturated), squares, dots)
 
     tallies = list(spread(aggregate_range, range(0, blocks, RANGE_BLOCKS)))
     if any(tally.saturated < 0 for tally in tallies):

@@ -208,6 +208,23 @@ def _round_into(model, base, sums):
 
 # -- whole models ----------------------------------------------------------------------------------
 
+
+def _kernel(signature):
+    """Compile a kernel now, and keep it beside this file for the next start if that can be.
+
+    A cache on a full or read-only disk, or one that a power cut left half written, must not stop a
+    node: without it a start takes some seconds more. A kernel that does not compile raises again.
+    """
+
+    def compile_kernel(function):
+        try:
+            return njit(signature, nogil=True, cache=True)(function)
+        except Exception:
+            return njit(signature, nogil=True)(function)
+
+    return compile_kernel
+
+
 _I64: Final = types.Array(types.int64, 1, "C", readonly=True)
 _I32: Final = types.Array(types.int32, 1, "C", readonly=True)
 _BOOL: Final = types.Array(types.boolean, 1, "C", readonly=True)
@@ -250,12 +267,11 @@ def _dot_block(low, high, dots, start, addresses, narrow):
     _dot_payloads(low, high, dots[narrow:], at[narrow:], _INT16)
 
 
-@njit(
+@_kernel(
     types.int64(
         types.int64, types.int64, _LAYOUT, _BOOL, *_PAYLOADS, _I64_TABLE,
         _I32, _OUT_I32, _OUT_I64_TABLE, _OUT_I64_CUBE,
-    ),
-    nogil=True, cache=True,
+    )
 )  # fmt: skip
 def aggregate_blocks(
     first, last, layout, is_train, addresses, narrow, exponents, shares, base, model, squares, dots
@@ -297,10 +313,7 @@ def aggregate_blocks(
     return saturated
 
 
-@njit(
-    types.boolean(_LAYOUT, _BOOL, *_PAYLOADS, _I64_TABLE, _OUT_I64),
-    nogil=True, cache=True,
-)  # fmt: skip
+@_kernel(types.boolean(_LAYOUT, _BOOL, *_PAYLOADS, _I64_TABLE, _OUT_I64))
 def accumulate_blocks(layout, is_train, addresses, narrow, exponents, shares, sums):
     """Add all updates to `sums` (update values,). False: a value is out of range."""
     update_start, _, lengths, fraction_bits = layout
@@ -316,7 +329,7 @@ def accumulate_blocks(layout, is_train, addresses, narrow, exponents, shares, su
     return True
 
 
-@njit(types.int64(_LAYOUT, _I32, _I64, _OUT_I32), nogil=True, cache=True)
+@_kernel(types.int64(_LAYOUT, _I32, _I64, _OUT_I32))
 def finish_blocks(layout, base, sums, model):
     """Write the averaged blocks of the new model; return how many values saturated."""
     update_start, model_start, lengths, _ = layout
@@ -329,10 +342,7 @@ def finish_blocks(layout, base, sums, model):
     return saturated
 
 
-@njit(
-    types.int64(_LAYOUT, _BOOL, *_PAYLOADS, _OUT_I64),
-    nogil=True, cache=True,
-)  # fmt: skip
+@_kernel(types.int64(_LAYOUT, _BOOL, *_PAYLOADS, _OUT_I64))
 def measure_blocks(layout, is_train, addresses, narrow, exponents, squares):
     """Collect one update's squares by distance (SQUARE_SHIFTS,); return its bad block, or -1."""
     update_start, _, lengths, fraction_bits = layout

@@ -69,10 +69,12 @@ def verify_update(update: Buffer, model: Model, binding: Binding, max_norm2: int
 
 def compute_shares(names: Sequence[BlobName], weights: Sequence[int]) -> tuple[int, ...]:
     """Return the shares by giving away one unit at a time. Raises InvalidAggregation."""
-    if not 1 <= len(names) <= MAX_UPDATES or len(names) != len(weights):
+    if not 1 <= len(names) <= MAX_UPDATES:
         raise InvalidAggregation("aggregation_count", f"{len(names)} updates")
     if len({(name.digest, name.size) for name in names}) != len(names):
         raise InvalidAggregation("aggregation_duplicate", "an update is listed more than once")
+    if len(weights) != len(names):
+        raise InvalidAggregation("aggregation_count", f"{len(weights)} weights")
     total = sum(weights)
     if min(weights) < 0 or max(weights) > MAX_RAW_WEIGHT or total == 0:
         raise InvalidAggregation("aggregation_weight", "weights are out of range or all zero")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from steelyard.chain import aggregate, reference
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.model import Role, compute_layout, decode_model
-from steelyard.chain.params import MAX_UPDATES, WEIGHT_TOTAL
+from steelyard.chain.params import MAX_MODEL_PARAMETERS, MAX_UPDATES, WEIGHT_TOTAL
 from steelyard.chain.rules import Aggregate, Flag, Rule, RuleKind
 from steelyard.chain.types import BlobName
 
@@ -126,13 +126,28 @@ def test_pages_of_any_size_give_the_bits_of_one_call(round_: Round, rule: Rule, 
         assert module.finish(base.name, base.data, partial) == (whole.model, whole.saturated)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_the_number_of_threads_changes_nothing(threads: int, monkeypatch) -> None:
-    round_ = make_round(Random(3), 6, (9000, 5000))
-    alone = round_.run()
-    monkeypatch.setattr(aggregate, "RANGE_BLOCKS", 1)
-    with ThreadPoolExecutor(threads) as pool:
-        assert round_.run(spread=pool.map) == alone
+@settings(max_examples=30, deadline=None)
+@given(rounds, rules, st.integers(1, 5), st.integers(1, 3))
+def test_the_number_of_threads_changes_nothing(
+    round_: Round, rule: Rule, threads: int, blocks: int
+) -> None:
+    alone = round_.run(rule)
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(threads) as pool:
+        patch.setattr(aggregate, "RANGE_BLOCKS", blocks)
+        assert round_.run(rule, pool.map) == alone
+
+
+def test_the_most_updates_at_the_bounds_agree_with_the_oracle() -> None:
+    base = make_flat_base(3)
+    updates = [
+        base.make_update([q, -q, 1 - q], [8 - bits], bits, sender)
+        for sender in range(MAX_UPDATES)
+        for bits in (8 + 8 * (sender % 2),)
+        for q in (2 ** (bits - 1) - 1,)
+    ]
+    round_ = Round(base, updates, [2**128 - 1] * MAX_UPDATES)
+    for rule in (MEAN, Rule(RuleKind.NORM_CLIPPED_MEAN, 2**30)):
+        assert round_.run(rule) == round_.ask_the_oracle(rule)
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2, 3])
@@ -149,19 +164,20 @@ def test_payloads_may_lie_at_any_address(offset: int) -> None:
     assert moved.run() == round_.run()
 
 
-def test_the_largest_model_at_the_bounds_stays_exact() -> None:
-    """One client, a million values, everything at its limit: no accumulator overflows."""
-    size = 2**20
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_model_at_the_bounds_stays_exact(sign: int) -> None:
+    """All values of all updates at their limit: no accumulator overflows."""
+    size, value = MAX_MODEL_PARAMETERS, sign * 32767
     base = make_flat_base(size)
-    values = np.full(size, 32767)
-    blocks = size // 4096
-    updates = [base.make_update(values.tolist(), [-8] * blocks, 16, i) for i in range(2)]
+    exponents = [-8] * base.blocks
+    values = np.full(size, value)
+    updates = [base.make_update(values, exponents, 16, i) for i in range(2)]  # type: ignore[arg-type]
     made = Round(base, updates, [1, 1]).run()
     assert made.scores == (WEIGHT_TOTAL, WEIGHT_TOTAL)
-    assert set(decode_model(made.model).values.tolist()) == {32767 << 16}
+    assert (decode_model(made.model).values == value << 16).all()
     layout = compute_layout(base.manifest)
     norm2 = aggregate.check_ranges(aggregate.decode_update(updates[0][1]), layout)
-    assert norm2 == size * (32767 << 16) ** 2
+    assert norm2 == size * (value << 16) ** 2
 
 
 # -- rules, rounding, scores -----------------------------------------------------------------------

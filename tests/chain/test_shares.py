@@ -68,7 +68,8 @@ def test_unusable_lists_are_refused(compute, count: int, weights: list[int], cod
 
 
 @pytest.mark.parametrize("compute", [compute_shares, reference.compute_shares])
-def test_a_repeated_name_is_refused(compute) -> None:
+@pytest.mark.parametrize("weights", [[1, 1], [1]])
+def test_a_repeated_name_is_refused_before_the_weights_are_counted(compute, weights) -> None:
     with pytest.raises(InvalidAggregation) as caught:
-        compute(make_names(1) * 2, [1, 1])
+        compute(make_names(1) * 2, weights)
     assert caught.value.code == "aggregation_duplicate"
