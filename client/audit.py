@@ -3,7 +3,9 @@
 `audit_round` follows one chain of evidence and says at each link YES, REFUTED or UNKNOWN:
 
     genesis -> validator set -> certificate -> header -> receipts root -> the record (event)
+    header -> state root -> storage: the task's terms, who submitted what with which weight
     record -> blobs by name -> updates verified -> aggregate recomputed -> same model, same shares
+    storage before and after the block -> everybody was credited what the shares say
 
 The recomputation is `chain/reference.py`: plain Python integers, no code shared with the kernels.
 A node can withhold (UNKNOWN); it cannot make a wrong round look right.
@@ -11,8 +13,6 @@ A node can withhold (UNKNOWN); it cannot make a wrong round look right.
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Final
 
 from steelyard.chain.block import Block, decode_block
@@ -24,66 +24,20 @@ from steelyard.chain.receipts import Log as ChainLog
 from steelyard.chain.receipts import Receipt as ChainReceipt
 from steelyard.chain.receipts import compute_receipts_root
 from steelyard.chain.rules import Aggregate, Rule, RuleKind
+from steelyard.chain.trie import InvalidProof, MissingState
 from steelyard.chain.types import Address, BlobName, Hash, Round, TaskId
 from steelyard.chain.update import Binding
 
-from .contracts import Event, RoundState, TaskInfo, Tasks
+from .contracts import Event, RoundState, Tasks
 from .errors import ClientError, NodeRefused, NodeUnreachable
+from .proven import ProvenRound, read_money, read_round
+from .reckoning import compute_credits, compute_weight
 from .rpc import Json, Rpc, as_bytes, as_hex, as_int
+from .verdicts import Report, Stop, Verdict
 
 MAX_BLOCK_ANSWER_BYTES: Final = 8 * 2**20
 MAX_GENESIS_BYTES: Final = 16 * 2**20
 MAX_CERTIFICATE_ANSWER_BYTES: Final = 4096
-
-
-class Verdict(StrEnum):
-    """What an auditor may say. Exit codes 0, 1, 2."""
-
-    YES = "YES"
-    REFUTED = "REFUTED"
-    UNKNOWN = "UNKNOWN"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One link of the evidence. `verdict` None: not checked here, and `detail` says why."""
-
-    name: str
-    verdict: Verdict | None
-    detail: str
-
-
-@dataclass
-class Report:
-    """What an audit found."""
-
-    subject: str
-    checks: list[Check] = field(default_factory=list)
-
-    @property
-    def verdict(self) -> Verdict:
-        """REFUTED if anything is refuted, else UNKNOWN if anything could not be told, else YES."""
-        found = {check.verdict for check in self.checks}
-        if Verdict.REFUTED in found:
-            return Verdict.REFUTED
-        return Verdict.UNKNOWN if Verdict.UNKNOWN in found or not found else Verdict.YES
-
-    @property
-    def summary(self) -> str:
-        """The verdict's reason in one line."""
-        decisive = [check for check in self.checks if check.verdict == self.verdict]
-        if self.verdict is not Verdict.YES:
-            return f"{decisive[0].name}: {decisive[0].detail}" if decisive else "nothing to check"
-        skipped = [f"{check.name} not checked" for check in self.checks if check.verdict is None]
-        return ", ".join([f"{len(decisive)} checks agree", *skipped])
-
-    def add(self, name: str, verdict: Verdict | None, detail: str) -> None:
-        """Record one link."""
-        self.checks.append(Check(name, verdict, detail))
-
-
-class Stop(Exception):
-    """Nothing further can be checked; the report already says why."""
 
 
 Fetch = Callable[[BlobName], bytes]
@@ -106,13 +60,15 @@ def audit_round(
     audit = _RoundAudit(rpc, task, round_number, report)
     try:
         event = audit.find_record()
-        audit.check_finality(event, genesis)
-        audit.recompute(event, fetch or audit.fetch)
+        block, chain_id, logs = audit.check_finality(event, genesis)
+        terms = audit.check_storage(event, block, logs)
+        audit.recompute(event, terms, chain_id, fetch or audit.fetch)
+        audit.check_payments(event, terms, block, logs)
     except Stop:
         pass
     except NodeUnreachable as error:
         report.add("node", Verdict.UNKNOWN, error.message)
-    except (NodeRefused, ClientError) as error:
+    except SteelyardError as error:
         report.add("node", Verdict.UNKNOWN, f"{error.code}: {error.message}")
     return report
 
@@ -156,35 +112,57 @@ class _RoundAudit:
         return event
 
     # -- finality ----------------------------------------------------------------------------------
-    def check_finality(self, event: Event, trusted: bytes | None) -> None:
-        """Follow certificate, header and receipts root down to the record."""
-        data = self._rpc.get_bytes(f"/chain/blocks/{event.height}", MAX_BLOCK_ANSWER_BYTES)
+    def check_finality(
+        self, event: Event, trusted: bytes | None
+    ) -> tuple[Block, int, list[ChainLog]]:
+        """Follow certificate, header and receipts root down to the record.
+
+        Returns the block, the chain id of its genesis and the proven logs of Tasks in it.
+        """
+        block = self._fetch_block(event.height)
+        chain_id = self._check_certificate(block, trusted)
+        return block, chain_id, self._check_receipts(block, event)
+
+    def _fetch_block(self, height: int) -> Block:
+        data = self._rpc.get_bytes(f"/chain/blocks/{height}", MAX_BLOCK_ANSWER_BYTES)
         try:
             block = decode_block(data)
         except SteelyardError as error:
             self._report.add("header", Verdict.REFUTED, f"the block is malformed: {error.message}")
             raise Stop from None
-        if block.height != event.height:
+        if block.height != height:
             self._report.add("header", Verdict.REFUTED, f"the node sent block {block.height}")
             raise Stop
-        self._check_certificate(block, trusted)
-        self._check_receipts(block, event)
+        return block
 
-    def _check_certificate(self, block: Block, trusted: bytes | None) -> None:
-        served = self._rpc.get_bytes("/chain/genesis", MAX_GENESIS_BYTES)
-        if trusted is not None and parse_genesis(trusted).hash != parse_genesis(served).hash:
+    def _check_certificate(self, block: Block, trusted: bytes | None) -> int:
+        genesis = self._check_genesis(trusted)
+        if can_check_certificates():
+            verdict, detail = self._verify_certificate(block, genesis)
+        else:
+            verdict = Verdict.UNKNOWN
+            detail = "not checked: pip install 'steelyard[audit]' for BLS signatures"
+        self._report.add("finality", verdict, detail)
+        if verdict is Verdict.REFUTED:
+            raise Stop
+        return genesis.chain_id
+
+    def _check_genesis(self, trusted: bytes | None) -> Genesis:
+        """Return the genesis that the evidence starts from. A trusted one must be a document."""
+        mine = None if trusted is None else parse_genesis(trusted)
+        try:
+            served = parse_genesis(self._rpc.get_bytes("/chain/genesis", MAX_GENESIS_BYTES))
+        except ClientError:
+            raise
+        except SteelyardError as error:
+            self._report.add("genesis", Verdict.REFUTED, f"{error.code}: {error.message}")
+            raise Stop from None
+        if mine is not None and mine.hash != served.hash:
             self._report.add("genesis", Verdict.REFUTED, "the node serves another genesis document")
             raise Stop
-        genesis = parse_genesis(served)
-        whose = "yours" if trusted is not None else "as this node serves it; compare it with yours"
-        self._report.add("genesis", Verdict.YES, f"{genesis.name} 0x{genesis.hash.hex()} ({whose})")
-        if not can_check_certificates():
-            self._report.add(
-                "finality", None, "not checked: pip install 'steelyard[audit]' for BLS signatures"
-            )
-            return
-        verdict, detail = self._verify_certificate(block, genesis)
-        self._report.add("finality", verdict, detail)
+        whose = "yours" if mine is not None else "as this node serves it; compare it with yours"
+        self._report.add("genesis", Verdict.YES, f"{served.name} 0x{served.hash.hex()} ({whose})")
+        return served
 
     def _verify_certificate(self, block: Block, genesis: Genesis) -> tuple[Verdict, str]:
         from steelyard.chain.bls import PublicKey
@@ -214,7 +192,7 @@ class _RoundAudit:
         signers = sum(byte.bit_count() for byte in certificate.bitmap)
         return Verdict.YES, f"{signers} of {len(validators)} validators signed 0x{block.hash.hex()}"
 
-    def _check_receipts(self, block: Block, event: Event) -> None:
+    def _check_receipts(self, block: Block, event: Event) -> list[ChainLog]:
         answer = self._rpc.call("eth_getBlockReceipts", hex(event.height))
         receipts = decode_receipts(answer)
         if compute_receipts_root(receipts) != block.header.receipts_root:
@@ -227,38 +205,129 @@ class _RoundAudit:
             self._task.to_bytes(32, "big"),
             self._round.to_bytes(32, "big"),
         ]
-        proven = [
-            self._tasks.decode_chain_log(log)
+        logs = [
+            log
             for receipt in receipts
             for log in receipt.logs
-            if log.address == self._tasks.contract.address and list(log.topics) == topics
+            if log.address == self._tasks.contract.address
         ]
+        proven = [self._tasks.decode_chain_log(log) for log in logs if list(log.topics) == topics]
         if [found.values for found in proven] != [event.values]:
             self._report.add("receipts", Verdict.REFUTED, "the record is not in this block")
             raise Stop
         self._report.add(
             "receipts", Verdict.YES, f"{len(receipts)} receipts, root in the header, record inside"
         )
+        return logs
+
+    # -- storage -----------------------------------------------------------------------------------
+    def check_storage(self, event: Event, block: Block, logs: Sequence[ChainLog]) -> ProvenRound:
+        """Compare the record with what the contract stores: terms, submissions and weights."""
+        values = event.values
+        if len({len(values[name]) for name in ("clients", "updates", "raw_weights")}) != 1:
+            self._report.add("storage", Verdict.REFUTED, "the record's lists differ in length")
+            raise Stop
+        try:
+            found = read_round(self._rpc, block, self._task, self._round, values["clients"])
+        except (InvalidProof, MissingState) as error:
+            self._report.add("storage", Verdict.REFUTED, f"{error.code}: {error.message}")
+            raise Stop from None
+        leavers = self._find_leavers(logs)
+        weights = [
+            compute_weight(found.parameters.weighting, one, leavers.get(client, one.stake))
+            for client, one in zip(values["clients"], found.submissions, strict=True)
+        ]
+        rule = (values["rule"]["kind"], values["rule"]["bound"])
+        wrong = [
+            name
+            for name, is_same in {
+                "state": found.is_aggregated,
+                "rule": rule == found.parameters.rule,
+                "base": values["base"] == found.base,
+                "model": values["model"] == found.model,
+                "saturated": values["saturated"] == found.saturated,
+                "clients": len(set(values["clients"])) == len(values["clients"]) == found.revealed,
+                "updates": list(values["updates"]) == [one.update for one in found.submissions],
+                "raw weights": list(values["raw_weights"]) == weights,
+            }.items()
+            if not is_same
+        ]
+        if wrong:
+            self._report.add(
+                "storage", Verdict.REFUTED, f"the record has another {wrong[0]} than the contract"
+            )
+            raise Stop
+        self._report.add(
+            "storage", Verdict.YES, "terms, updates and weights are the contract's, proven"
+        )
+        return found
+
+    def _find_leavers(self, logs: Sequence[ChainLog]) -> dict[Address, int]:
+        """Return the stakes that left after the record, in its own block: no longer in storage."""
+        left: dict[Address, int] = {}
+        is_after = False
+        for event in map(self._tasks.decode_chain_log, logs):
+            if event.values.get("task") != self._task:
+                continue
+            is_after = is_after or (
+                event.name == "Aggregated" and event.values["round"] == self._round
+            )
+            if is_after and event.name == "Left":
+                left.setdefault(event.values["participant"], event.values["stake"])
+        return left
+
+    def check_payments(
+        self, event: Event, terms: ProvenRound, block: Block, logs: Sequence[ChainLog]
+    ) -> None:
+        """Compare what the block credited to each client with what its events say it should."""
+        clients = list(dict.fromkeys(event.values["clients"]))
+        before = self._fetch_block(block.height - 1)
+        if before.hash != block.header.parent_hash:
+            self._report.add("payments", Verdict.REFUTED, "the node sent another parent block")
+            raise Stop
+        try:
+            then = read_money(self._rpc, before, self._task, clients)
+            now = read_money(self._rpc, block, self._task, clients)
+        except (InvalidProof, MissingState) as error:
+            self._report.add("payments", Verdict.REFUTED, f"{error.code}: {error.message}")
+            raise Stop from None
+        events = [self._tasks.decode_chain_log(log) for log in logs]
+        mine = [one for one in events if one.values.get("task") == self._task]
+        paid, credits = compute_credits(mine, terms.parameters)
+        for client, old, new in zip(clients, then.claimable, now.claimable, strict=True):
+            if new - old != credits.get(client, 0):
+                self._report.add(
+                    "payments",
+                    Verdict.REFUTED,
+                    f"{as_hex(client)} was credited {new - old} wei, not {credits.get(client, 0)}",
+                )
+                raise Stop
+        if now.paid - then.paid != paid:
+            self._report.add(
+                "payments", Verdict.REFUTED, f"{now.paid - then.paid} wei were paid, not {paid}"
+            )
+            raise Stop
+        self._report.add("payments", Verdict.YES, f"{paid} wei credited by the shares, proven")
 
     # -- recomputing -------------------------------------------------------------------------------
     def fetch(self, name: BlobName) -> bytes:
         """Fetch a blob from the node."""
         return self._rpc.get_blob(name)
 
-    def recompute(self, event: Event, fetch: Fetch) -> None:
+    def recompute(self, event: Event, terms: ProvenRound, chain_id: int, fetch: Fetch) -> None:
         """Fetch the blobs, verify the updates, aggregate with plain integers, and compare."""
         from steelyard.chain import reference
 
         values = event.values
         base, *updates = self._fetch_all([values["base"], *values["updates"]], fetch)
-        info = self._tasks.get_task(self._task)
-        self._check_updates(info, values, base, updates)
-        rule = Rule(RuleKind(values["rule"]["kind"]), values["rule"]["bound"])
+        self._check_updates(terms.parameters.admission_norm2, chain_id, values, base, updates)
+        kind, bound = terms.parameters.rule
         named = list(zip(values["updates"], updates, strict=True))
         try:
+            rule = Rule(RuleKind(kind), bound)
             found = reference.aggregate(rule, values["base"], base, named, values["raw_weights"])
-        except SteelyardError as error:
-            self._report.add("aggregate", Verdict.REFUTED, f"{error.code}: {error.message}")
+        except (SteelyardError, ValueError) as error:
+            self._report.add("aggregate", Verdict.REFUTED, str(error))
             raise Stop from None
         self._compare(values, found)
 
@@ -291,22 +360,22 @@ class _RoundAudit:
         return blobs
 
     def _check_updates(
-        self, info: TaskInfo, values: Any, base: bytes, updates: Sequence[bytes]
+        self, max_norm2: int, chain_id: int, values: Any, base: bytes, updates: Sequence[bytes]
     ) -> None:
         """Verify format, binding, ranges and norm of every update."""
         from steelyard.chain import reference
 
-        model = decode_model(base)
+        try:
+            model = decode_model(base)
+        except SteelyardError as error:
+            self._report.add("updates", Verdict.REFUTED, f"the base: {error}")
+            raise Stop from None
         for client, data in zip(values["clients"], updates, strict=True):
             binding = Binding(
-                self._rpc.network.chain_id,
-                TaskId(self._task),
-                Round(self._round),
-                values["base"],
-                client,
+                chain_id, TaskId(self._task), Round(self._round), values["base"], client
             )
             try:
-                reference.verify_update(data, model, binding, info.parameters.admission_norm2)
+                reference.verify_update(data, model, binding, max_norm2)
             except SteelyardError as error:
                 self._report.add(
                     "updates", Verdict.REFUTED, f"{as_hex(client)}: {error.code}: {error.message}"
@@ -334,12 +403,13 @@ class _RoundAudit:
                 Verdict.REFUTED,
                 f"the record says {said!s:.200}, recomputed {computed!s:.200}",
             )
-        if not wrong:
-            self._report.add(
-                "aggregate",
-                Verdict.YES,
-                f"recomputed {encode_cid(model)}, shares, scores and flags agree",
-            )
+        if wrong:
+            raise Stop
+        self._report.add(
+            "aggregate",
+            Verdict.YES,
+            f"recomputed {encode_cid(model)}, shares, scores and flags agree",
+        )
 
 
 def audit_replay(

@@ -11,9 +11,10 @@ from steelyard.chain.params import EVM_STACK_BYTES
 from steelyard.chain.replay import replay
 from steelyard.chain.types import BlobName
 
-from .audit import MAX_BLOCK_ANSWER_BYTES, MAX_GENESIS_BYTES, Report, Verdict
+from .audit import MAX_BLOCK_ANSWER_BYTES, MAX_GENESIS_BYTES
 from .errors import ClientError, NodeUnreachable
 from .rpc import Rpc, as_int
+from .verdicts import Report, Verdict
 
 
 class RemoteBlobs:

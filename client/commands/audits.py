@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ..audit import Report, Verdict, audit_replay, audit_round
+from ..audit import audit_replay, audit_round
+from ..verdicts import Report, Verdict
 from .options import (
     NO,
     UNKNOWN,
@@ -22,7 +23,10 @@ from .options import (
 
 app = new_app("Prove or refute what a node serves: YES (0), REFUTED (1), UNKNOWN (2).")
 GenesisFile = Annotated[
-    Path | None, typer.Option("--genesis", help="the genesis document that you trust")
+    Path | None,
+    typer.Option(
+        "--genesis", exists=True, dir_okay=False, help="the genesis document that you trust"
+    ),
 ]
 CODES = {Verdict.YES: YES, Verdict.REFUTED: NO, Verdict.UNKNOWN: UNKNOWN}
 
@@ -54,17 +58,14 @@ def check_replay(
 
 def finish(report: Report, as_json: bool) -> None:
     """Print a report and leave with its exit code."""
-    lines = [
-        f"  {check.name:<10} {check.verdict or '-':<8} {check.detail}" for check in report.checks
-    ]
+    lines = [f"  {check.name:<10} {check.verdict:<8} {check.detail}" for check in report.checks]
     text = "\n".join([f"audit of {report.subject}", *lines, f"{report.verdict}"])
     document = {
         "subject": report.subject,
         "verdict": str(report.verdict),
         "summary": report.summary,
         "checks": [
-            {"name": c.name, "verdict": c.verdict and str(c.verdict), "detail": c.detail}
-            for c in report.checks
+            {"name": c.name, "verdict": str(c.verdict), "detail": c.detail} for c in report.checks
         ],
     }
     tell(document, text, as_json)

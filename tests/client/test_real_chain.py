@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +13,19 @@ from eth_account.signers.local import LocalAccount
 from steelyard.chain.block import decode_block
 from steelyard.chain.cid import encode_cid
 from steelyard.chain.types import Address, BlobName
+from steelyard.client import audit
 from steelyard.client.amounts import coins
-from steelyard.client.audit import Report, Verdict, audit_replay, audit_round
-from steelyard.client.contracts import TaskState
+from steelyard.client.audit import audit_replay, audit_round
+from steelyard.client.contracts import Tasks, TaskState
 from steelyard.client.errors import Reverted
 from steelyard.client.explain import explain_round
 from steelyard.client.organisation import Organisation, PublishedTask, Task
 from steelyard.client.outbox import Receipt
 from steelyard.client.participant import Client, Summary
-from steelyard.client.rpc import Rpc
+from steelyard.client.rpc import Network, Rpc
 from steelyard.client.training import Result
 from steelyard.client.transactions import Call, compute_blob_call_gas
+from steelyard.client.verdicts import Report, Verdict
 from steelyard.node.config import BlocksConfig, NodeConfig, StorageConfig
 from steelyard.node.founding import Foundation, init_directory
 from steelyard.node.http import HttpServer
@@ -267,6 +269,13 @@ def lie_about_receipts(receipts: list[dict[str, object]]) -> list[dict[str, obje
     return [{**r, "logs": lie_about_logs(r["logs"])} for r in receipts]
 
 
+def lie_about_storage(proof: dict[str, object]) -> dict[str, object]:
+    """Twice the admission norm, under the true proof."""
+    words = [dict(word) for word in proof["storageProof"]]
+    words[11]["value"] = hex(2 * int(words[11]["value"], 16))
+    return {**proof, "storageProof": words}
+
+
 @pytest.mark.parametrize(
     ("lies", "name"),
     [
@@ -279,12 +288,57 @@ def lie_about_receipts(receipts: list[dict[str, object]]) -> list[dict[str, obje
         ({"eth_getLogs": lambda logs: logs * 2}, "record"),
         ({"blocks": flip_last_byte}, "header"),
         ({"certificates": flip_last_byte}, "finality"),
+        ({"genesis": lambda data: b"{}"}, "genesis"),
+        ({"eth_getProof": lie_about_storage}, "storage"),
     ],
 )
 def test_a_lying_node_is_refuted_where_it_lies(chain: Chain, lies: dict, name: str) -> None:
     report = audit_round(Liar(chain.url, lies), chain.task.number, 2)
     assert report.verdict is Verdict.REFUTED, report.checks
     assert get_check(report, name)[0] is Verdict.REFUTED
+
+
+def test_an_audit_believes_no_view(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chain id and admission norm decide what is refuted; a node may say of both what it likes."""
+    rpc = Rpc(chain.url)
+    monkeypatch.setattr(Rpc, "network", Network(1, bytes(32)))
+    real = Tasks.get_task
+
+    def lie(tasks: Tasks, number: int):
+        info = real(tasks, number)
+        return replace(info, parameters=replace(info.parameters, admission_norm2=1))
+
+    monkeypatch.setattr(Tasks, "get_task", lie)
+    report = audit_round(rpc, chain.task.number, 2)
+    assert report.verdict is Verdict.YES, report.checks
+
+
+def test_payments_are_proven_from_both_sides_of_the_block(chain: Chain) -> None:
+    report = audit_round(Rpc(chain.url), chain.task.number, 1)
+    paid = sum(REWARD // ROUNDS * share // 2**20 for share in (3 * 2**18, 2**18))
+    assert get_check(report, "payments") == (
+        Verdict.YES,
+        f"{paid} wei credited by the shares, proven",
+    )
+
+    def pay_less(proof: dict[str, object]) -> dict[str, object]:
+        if len(proof["storageProof"]) != 3:
+            return proof
+        first, *others = proof["storageProof"]
+        return {**proof, "storageProof": [{**first, "value": "0x0"}, *others]}
+
+    report = audit_round(Liar(chain.url, {"eth_getProof": pay_less}), chain.task.number, 2)
+    assert get_check(report, "payments")[0] is Verdict.REFUTED
+
+
+def test_without_signatures_checked_nothing_is_confirmed(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node could forge the whole block; a thin install must not say YES to it."""
+    monkeypatch.setattr(audit, "can_check_certificates", lambda: False)
+    report = audit_round(Rpc(chain.url), chain.task.number, 2)
+    assert report.verdict is Verdict.UNKNOWN
+    assert "pip install" in get_check(report, "finality")[1]
 
 
 def test_another_genesis_than_the_auditors_is_refuted(chain: Chain) -> None:
@@ -360,7 +414,6 @@ def test_an_update_above_the_norm_is_refused_and_explained(chain: Chain) -> None
             return Result({"w": np.ones(4, np.float32)}, samples=3)
 
         real = client.tasks.get_task
-        from dataclasses import replace
 
         def forget_the_norm(number: int):
             info = real(number)
