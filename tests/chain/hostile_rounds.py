@@ -95,7 +95,7 @@ def make_hostile_update(
         values += block
         exponents.append(exponent)
     name, data = base.make_update(values, exponents, bits, sender)
-    if not is_valid and random.random() < 0.05:
+    if not is_valid and random.random() < 0.2:
         data = flip_bits(random, data, random.choice((192, len(data))))
     return name, data
 
