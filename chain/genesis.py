@@ -48,6 +48,8 @@ __all__ = [
 ]
 
 DEPLOY_GAS: Final = 2**40
+DEFAULT_GAS_LIMIT: Final = 12_000_000
+"""About 2 Mgas are executed a second, and a full block has to fit a view (decision 3)."""
 GUARD_CODE: Final = bytes.fromhex("60006000fd")
 """PUSH 0, PUSH 0, REVERT: makes EXTCODESIZE say that the precompile is there."""
 
@@ -69,7 +71,7 @@ def create_genesis(
     timestamp: int,
     validators: tuple[GenesisValidator, ...],
     alloc: dict[Address, int],
-    gas_limit: int = 12_000_000,
+    gas_limit: int = DEFAULT_GAS_LIMIT,
     base_fee: int = 10**9,
     min_base_fee: int = 10**6,
     blob_retention_seconds: int = 30 * 86_400,

@@ -15,6 +15,7 @@ import httpx
 import typer
 
 from steelyard.chain.errors import SteelyardError
+from steelyard.chain.genesis import DEFAULT_GAS_LIMIT
 from steelyard.chain.types import Address
 
 from .config import NodeConfig, load_config
@@ -27,7 +28,6 @@ from .store import RECOVERY, CorruptData
 PASSWORD_VARIABLE = "STEELYARD_PASSWORD"  # noqa: S105
 YES, NO, UNKNOWN = 0, 1, 2
 STATUS_SECONDS = 5.0
-GAS_LIMIT = 30_000_000
 DAY_SECONDS = 86_400
 
 app = typer.Typer(help="Run a validator.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -62,7 +62,7 @@ def init(
     balance: Annotated[str, typer.Option(help="Coins of the validator, for its keeper.")] = "100",
     heartbeat: Annotated[float, typer.Option(help="Seconds between blocks of an idle chain.")] = 5,
     timeout: Annotated[float, typer.Option(help="Seconds until a view is given up.")] = 10,
-    gas_limit: Annotated[int, typer.Option(help="Gas of a block.")] = GAS_LIMIT,
+    gas_limit: Annotated[int, typer.Option(help="Gas of a block.")] = DEFAULT_GAS_LIMIT,
     retention_days: Annotated[int, typer.Option(help="How long blobs are kept.")] = 30,
     host: Host = None,
     port: Port = None,
