@@ -21,6 +21,7 @@ from .params import (
     BLOB_DECLARATION_ADDRESS,
     BLOB_GAS_EACH,
     MAX_BLOB_BYTES,
+    MAX_BLOB_BYTES_PER_BLOCK,
     MAX_BLOBS_PER_TRANSACTION,
     MAX_INITCODE_BYTES,
     MAX_TRANSACTION_BYTES,
@@ -352,6 +353,12 @@ def check_transaction(transaction: Transaction, chain_id: int, gas_limit: int) -
     needed = max(transaction.intrinsic_gas, transaction.floor_gas)
     if transaction.gas < needed:
         raise InvalidTransaction("tx_gas", f"{transaction.gas} gas; at least {needed} is needed")
+    if transaction.blob_bytes > MAX_BLOB_BYTES_PER_BLOCK:
+        raise InvalidTransaction(
+            "blob_declaration",
+            f"{transaction.blob_bytes} bytes; the blobs of a block have at most "
+            f"{MAX_BLOB_BYTES_PER_BLOCK}",
+        )
     if transaction.gas > gas_limit:
         raise InvalidTransaction(
             "tx_gas_limit", f"{transaction.gas} gas; a block has at most {gas_limit}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from steelyard.chain import proofs, selftest
-from steelyard.chain.block import Header
+from steelyard.chain.block import Header, compute_base_fee
 from steelyard.chain.bls import compute_public_key
 from steelyard.chain.consensus.simplex import Settings
 from steelyard.chain.consensus.validators import ValidatorSet
@@ -71,7 +71,12 @@ def assemble(
         has_code = account.code_hash != proofs.EMPTY_CODE_HASH
         return Sender(account.nonce, account.balance, has_code)
 
-    mempool = Mempool(genesis.rules, config.mempool, read_sender, blobs.has, clock.get_seconds)
+    def read_base_fee() -> int:
+        return compute_base_fee(store.get_head(), genesis.rules.min_base_fee)
+
+    mempool = Mempool(
+        genesis.rules, config.mempool, read_sender, read_base_fee, blobs.has, clock.get_seconds
+    )
     on_final: list[Callable[[Header, int], None]] = []
 
     def announce(header: Header, transactions: int) -> None:

@@ -13,6 +13,7 @@ import mmap
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,8 @@ from .store import StorageFull
 MAPPED_BYTES = 64 * 1024
 """Larger files are mapped, smaller ones read: a mapping costs more than a small copy."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors that say nothing against a file: too much is open at once."""
 
 
 class BlobStore:
@@ -107,7 +110,8 @@ class BlobStore:
         try:
             data = read_file(path, name.size)
         except OSError as error:
-            self._lose(name, path)
+            if error.errno not in EXHAUSTED:
+                self._lose(name, path)
             raise UnavailableBlob("blob_unavailable", f"{path}: {error}") from error
         if name not in self._checked:
             if len(data) != name.size or compute_blob_name(data) != name:
@@ -131,29 +135,54 @@ class BlobStore:
         if self.has(name):
             return
         temporary = self._uploads / f"{encode_cid(name)}.{threading.get_ident()}"
-        with disk_errors(temporary), temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        self._keep(name, temporary)
+        try:
+            with disk_errors(temporary), temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self._keep(name, temporary)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def open_upload(self, name: BlobName, is_wanted: Callable[[BlobName], bool]) -> "BlobUpload":
         """Start receiving a blob. Raises SteelyardError blob_held, blob_quota; StorageFull."""
         with self._lock:
             if self.has(name):
                 raise SteelyardError("blob_held", f"{encode_cid(name)} is already here")
-            waiting = sum(one.name.size for one in self._open) + sum(
-                one.size for one in self._waiting
-            )
-            if len(self._open) >= self._config.max_uploads:
-                raise SteelyardError("blob_quota", "too many uploads at once; try again shortly")
-            if waiting + name.size > self._config.max_pending_bytes:
-                raise SteelyardError(
-                    "blob_quota", f"{waiting} bytes already wait for a block; try again later"
-                )
+            while (refusal := self._check_quota(name)) is not None:
+                if not self._drop_slowest(name):
+                    raise refusal
             upload = BlobUpload(self, name, self._uploads, is_wanted)
             self._open.add(upload)
             return upload
+
+    def _check_quota(self, name: BlobName) -> SteelyardError | None:
+        waiting = sum(one.name.size for one in self._open) + sum(one.size for one in self._waiting)
+        if len(self._open) >= self._config.max_uploads:
+            return SteelyardError("blob_quota", "too many uploads at once; try again shortly")
+        if waiting + name.size > self._config.max_pending_bytes:
+            return SteelyardError(
+                "blob_quota", f"{waiting} bytes already wait for a block; try again later"
+            )
+        return None
+
+    def _drop_slowest(self, name: BlobName) -> bool:
+        """Make room: of uploads that another one repeats, end the one that got least far.
+
+        Else whoever has one pending transaction could occupy every place with its one blob.
+        """
+        uploads = Counter((name, *(one.name for one in self._open)))
+        repeated = [one for one in self._open if uploads[one.name] > 1]
+        slowest = min(repeated, key=lambda one: one.received, default=None)
+        if slowest is not None:
+            slowest.is_dropped = True
+            self._open.remove(slowest)
+        return slowest is not None
+
+    def count_incoming(self) -> int:
+        """Bytes that uploads under way may still write."""
+        with self._lock:
+            return sum(one.name.size - one.received for one in self._open)
 
     def _keep(self, name: BlobName, temporary: Path) -> None:
         """Rename a complete, fsynced file into place, durably."""
@@ -220,14 +249,20 @@ class BlobUpload:
         self._store, self._is_wanted = store, is_wanted
         self._path = directory / f"{encode_cid(name)}.{id(self)}"
         self._hasher = BlobHasher()
-        self._size = 0
+        self.received = 0
+        self.is_dropped = False
+        """Its place was given to another upload."""
         with disk_errors(self._path):
             self._file = self._path.open("xb")
 
     def write(self, chunk: bytes) -> None:
-        """Append. Raises SteelyardError blob_size; StorageFull. After an error, `abort`."""
-        self._size += len(chunk)
-        if self._size > self.name.size:
+        """Append. Raises SteelyardError blob_size, blob_quota; StorageFull. Then `abort`."""
+        if self.is_dropped:
+            raise SteelyardError(
+                "blob_quota", "a faster upload of the same blob took this one's place"
+            )
+        self.received += len(chunk)
+        if self.received > self.name.size:
             raise SteelyardError("blob_size", f"more than the declared {self.name.size} bytes")
         self._hasher.update(chunk)
         with disk_errors(self._path):
@@ -236,9 +271,9 @@ class BlobUpload:
     def commit(self) -> None:
         """Keep the blob, fsynced. Raises SteelyardError blob_size, blob_mismatch, blob_too_late."""
         try:
-            if self._size != self.name.size:
+            if self.received != self.name.size:
                 raise SteelyardError(
-                    "blob_size", f"{self._size} bytes came; {self.name.size} were declared"
+                    "blob_size", f"{self.received} bytes came; {self.name.size} were declared"
                 )
             actual = self._hasher.finish()
             if actual != self.name:
@@ -273,7 +308,10 @@ def read_file(path: Path, size: int) -> bytes | memoryview:
     with path.open("rb") as file:
         if size < MAPPED_BYTES or os.fstat(file.fileno()).st_size != size:
             return file.read(size + 1)
-        return memoryview(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ))
+        try:
+            return memoryview(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ))
+        except OSError:  # a mapping keeps a file open, and there is a limit to those
+            return file.read(size + 1)
 
 
 def sync_directory(path: Path) -> None:
@@ -287,10 +325,12 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """No space becomes StorageFull; any other OSError passes."""
+    """No space, or too much open, becomes StorageFull; any other OSError passes."""
     try:
         yield
     except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise StorageFull("disk_full", f"{path}: {error.strerror}; try again") from error
         if error.errno in FULL:
             raise StorageFull("disk_full", f"{path}: {error.strerror}; free some space") from error
         raise

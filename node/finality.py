@@ -107,7 +107,10 @@ class Finalizer:
         """Let go of what is over. Cheap when nothing is."""
         for transaction_hash in self._mempool.expire():
             log_event("transaction_expired", hash=transaction_hash)
-        self._delete_orphans(self._blobs.get_waiting(), tree)
+        waiting = self._blobs.get_waiting()
+        # An upload that ended after its block, or replaced a lost file, waits for nothing.
+        self._blobs.set_admitted(one for one in waiting if self._is_admitted(one))
+        self._delete_orphans(waiting, tree)
         if not self._archive:
             self._delete_expired(tree)
 
@@ -125,8 +128,11 @@ class Finalizer:
         return (
             name not in declared
             and not self._mempool.is_declared(name)
-            and self._store.get_blob_expiry(name) is None
+            and not self._is_admitted(name)
         )
+
+    def _is_admitted(self, name: BlobName) -> bool:
+        return self._store.get_blob_expiry(name) is not None
 
     def _delete_expired(self, tree: BlockTree) -> None:
         """Only past the finalized time of expiry: no block can read them that declares them not."""

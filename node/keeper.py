@@ -114,9 +114,10 @@ class Keeper:
         """Look at the next tasks and do what is due."""
         self._find_tasks()
         for _ in range(min(LOOKS_AT_ONCE, len(self._open))):
-            task = self._open.popleft()
-            if self._handle(task):
-                self._open.append(task)
+            task = self._open[0]
+            self._open.rotate(-1)  # first, so that a task whose look fails keeps its turn
+            if not self._handle(task):
+                self._open.pop()
 
     def _find_tasks(self) -> None:
         (count,) = self._view("task_count()", ("uint256",), (), ())

@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final, TypeAlias
 
 from steelyard.chain.block import Rules
 from steelyard.chain.cid import Cid, is_named
@@ -33,6 +34,10 @@ REPLACEMENT_PERCENT_BLOBS = 200
 REMEMBERED_LATE = 1024
 PASSING = frozenset({"tx_nonce_high", "tx_fee_low", "tx_block_full"})
 """Refusals of a builder that say nothing against trying again in a later block."""
+
+Rank: TypeAlias = tuple[bool, int, int]
+"""Nothing is missing before it, tip, fee cap: the lowest goes first."""
+NOBODY: Final[tuple[Rank, "Entry | None"]] = (False, 0, 0), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +77,21 @@ class Queue:
 
 
 class Mempool:
-    """See the module. `clock` gives monotonic seconds; `is_held` says whether a blob is on disk."""
+    """See the module. `clock` gives monotonic seconds; `is_held` says whether a blob is on disk;
+    `read_base_fee` is what a unit of gas costs in the next block."""
 
     def __init__(
         self,
         rules: Rules,
         config: MempoolConfig,
         read_sender: Callable[[Address], Sender],
+        read_base_fee: Callable[[], int],
         is_held: Callable[[BlobName], bool],
         clock: Callable[[], float],
     ) -> None:
         self._rules, self._config = rules, config
-        self._read_sender, self._is_held, self._clock = read_sender, is_held, clock
+        self._read_sender, self._read_base_fee = read_sender, read_base_fee
+        self._is_held, self._clock = is_held, clock
         self._lock = threading.RLock()
         self._queues: dict[Address, Queue] = {}
         self._by_hash: dict[Hash, Entry] = {}
@@ -106,8 +114,10 @@ class Mempool:
             queue.nonce = sender.nonce
             replaced = queue.entries.get(transaction.nonce)
             check_queue(transaction, sender, queue, self._config)
+            if transaction.blobs:
+                check_blob_queue(transaction, queue, self._read_base_fee())
             check_replacement(transaction, replaced)
-            self._make_room(transaction, replaced)
+            self._make_room(transaction, queue)
             if replaced is not None:
                 self._remove(replaced.transaction)
             self._insert(transaction, sender.nonce)
@@ -126,25 +136,41 @@ class Mempool:
                 f"tip {transaction.max_priority_fee} wei; at least {self._config.min_tip_wei} here",
             )
 
-    def _make_room(self, transaction: Transaction, replaced: Entry | None) -> None:
+    def _make_room(self, transaction: Transaction, queue: Queue) -> None:
         """Evict the cheapest last-in-line of other senders until this fits, or refuse it."""
+        replaced = queue.entries.get(transaction.nonce)
         freed = len(replaced.transaction.raw) if replaced is not None else 0
         count = 1 if replaced is None else 0
         while (
             len(self._by_hash) + count > self._config.max_transactions
             or self._bytes + len(transaction.raw) - freed > self._config.max_bytes
         ):
+            base_fee = self._read_base_fee()
             victims = [
-                queue.get_last()
-                for address, queue in self._queues.items()
+                (self._rank(one.get_last().transaction, one, base_fee), one.get_last())
+                for address, one in self._queues.items()
                 if address != transaction.sender
             ]
-            cheapest = min(victims, key=rank_for_eviction, default=None)
-            if cheapest is None or not is_dearer(transaction, cheapest.transaction):
+            rank, cheapest = min(victims, key=lambda one: (one[0], -one[1].order), default=NOBODY)
+            if cheapest is None or self._rank(transaction, queue, base_fee) <= rank:
                 raise InvalidTransaction(
                     "tx_pool_full", "the pool is full of better paying ones; pay more or try later"
                 )
             self._remove(cheapest.transaction)
+
+    def _rank(self, transaction: Transaction, queue: Queue, base_fee: int) -> Rank:
+        """What a place in the pool is worth: no more than for those before it in its line.
+
+        Whatever stands behind a gap is worth least: else a pool could be filled with offers that
+        nobody ever has to pay.
+        """
+        tip = compute_tip(transaction, base_fee)
+        for nonce in range(queue.nonce, transaction.nonce):
+            entry = queue.entries.get(nonce)
+            if entry is None or not self._has_blobs(entry.transaction):
+                return False, tip, transaction.max_fee
+            tip = min(tip, compute_tip(entry.transaction, base_fee))
+        return True, tip, transaction.max_fee
 
     def _insert(self, transaction: Transaction, nonce: int) -> None:
         self._arrivals += 1
@@ -292,7 +318,7 @@ class Mempool:
             or not self._has_blobs(entry.transaction)
         ):
             return
-        tip = min(entry.transaction.max_priority_fee, entry.transaction.max_fee - base_fee)
+        tip = compute_tip(entry.transaction, base_fee)
         heapq.heappush(heap, (-tip, entry.order, nonce, entries))
 
     def _has_blobs(self, transaction: Transaction) -> bool:
@@ -314,8 +340,6 @@ def check_queue(
             f"{config.max_per_sender} transactions of a sender",
         )
     check_balance(transaction, sender, queue)
-    if transaction.blobs:
-        check_blob_queue(transaction, queue)
 
 
 def check_balance(transaction: Transaction, sender: Sender, queue: Queue) -> None:
@@ -333,10 +357,13 @@ def check_balance(transaction: Transaction, sender: Sender, queue: Queue) -> Non
         )
 
 
-def check_blob_queue(transaction: Transaction, queue: Queue) -> None:
-    """One pending blob transaction for each sender, and nothing missing before it."""
+def check_blob_queue(transaction: Transaction, queue: Queue, base_fee: int) -> None:
+    """One pending blob transaction for each sender, and nothing before it that keeps it waiting.
+
+    What could wait as long as it likes would occupy the quota of blobs for nothing.
+    """
     for nonce, entry in queue.entries.items():
-        if nonce != transaction.nonce and entry.transaction.blobs:
+        if queue.nonce <= nonce != transaction.nonce and entry.transaction.blobs:
             raise InvalidTransaction(
                 "tx_blob_pending", f"transaction {nonce} of this sender still waits with its blobs"
             )
@@ -345,6 +372,18 @@ def check_blob_queue(transaction: Transaction, queue: Queue) -> None:
             "tx_nonce_high",
             f"a blob transaction may not leave a gap: nonce {transaction.nonce}, the next one is "
             f"{queue.get_next_nonce()}",
+        )
+    before = (
+        entry.transaction.max_fee
+        for nonce, entry in queue.entries.items()
+        if queue.nonce <= nonce < transaction.nonce
+    )
+    lowest = min((transaction.max_fee, *before))
+    if lowest < base_fee:
+        raise InvalidTransaction(
+            "tx_fee_low",
+            f"fee cap {lowest} wei, of it or of one before it; blobs are taken at no less than the "
+            f"base fee, {base_fee}",
         )
 
 
@@ -365,10 +404,6 @@ def check_replacement(transaction: Transaction, replaced: Entry | None) -> None:
         )
 
 
-def rank_for_eviction(entry: Entry) -> tuple[int, int, int]:
-    """Lowest tip first, then lowest cap, then the latest."""
-    return entry.transaction.max_priority_fee, entry.transaction.max_fee, -entry.order
-
-
-def is_dearer(first: Transaction, second: Transaction) -> bool:
-    return (first.max_priority_fee, first.max_fee) > (second.max_priority_fee, second.max_fee)
+def compute_tip(transaction: Transaction, base_fee: int) -> int:
+    """Wei a gas for the proposer; below 0 if the fee cap does not cover the base fee."""
+    return min(transaction.max_priority_fee, transaction.max_fee - base_fee)

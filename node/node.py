@@ -252,7 +252,8 @@ class Node:
             raise SteelyardError("blob_size", f"{size} bytes cannot have the CID {encode_cid(cid)}")
         if not self._is_wanted(name) and not self.blobs.has(name):
             raise self._explain_unwanted(cid, size)
-        check_space(self.directory, self.config.storage.min_free_bytes + size)
+        incoming = size + self.blobs.count_incoming()
+        check_space(self.directory, self.config.storage.min_free_bytes + incoming)
         return self.blobs.open_upload(name, self._is_wanted)
 
     def _is_wanted(self, name: BlobName) -> bool:

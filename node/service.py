@@ -1,6 +1,7 @@
 """A node with its HTTP side, from start to signal."""
 
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from .http import HttpServer
 from .keyfiles import Secrets
 from .logs import log_event
 from .node import Node
+
+OPEN_FILES = 65_536
+"""Connections, uploads and mapped blobs together pass the usual limit of 1,024."""
 
 
 def run_service(
@@ -28,6 +32,7 @@ def run_service(
         log_event("node_stopping", signal=signal.Signals(number).name)
         stopping.set()
 
+    raise_file_limit()
     node = Node.open(directory, secrets, config)
     try:
         server = HttpServer(node, config.http.host, config.http.port)
@@ -45,6 +50,14 @@ def run_service(
             server.stop()
     finally:
         node.stop()
+
+
+def raise_file_limit() -> None:
+    """Open as many files as the system lets us, up to OPEN_FILES."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def write_endpoint(directory: Path, url: str) -> None:

@@ -36,10 +36,11 @@ class TransactionMethods:
     def get_transaction_by_hash(self, params: object, _caller: Caller) -> Json:
         (value,) = take(params, 1, 1)
         transaction_hash = parse_hash(value, "transaction hash")
+        # The pool first: a transaction leaves it only after it is in a finalized block.
+        pending = self.node.get_pending_transaction(transaction_hash)
         inclusion = self.node.find_transaction(transaction_hash)
         if inclusion is not None:
             return self._encode(BlockReference(block_hash=inclusion.block_hash), inclusion.index)
-        pending = self.node.get_pending_transaction(transaction_hash)
         return None if pending is None else encode_transaction(pending, None, None)
 
     def get_transaction_by_block_hash(self, params: object, _caller: Caller) -> Json:

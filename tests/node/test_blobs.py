@@ -1,6 +1,7 @@
 """Blob files: named by what they hold, complete or absent, never silently wrong."""
 
 import errno
+import mmap
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from .world import make_blob
 
 SMALL, SMALL_DATA = make_blob(1_000)
 LARGE, LARGE_DATA = make_blob(600_000)
+LARGE_2, _ = make_blob(600_000, 1)
 
 
 def receive(store: BlobStore, data: bytes, name: object = SMALL) -> None:
@@ -113,6 +115,45 @@ def test_open_uploads_are_limited(tmp_path: Path) -> None:
     store.open_upload(LARGE, lambda _: True).abort()
 
 
+def test_slow_uploads_of_one_blob_make_room_for_others(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, BlobsConfig(max_uploads=3))
+    slow, slower, good = (store.open_upload(SMALL, lambda _: True) for _ in range(3))
+    slow.write(SMALL_DATA[:1])
+    good.write(SMALL_DATA[:500])
+    receive(store, LARGE_DATA, LARGE)
+    last = store.open_upload(LARGE_2, lambda _: True)
+    with pytest.raises(SteelyardError) as caught:
+        slower.write(SMALL_DATA)
+    assert caught.value.code == "blob_quota"
+    good.write(SMALL_DATA[500:])
+    good.commit()
+    assert store.has(SMALL)
+    assert store.count_incoming() == LARGE_2.size + SMALL.size - 1
+    for upload in (slow, slower, last):
+        upload.abort()
+    assert store.count_incoming() == 0
+
+
+def test_too_many_open_files_are_not_a_lost_blob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = BlobStore(tmp_path, BlobsConfig())
+    receive(store, LARGE_DATA, LARGE)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mmap, "mmap", fail)
+        assert bytes(store.read(LARGE)) == LARGE_DATA
+        patch.setattr(Path, "open", fail)
+        with pytest.raises(UnavailableBlob):
+            store.read(LARGE)
+        with pytest.raises(StorageFull):
+            store.put(SMALL, SMALL_DATA)
+    assert bytes(store.read(LARGE)) == LARGE_DATA
+
+
 def test_two_uploads_of_one_blob_may_both_end(tmp_path: Path) -> None:
     store = BlobStore(tmp_path, BlobsConfig())
     first, second = (store.open_upload(SMALL, lambda _: True) for _ in range(2))
@@ -195,5 +236,6 @@ def test_a_full_disk_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         store.put(SMALL, SMALL_DATA)
     monkeypatch.undo()
     assert not store.has(SMALL)
-    receive(store, SMALL_DATA)
+    assert list((tmp_path / "uploads").iterdir()) == []
+    store.put(SMALL, SMALL_DATA)
     store.put(LARGE, LARGE_DATA)

@@ -249,3 +249,19 @@ def test_reverts_are_told(data: bytes, text: str) -> None:
 
 def test_a_step_names_task_and_round() -> None:
     assert encode_step(Due(1, Step.ABORT, 9))[4:] == encode(["uint256"], [1])
+
+
+def test_a_look_that_fails_does_not_make_the_keeper_forget_the_task() -> None:
+    contract = Contract({1: (Step.CLOSE, 4)}, count=1)
+    node, keeper = build(contract)
+    call = contract.call
+
+    def fail(data: bytes) -> tuple[bytes, bool]:
+        return (b"", True) if SELECTORS[data[:4]] == "next_action" else call(data)
+
+    contract.call = fail  # type: ignore[method-assign]
+    with pytest.raises(SteelyardError):
+        keeper.look()
+    contract.call = call  # type: ignore[method-assign]
+    keeper.look()
+    assert len(node.sent) == 1

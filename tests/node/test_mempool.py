@@ -20,6 +20,7 @@ from .world import ALICE, BOB, CHAIN_ID, COIN, get_address, make_blob, sign_tran
 BASE_FEE = 10**9
 BLOB, _ = make_blob(1_000)
 OTHER_BLOB, _ = make_blob(2_000)
+TOO_LARGE_TOGETHER = tuple(BlobName(Digest(bytes([i]) * 32), MAX_BLOB_BYTES) for i in (1, 2))
 RICH = Sender(nonce=0, balance=1_000 * COIN, has_code=False)
 
 
@@ -37,6 +38,7 @@ class World:
             Rules(CHAIN_ID, 30_000_000, 10**6, 3_600),
             self.config,
             lambda address: self.senders.get(address, RICH),
+            lambda: BASE_FEE,
             self.held.__contains__,
             lambda: self.now,
         )
@@ -61,6 +63,7 @@ def get_code(world: World, raw: bytes) -> str:
 
 
 A, B = get_address(ALICE), get_address(BOB)
+CAROL, DAVE, ERIN = (Account.from_key(bytes([i]) * 32) for i in (0x71, 0x72, 0x73))
 
 
 # -- order -----------------------------------------------------------------------------------------
@@ -142,6 +145,7 @@ def test_a_block_is_offered_no_more_blob_bytes_than_it_may_hold() -> None:
         (sign_transaction(ALICE, 64), "tx_nonce_high"),
         (sign_transaction(ALICE, 0, value=1_000 * COIN), "tx_balance"),
         (sign_transaction(ALICE, 1, blobs=(BLOB,)), "tx_nonce_high"),
+        (sign_transaction(ALICE, 0, blobs=TOO_LARGE_TOGETHER), "blob_declaration"),
     ],
 )
 def test_what_no_block_could_hold_is_refused(raw: bytes, code: str) -> None:
@@ -182,6 +186,13 @@ def test_a_sender_has_one_pending_blob_transaction() -> None:
     world.add(sign_transaction(BOB, 0, blobs=(OTHER_BLOB,)))
 
 
+def test_a_final_blob_transaction_that_has_not_left_the_pool_yet_is_in_nobodys_way() -> None:
+    world = World()
+    world.add(sign_transaction(ALICE, 0, blobs=(BLOB,)))
+    world.set_sender(ALICE, Sender(nonce=1, balance=COIN, has_code=False))
+    world.add(sign_transaction(ALICE, 1, blobs=(OTHER_BLOB,)))
+
+
 # -- replacing -------------------------------------------------------------------------------------
 def test_known_bytes_are_accepted_again_and_change_nothing() -> None:
     world = World()
@@ -217,6 +228,29 @@ def test_a_full_pool_makes_room_for_better_pay_only() -> None:
     assert get_code(world, sign_transaction(BOB, 0, tip=10)) == "tx_pool_full"
     world.add(sign_transaction(BOB, 0, tip=11))
     assert world.list_eligible() == [(B, 0), (A, 0)]
+
+
+def test_a_full_pool_lets_go_first_of_what_no_block_can_hold_now() -> None:
+    world = World(MempoolConfig(max_transactions=5))
+    world.add(sign_transaction(ALICE, 0, tip=10))
+    world.add(sign_transaction(BOB, 0, fee=BASE_FEE - 1, tip=BASE_FEE - 1))
+    world.add(sign_transaction(BOB, 1, tip=500))
+    world.add(sign_transaction(CAROL, 1, tip=500))
+    world.add(sign_transaction(DAVE, 0, tip=500, blobs=(BLOB,)))
+    assert get_code(world, sign_transaction(ERIN, 1, fee=10**9, tip=1)) == "tx_pool_full"
+    for nonce in range(3):
+        world.add(sign_transaction(ERIN, nonce, tip=5))
+    assert {(one.sender, one.nonce) for one in world.pool.get_all()} == {
+        (A, 0), (get_address(DAVE), 0), *((get_address(ERIN), nonce) for nonce in range(3)),
+    }  # fmt: skip
+
+
+def test_blobs_are_not_taken_for_what_may_wait_as_long_as_it_likes() -> None:
+    world = World()
+    cheap = sign_transaction(ALICE, 0, blobs=(BLOB,), fee=BASE_FEE - 1)
+    assert get_code(world, cheap) == "tx_fee_low"
+    world.add(sign_transaction(ALICE, 0, fee=BASE_FEE - 1))
+    assert get_code(world, sign_transaction(ALICE, 1, blobs=(BLOB,))) == "tx_fee_low"
 
 
 def test_nobody_evicts_itself() -> None:

@@ -285,13 +285,28 @@ def test_a_full_disk_takes_no_blobs(home: Path, monkeypatch: pytest.MonkeyPatch)
     node.stop()
 
 
+def test_uploads_under_way_together_leave_the_free_space_that_blocks_need(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = open_node(home)
+    names = [make_blob(100_000, seed)[0] for seed in range(3)]
+    node.submit_transaction(sign_transaction(ALICE, 0, blobs=tuple(names)))
+    free = CONFIG.storage.min_free_bytes + 250_000
+    monkeypatch.setattr(directory_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    uploads = [node.open_blob_upload(get_blob_cid(one), one.size) for one in names[:2]]
+    assert get_upload_code(node, names[2]) == "disk_full"
+    for upload_ in uploads:
+        upload_.abort()
+    node.open_blob_upload(get_blob_cid(names[2]), names[2].size).abort()
+    node.stop()
+
+
 def test_a_replaced_transactions_blob_is_deleted(node: Node) -> None:
     name, data = make_blob(1_000)
-    wait_for(node, node.submit_transaction(sign_transaction(BOB, 0)))
-    blocked = sign_transaction(ALICE, 0, blobs=(name,), fee=2 * 10**6, tip=1)
-    node.submit_transaction(blocked)
+    never_sent, _ = make_blob(2_000)
+    node.submit_transaction(sign_transaction(ALICE, 0, blobs=(name, never_sent)))
     upload(node, data)
-    node.submit_transaction(sign_transaction(ALICE, 0))
+    node.submit_transaction(sign_transaction(ALICE, 0, fee=2 * 10**10, tip=2 * 10**6))
     wait_until(lambda: not node.blobs.has(name))
 
 

@@ -312,3 +312,30 @@ def test_a_block_that_was_never_finalized_is_not_shown(
     assert rpc.call("eth_getBlockByHash", to_hex(block.hash), False) is None
     error = rpc.fail("eth_getBalance", TO, {"blockHash": to_hex(block.hash)})
     assert error["data"] == {"code": "unknown_block"}
+
+
+def test_a_transaction_that_becomes_final_during_the_question_is_found(
+    rpc: Rpc, node: DoubleNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = sign(31)
+    transaction_hash = node.submit_transaction(raw)
+    find, get_pending = node.find_transaction, node.get_pending_transaction
+
+    def finalize() -> None:
+        if node.pool.pop(transaction_hash, None) is not None:
+            node.add_block([raw])
+
+    def find_and_finalize(one: Hash) -> object:
+        found = find(one)
+        finalize()
+        return found
+
+    def get_and_finalize(one: Hash) -> object:
+        found = get_pending(one)
+        finalize()
+        return found
+
+    monkeypatch.setattr(node, "find_transaction", find_and_finalize)
+    monkeypatch.setattr(node, "get_pending_transaction", get_and_finalize)
+    shown = rpc.call("eth_getTransactionByHash", to_hex(transaction_hash))
+    assert shown["hash"] == to_hex(transaction_hash)
