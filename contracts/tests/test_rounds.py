@@ -223,6 +223,35 @@ def test_an_update_bound_to_something_else_is_refused(world, changes, code):
         world.tasks.reveal(task, 1, (name.digest, name.size), 10, salt, sender=hospital)
 
 
+@pytest.mark.parametrize(
+    ("code", "damage"),
+    [
+        ("update_magic", lambda data: b"X" + data[1:]),
+        ("update_version", lambda data: data[:8] + b"\2" + data[9:]),
+        ("update_length", lambda data: data[:-1]),
+        ("update_length", lambda data: data + b"\0"),
+        ("update_exponent", lambda data: data[:192] + b"\x1f" + data[193:]),
+        ("update_value", lambda data: data[:200] + b"\x80" + data[201:]),
+    ],
+)
+def test_a_damaged_update_is_refused_and_its_stake_returns_after_the_round(world, code, damage):
+    task = world.start(count=2)
+    hospital, other = world.hospitals[:2]
+    data = world.make_update(task, 1, world.get_base(task, 1), hospital)
+    name, salt = world.declare(damage(data)), b"\3" * 32
+    commitment = world.compute_commitment(task, 1, hospital, name, 10, salt)
+    world.tasks.commit(task, 1, commitment, sender=hospital)
+    world.commit(task, 1, other)
+    with ape.reverts(f"fedavg: {code}"):
+        world.tasks.reveal(task, 1, (name.digest, name.size), 10, salt, sender=hospital)
+    world.reveal(task, 1, other)
+    world.advance_to(world.tasks.get_round(task, 1).reveal_ends)
+    world.close(task, 1)
+    assert world.tasks.get_round(task, 1).state == SKIPPED
+    world.tasks.leave(task, sender=hospital)
+    assert world.tasks.balance == world.compute_promises([task])
+
+
 def test_an_update_above_the_admission_norm_is_refused(world):
     task = world.start(count=2, admission_norm2=8 * 2**8 * 4 - 1)
     for value, hospital in enumerate(world.hospitals[:2], start=1):
