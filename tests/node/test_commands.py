@@ -61,10 +61,64 @@ def test_init_makes_a_chain_of_one_validator(home: Path) -> None:
 def test_init_touches_nothing_that_exists(home: Path) -> None:
     assert get_code("init", home) == "data_exists"
 
+    file = home / "genesis.json"
+    assert get_code("init", file) == "data_exists"
+    assert get_code("init", file / "below") == "file_write"
 
-def test_init_can_take_a_document(home: Path, tmp_path: Path) -> None:
-    invoke("init", tmp_path / "new", "--genesis", home / "genesis.json")
+
+def test_init_can_take_a_document_and_says_that_new_keys_do_not_fit(
+    home: Path, tmp_path: Path
+) -> None:
+    said = invoke("init", tmp_path / "new", "--genesis", home / "genesis.json")
     assert (tmp_path / "new/genesis.json").read_bytes() == (home / "genesis.json").read_bytes()
+    assert "of no validator in the document" in said
+    assert "--keys DIR" in said
+    assert get_code("run", tmp_path / "new") == "key_validator"
+
+
+def test_init_can_take_a_document_and_the_keys_of_its_validator(home: Path, tmp_path: Path) -> None:
+    new, keys = tmp_path / "new", home / "keys"
+    said = invoke("init", new, "--genesis", home / "genesis.json", "--keys", keys)
+    assert "node run" in said
+    assert "of no validator" not in said
+    for file in keys.iterdir():
+        assert (new / "keys" / file.name).read_bytes() == file.read_bytes()
+        assert (new / "keys" / file.name).stat().st_mode & 0o777 == 0o600
+
+
+def test_init_copies_no_keys_that_are_of_no_use(home: Path, tmp_path: Path) -> None:
+    invoke("init", tmp_path / "other")
+    options = ("--genesis", home / "genesis.json", "--keys")
+    new = tmp_path / "new"
+    assert get_code("init", new, *options, tmp_path / "other" / "keys") == "key_validator"
+    assert get_code("init", new, *options, tmp_path / "nothing") == "key_missing"
+    assert get_code("init", new, *options, home / "genesis.json") == "key_missing"
+    assert not new.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("--genesis", "missing.json"), "genesis_missing"),
+        (("--genesis", "."), "genesis_missing"),
+        *[
+            ((option, value), "genesis_range")
+            for option in ("--heartbeat", "--timeout")
+            for value in ("nan", "inf", "-inf", "0", "-1", "0.0001", "1e300")
+        ],
+        (("--port", "99999"), "config_value"),
+        (("--port", "-1"), "config_value"),
+        (("--retention-days", "-1"), "genesis_range"),
+        (("--gas-limit", "0"), "genesis_range"),
+        (("--chain-id", "0"), "genesis_range"),
+        (("--name", ""), "genesis_range"),
+    ],
+)
+def test_init_refuses_what_no_chain_can_have(
+    tmp_path: Path, words: tuple[str, ...], code: str
+) -> None:
+    assert get_code("init", tmp_path / "new", *words) == code
+    assert not (tmp_path / "new").exists()
 
 
 def test_init_needs_a_password(tmp_path: Path) -> None:
@@ -167,6 +221,33 @@ def test_a_taken_port_is_named(home: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("damage", ["truncated", "garbage"])
+def test_a_damaged_database_is_refused_with_advice_and_left_alone(
+    tmp_path: Path, damage: str
+) -> None:
+    home = tmp_path / "node"
+    invoke("init", home, "--port", 0)
+    process = start(home)
+    read_url(process)
+    assert finish(process)[0] == 0
+    path = home / "chain" / "data.mdb"
+    held = path.read_bytes()
+    bad = held[: len(held) // 2] if damage == "truncated" else b"\xa5" * len(held)
+    path.write_bytes(bad)
+    process = start(home)
+    _, errors = process.communicate(timeout=START_SECONDS)
+    assert process.returncode == 2
+    assert "data_corrupt" in errors
+    assert "restore" in errors
+    assert "Traceback" not in errors
+    assert path.read_bytes() == bad
+    path.write_bytes(held)
+    process = start(home)
+    read_url(process)
+    assert finish(process)[0] == 0
+
+
+@pytest.mark.e2e
 def test_a_process_killed_again_and_again_keeps_its_chain(home: Path) -> None:
     seen: dict[int, str] = {}
     for _ in range(3):
@@ -191,6 +272,10 @@ def test_a_process_killed_again_and_again_keeps_its_chain(home: Path) -> None:
 
 def test_run_names_what_is_wrong_with_its_directory(home: Path, tmp_path: Path) -> None:
     assert get_code("run", tmp_path / "nothing") == "config_missing"
+    assert get_code("run", home / "genesis.json") == "config_missing"
+    assert get_code("keys", home / "genesis.json") == "key_missing"
+    assert get_code("run", home, "--log", "foo") == "config_value"
+    assert get_code("run", home, "--port", 99999) == "config_value"
     with pytest.raises(SteelyardError) as caught:
         RUNNER.invoke(
             app, ["run", str(home)], env={PASSWORD_VARIABLE: "wrong"}, catch_exceptions=False
