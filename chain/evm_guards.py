@@ -25,8 +25,10 @@ from eth.vm.code_stream import CodeStream
 from eth.vm.forks.prague.computation import PragueComputation
 from eth.vm.memory import Memory
 from eth.vm.message import Message
+from eth_keys.main import lazy_key_api
 from eth_utils.exceptions import ValidationError
 
+from .transactions import SIGNATURE_BACKEND
 from .types import Address
 
 Precompile: TypeAlias = Callable[["GuardedComputation"], object]
@@ -146,6 +148,10 @@ def run_pairing(computation: "GuardedComputation") -> object:
 
 
 # -- precompiles -----------------------------------------------------------------------------------
+# ECRECOVER would use the library that an environment variable names.
+lazy_key_api.backend = SIGNATURE_BACKEND
+
+
 def refuse(_computation: "GuardedComputation") -> object:
     """Burn the gas of a call to a precompile that this chain does not have."""
     raise VMError("this precompile is not available on this chain")

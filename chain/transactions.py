@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from eth_hash.auto import keccak
+from eth_keys.backends.coincurve import CoinCurveECCBackend
 from eth_keys.datatypes import Signature
 from eth_keys.exceptions import BadSignature
 from eth_utils.exceptions import ValidationError
@@ -44,6 +45,8 @@ GAS_TOKEN_FLOOR: Final = 10
 
 NONCE_LIMIT: Final = 2**64 - 1
 """EIP-2681: no transaction may have this nonce."""
+SIGNATURE_BACKEND: Final = CoinCurveECCBackend()
+"""Named, since eth-keys would choose by an environment variable."""
 CURVE_ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 MAX_CHAIN_ID: Final = 2**64 - 1
 
@@ -252,7 +255,8 @@ def recover_sender(message_hash: bytes, y_parity: int, r: int, s: int) -> Addres
     if not (0 < r < CURVE_ORDER and 0 < s <= CURVE_ORDER // 2):
         raise InvalidTransaction("tx_signature", "r and s must be in range, and s low")
     try:
-        public_key = Signature(vrs=(y_parity, r, s)).recover_public_key_from_msg_hash(message_hash)
+        signature = Signature(vrs=(y_parity, r, s), backend=SIGNATURE_BACKEND)
+        public_key = signature.recover_public_key_from_msg_hash(message_hash)
     except (BadSignature, ValidationError) as error:
         raise InvalidTransaction("tx_signature", "the signature recovers to no key") from error
     return Address(public_key.to_canonical_address())

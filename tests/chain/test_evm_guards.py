@@ -1,5 +1,7 @@
 """One test for each input that made stock py-evm crawl, crash or lie (facts/evm.md)."""
 
+import os
+import subprocess
 import sys
 import tracemalloc
 import warnings
@@ -479,3 +481,15 @@ def test_a_revert_undoes_storage_of_every_depth() -> None:
     )
     chain.add(sign(Draft(to=outer, gas=500_000)), sign(Draft(nonce=1, to=writer)))
     assert get_storage(chain.nodes, chain.head.state_root, writer, 0) == 3
+
+
+def test_no_environment_variable_chooses_the_library_that_recovers_signers() -> None:
+    script = (
+        "import steelyard.chain.evm\n"
+        "from eth_keys import keys\n"
+        "from steelyard.chain.transactions import SIGNATURE_BACKEND\n"
+        "assert type(SIGNATURE_BACKEND).__name__ == 'CoinCurveECCBackend'\n"
+        "assert keys.backend is SIGNATURE_BACKEND\n"
+    )
+    environment = os.environ | {"ECC_BACKEND_CLASS": "eth_keys.backends.native.NativeECCBackend"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
