@@ -257,7 +257,8 @@ def clip(delta: Delta, clip_norm: float) -> NDArray[np.float64]:
 
 
 def _check_finite(name: str, array: NDArray[Any], code: str) -> None:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    # Not kind "f": bfloat16, which other packages add to numpy, is of another kind.
+    if array.dtype.kind not in "iub" and not np.isfinite(array).all():
         index = int(np.flatnonzero(~np.isfinite(array.reshape(-1)))[0])
         raise SteelyardError(
             code,

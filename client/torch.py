@@ -14,6 +14,10 @@ from .quantize import NamedArrays
 
 RUNNING_STATISTICS: Final = ("running_mean", "running_var")
 """Buffers of batch and instance normalisation that are averaged beside the weights."""
+_DTYPES: Final = (
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.bfloat16, torch.float16, torch.float32, torch.float64,
+)  # fmt: skip
 
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 
@@ -101,11 +105,13 @@ def _choose_role(
 
 
 def _to_array(name: str, tensor: torch.Tensor) -> NDArray[Any]:
-    if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
+    if tensor.dtype not in _DTYPES or tensor.layout != torch.strided or tensor.is_meta:
         raise SteelyardError(
-            "model_dtype", f"tensor {name!r} is {tensor.dtype}, {tensor.layout}; use dense float32"
+            "model_dtype",
+            f"tensor {name!r} is {tensor.dtype}, {tensor.layout}, on {tensor.device}; "
+            "use dense float32",
         )
-    dense = tensor.detach().cpu()
+    dense = tensor.detach().cpu().resolve_neg()
     # numpy has no bfloat16; float32 holds all of its values.
     if dense.dtype == torch.bfloat16:
         dense = dense.float()

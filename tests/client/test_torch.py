@@ -132,10 +132,24 @@ def test_half_precision_is_widened_where_numpy_has_no_name_for_it() -> None:
     assert dump(torch.nn.Linear(2, 2).half())["weight"].dtype == np.float16
 
 
-def test_tensors_without_a_place_in_a_model_are_refused() -> None:
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(2, dtype=torch.complex64),
+        torch.zeros(2, dtype=torch.float8_e4m3fn),
+        torch.zeros(2, dtype=torch.uint16),
+        torch.zeros(2, device="meta"),
+        torch.eye(2).to_sparse(),
+    ],
+    ids=["complex", "float8", "uint16", "meta", "sparse"],
+)
+def test_tensors_without_a_place_in_a_model_are_refused(tensor: torch.Tensor) -> None:
     net = torch.nn.Linear(2, 2)
-    net.register_buffer("phase", torch.zeros(2, dtype=torch.complex64))
+    net.register_buffer("other", tensor)
     refuse("model_dtype", dump, net)
-    sparse = torch.nn.Linear(2, 2)
-    sparse.register_buffer("mask", torch.eye(2).to_sparse())
-    refuse("model_dtype", dump, sparse)
+
+
+def test_a_view_that_is_negated_late_is_dumped_negated() -> None:
+    net = torch.nn.Linear(2, 2)
+    net.register_buffer("other", torch.tensor([1j]).conj().imag)
+    assert dump(net)["other"] == [-1]
