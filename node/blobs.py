@@ -53,7 +53,7 @@ class BlobStore:
         self._held: dict[BlobName, Path] = {}
         self._checked: set[BlobName] = set()
         self._waiting: dict[BlobName, None] = {}
-        self._open: set[BlobUpload] = set()
+        self._open: dict[BlobUpload, None] = {}
         self._bytes = 0
         self.on_arrival: Callable[[], None] = lambda: None
         with disk_errors(directory):
@@ -153,7 +153,7 @@ class BlobStore:
                 if not self._drop_slowest(name):
                     raise refusal
             upload = BlobUpload(self, name, self._uploads, is_wanted)
-            self._open.add(upload)
+            self._open[upload] = None
             return upload
 
     def _check_quota(self, name: BlobName) -> SteelyardError | None:
@@ -167,7 +167,7 @@ class BlobStore:
         return None
 
     def _drop_slowest(self, name: BlobName) -> bool:
-        """Make room: of uploads that another one repeats, end the one that got least far.
+        """Make room: of uploads that others repeat, end the oldest of those that got least far.
 
         Else whoever has one pending transaction could occupy every place with its one blob.
         """
@@ -176,7 +176,7 @@ class BlobStore:
         slowest = min(repeated, key=lambda one: one.received, default=None)
         if slowest is not None:
             slowest.is_dropped = True
-            self._open.remove(slowest)
+            del self._open[slowest]
         return slowest is not None
 
     def count_incoming(self) -> int:
@@ -296,7 +296,7 @@ class BlobUpload:
     def abort(self) -> None:
         """Give up, or clean up after `commit`. May be called twice."""
         with self._store._lock:
-            self._store._open.discard(self)
+            self._store._open.pop(self, None)
         try:
             self._file.close()
         except OSError as error:  # the buffer could not be flushed: the file goes anyway

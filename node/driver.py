@@ -197,9 +197,10 @@ class Driver:
 
     def recover(self) -> None:
         """Rebuild tree and machine from disk, and start the machine."""
-        self._check_space()
         parts, store = self._parts, self._parts.store
         self._tree, certificates = self._read_journal()
+        self._finalizer.keep_house(self._tree)  # perhaps what nobody needs any more fills the disk
+        self._check_space()
         self._request, self._timer_ms, self._journal, self._told_view = None, None, {}, 0
         self._events.clear()
         root = store.get_block(self._tree.root.hash)

@@ -24,7 +24,6 @@ from .limits import (
     MAX_FILTERS,
     MAX_FILTERS_PER_CALLER,
     MAX_LOG_BLOCKS,
-    MAX_SEEN_TRANSACTIONS,
 )
 from .logs import read_logs, resolve_range
 from .parameters import LogCriteria, describe, parse_log_criteria, take
@@ -117,7 +116,7 @@ class FilterMethods:
         pending = {transaction.hash: None for transaction in self.node.get_pending()}
         found = dict.fromkeys([*self._read_finalized(one), *pending])
         fresh = [one_hash for one_hash in found if one_hash not in one.seen]
-        one.seen = set(list(found)[-MAX_SEEN_TRANSACTIONS:])
+        one.seen = set(pending)  # what is final by now lies below `next_height`
         return [encode_data(one_hash) for one_hash in fresh]
 
     def _read_finalized(self, one: Filter) -> list[Hash]:

@@ -44,8 +44,6 @@ MAX_FILTERS_PER_CALLER: Final = 128
 """A caller is an IP address: HTTP requests have nothing more lasting."""
 FILTER_IDLE_SECONDS: Final = 300.0
 """A filter that nobody polls for this long is forgotten."""
-MAX_SEEN_TRANSACTIONS: Final = 16_384
-"""Pending transactions that one filter remembers as already reported."""
 
 MAX_SOCKETS: Final = 256
 MAX_SUBSCRIPTIONS: Final = 1_024

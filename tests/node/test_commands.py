@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from steelyard.chain.errors import SteelyardError
-from steelyard.chain.genesis import parse_genesis
+from steelyard.chain.genesis import DEFAULT_GAS_LIMIT, parse_genesis
 from steelyard.node.commands import PASSWORD_VARIABLE, app
 from steelyard.node.founding import parse_amount, parse_fund
 
@@ -56,6 +56,7 @@ def test_init_makes_a_chain_of_one_validator(home: Path) -> None:
     assert described["network_key"] == "0x" + genesis.validators[0].network_key.hex()
     assert dict(genesis.alloc)[get_address(ALICE)] == 1000 * 10**18
     assert genesis.consensus.heartbeat_ms == 200
+    assert genesis.gas_limit == DEFAULT_GAS_LIMIT
 
 
 def test_init_touches_nothing_that_exists(home: Path) -> None:

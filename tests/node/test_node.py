@@ -301,6 +301,21 @@ def test_uploads_under_way_together_leave_the_free_space_that_blocks_need(
     node.stop()
 
 
+def test_what_nobody_needs_any_more_goes_even_while_the_disk_is_full(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = open_node(home, replace(CONFIG, mempool=MempoolConfig(expiry_seconds=0.2)))
+    name, data = make_blob(1_000)
+    node.submit_transaction(sign_transaction(ALICE, 0, blobs=(name,)))
+    upload(node, data)
+    monkeypatch.setattr(directory_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    node.start()
+    wait_until(lambda: not node.blobs.has(name))
+    assert node.driver.alarm is not None
+    assert node.get_pending() == ()
+    node.stop()
+
+
 def test_a_replaced_transactions_blob_is_deleted(node: Node) -> None:
     name, data = make_blob(1_000)
     never_sent, _ = make_blob(2_000)
