@@ -10,6 +10,7 @@ from steelyard.chain.block import Header, compute_base_fee
 from steelyard.chain.bls import compute_public_key
 from steelyard.chain.consensus.simplex import Settings
 from steelyard.chain.consensus.validators import ValidatorSet
+from steelyard.chain.consensus.votes import Kind, Statement
 from steelyard.chain.errors import InvalidKey, SteelyardError
 from steelyard.chain.genesis import Genesis, GenesisState, build_genesis
 from steelyard.chain.types import Address, Epoch
@@ -19,15 +20,24 @@ from .builder import Builder, Identity
 from .clock import Clock
 from .config import NodeConfig
 from .directory import CHAIN, SIGNER
-from .driver import Driver, Parts
+from .driver import Driver, Parts, read_journal
 from .finality import Finalizer
 from .keyfiles import Secrets
 from .logs import log_event
 from .mempool import Mempool, Sender
 from .signer import Signer
-from .store import RECOVERY, ChainStore, CorruptData, FinalBlock
+from .store import ChainStore, CorruptData, FinalBlock
+from .tree import BlockTree, get_candidate
 
 FIRST_EPOCH = Epoch(0)
+WHOLE = (
+    "restore the whole directory from one backup: then the blocks made final since are lost, so "
+    "tell clients and auditors"
+)
+CHAIN_ADVICE = (
+    f"put back the chain/ and blobs/ that lay beside this signer/; if they are lost, {WHOLE}"
+)
+SIGNER_ADVICE = f"put back the signer/ that lay beside this chain/; if it is lost, {WHOLE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,9 @@ def assemble(
         opened.callback(signer.close)
         open_chain(store, signer, state)
         blobs = BlobStore(directory, config.blobs)
+        tree = BlockTree(genesis.rules, store, blobs)
+        read_journal(store, tree)
+        check_votes(directory, store, signer, tree)
         opened.pop_all()
 
     def read_sender(address: Address) -> Sender:
@@ -148,8 +161,44 @@ def open_chain(store: ChainStore, signer: Signer, state: GenesisState) -> None:
         store.check(state.block.hash)
         return
     if not signer.is_new():
-        raise CorruptData(
-            store.path, f"the chain is gone, but this key has voted on it; {RECOVERY}"
-        )
+        raise CorruptData(store.path, "the chain is gone, but this key has voted on it")
     store.commit([FinalBlock(state.block, (), state.nodes, ())], None, {})
     log_event("genesis_committed", hash=state.block.hash)
+
+
+def check_votes(directory: Path, store: ChainStore, signer: Signer, tree: BlockTree) -> None:
+    """Refuse a chain and a signer of different ages. Raises CorruptData.
+
+    No certificate is made without us (`find_validator`), so what made the head final was signed
+    here before the commit; and a block is on disk before our vote for it (`Driver`). A kill leaves
+    both true. With an older chain consensus would wait for ever for the blocks that were voted for;
+    with an older signer, or none, the key might contradict itself.
+    """
+    block = store.get_block(tree.root.hash)
+    assert block is not None, "the head's body is stored with it"
+    head = get_candidate(block)
+    place = (head.epoch, head.view)
+    known = {candidate.hash for candidate in tree.get_candidates()}
+    ahead = [
+        (said.epoch, said.view)
+        for said in signer.get_statements()
+        if (said.epoch, said.view) > place and said.kind != Kind.NULLIFY and said.hash not in known
+    ]
+    voted = max((signer.get_floor(), *ahead))
+    if voted > place:
+        raise CorruptData(
+            directory,
+            f"chain/ is older than signer/: this key has voted in view {voted[1]} for a block that "
+            f"chain/, which ends with block {head.height} of view {head.view}, does not hold, and "
+            "it never contradicts a vote: nothing would become final any more",
+            CHAIN_ADVICE,
+        )
+    if head.height > 0 and not signer.has_said(
+        Statement(head.epoch, head.view, Kind.FINALIZE, head.hash)
+    ):
+        raise CorruptData(
+            directory,
+            f"signer/ is gone, or older than chain/: it lacks the vote that made block "
+            f"{head.height} final, so this key could contradict what it said",
+            SIGNER_ADVICE,
+        )

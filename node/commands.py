@@ -14,21 +14,30 @@ from typing import Annotated
 import httpx
 import typer
 
-from steelyard.chain.errors import SteelyardError
+from steelyard.chain.errors import InvalidGenesis, SteelyardError
 from steelyard.chain.genesis import DEFAULT_GAS_LIMIT
 from steelyard.chain.types import Address
 
 from .config import NodeConfig, load_config
 from .directory import ENDPOINT, KEYS
-from .founding import Foundation, init_directory, parse_amount, parse_fund, set_address
+from .founding import (
+    Foundation,
+    init_directory,
+    is_validator,
+    parse_amount,
+    parse_fund,
+    set_address,
+)
 from .keyfiles import describe_keys, read_secrets
 from .logs import configure_logs
-from .store import RECOVERY, CorruptData
+from .store import CorruptData
 
 PASSWORD_VARIABLE = "STEELYARD_PASSWORD"  # noqa: S105
 YES, NO, UNKNOWN = 0, 1, 2
 STATUS_SECONDS = 5.0
 DAY_SECONDS = 86_400
+MAX_PACE_SECONDS = 3_600
+"""As in a genesis document: heartbeat and timeout last a millisecond to an hour."""
 
 app = typer.Typer(help="Run a validator.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -56,6 +65,10 @@ def init(
     genesis: Annotated[
         Path | None, typer.Option(help="Use this document instead of starting a new chain.")
     ] = None,
+    keys_from: Annotated[
+        Path | None,
+        typer.Option("--keys", help="Copy the key files of this directory; else new ones."),
+    ] = None,
     chain_id: Annotated[int, typer.Option(help="Of the new chain.")] = 7700,
     name: Annotated[str, typer.Option(help="Of the new chain.")] = "steelyard",
     stake: Annotated[str, typer.Option(help="Coins that the validator has at stake.")] = "32",
@@ -71,7 +84,7 @@ def init(
 ) -> None:
     """Make a data directory: encrypted keys, a genesis with this one validator, settings."""
     plan = (
-        genesis.read_bytes()
+        read_document(genesis)
         if genesis is not None
         else Foundation(
             chain_id=chain_id,
@@ -80,19 +93,27 @@ def init(
             stake=parse_amount(stake),
             validator_balance=parse_amount(balance),
             funds=merge_funds(fund or []),
-            heartbeat_ms=int(heartbeat * 1000),
-            timeout_ms=int(timeout * 1000),
+            heartbeat_ms=parse_pace("--heartbeat", heartbeat),
+            timeout_ms=parse_pace("--timeout", timeout),
             gas_limit=gas_limit,
             blob_retention_seconds=retention_days * DAY_SECONDS,
         )
     )
-    password = get_password(password_file, is_new=True)
     config = set_address(NodeConfig(), host, port)
-    document, _ = init_directory(directory, password, plan, config)
+    password = get_password(password_file, is_new=keys_from is None)
+    document, secrets = init_directory(directory, password, plan, config, keys=keys_from)
     facts = {"directory": str(directory), "chain_id": str(document.chain_id)}
     answer(facts | describe_keys(directory / KEYS), as_json)
-    if not as_json:
+    if as_json:
+        return
+    if is_validator(secrets, document):
         typer.echo(f"Back up {directory / KEYS}, then start it: steelyard node run {directory}")
+    else:
+        typer.echo(
+            "These keys are new, and of no validator in the document: `steelyard node run` will "
+            f"refuse them. Replace {directory / KEYS} by a validator's keys/, or run this with "
+            "--keys DIR, which copies them."
+        )
 
 
 @app.command()
@@ -106,13 +127,13 @@ def run(
     """Run the validator until it is interrupted; events go to stderr, the URL to stdout."""
     from .service import run_service
 
+    configure_logs(log)
     config = set_address(load_config(directory), host, port)
     secrets = read_secrets(directory / KEYS, get_password(password_file, is_new=False))
-    configure_logs(log)
     try:
         run_service(directory, secrets, config, lambda url: typer.echo(f"listening on {url}"))
     except CorruptData as error:
-        raise SteelyardError(error.code, f"{error.message}; {RECOVERY}") from error
+        raise SteelyardError(error.code, error.message) from error
 
 
 @app.command()
@@ -138,6 +159,25 @@ def status(
 def keys(directory: Directory, as_json: AsJson = False) -> None:
     """Show the validator's address and public keys; needs no password."""
     answer(describe_keys(directory / KEYS), as_json)
+
+
+def read_document(path: Path) -> bytes:
+    """A genesis document. Raises SteelyardError genesis_missing."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SteelyardError(
+            "genesis_missing", f"{path}: {error.strerror}; name the chain's document"
+        ) from None
+
+
+def parse_pace(option: str, seconds: float) -> int:
+    """Milliseconds of a heartbeat or timeout. Raises InvalidGenesis genesis_range."""
+    if not 0.001 <= seconds <= MAX_PACE_SECONDS:  # false for nan, too
+        raise InvalidGenesis(
+            "genesis_range", f"{option} {seconds} is not in 0.001 to {MAX_PACE_SECONDS} seconds"
+        )
+    return round(seconds * 1000)
 
 
 def merge_funds(texts: list[str]) -> dict[Address, int]:

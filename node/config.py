@@ -14,6 +14,7 @@ from typing import Any
 from steelyard.chain.errors import SteelyardError
 
 CONFIG_FILE = "config.toml"
+MAX_PORT = 65_535
 
 
 class InvalidConfig(SteelyardError):
@@ -26,6 +27,11 @@ class HttpConfig:
 
     host: str = "127.0.0.1"
     port: int = 8545
+
+    def __post_init__(self) -> None:
+        """Raises InvalidConfig config_value."""
+        if not 0 <= self.port <= MAX_PORT:
+            raise InvalidConfig("config_value", f"port {self.port} is not in 0 to {MAX_PORT}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,7 @@ def load_config(directory: Path) -> NodeConfig:
     path = directory / CONFIG_FILE
     try:
         return parse_config(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InvalidConfig(
             "config_missing",
             f"{path} does not exist; create it with `steelyard node init {directory}`",

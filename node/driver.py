@@ -172,7 +172,10 @@ class Driver:
             except (StorageFull, UnavailableBlob) as error:
                 self._raise_alarm(error.code, error.message)
                 self._sleep(RETRY_SECONDS)
-            except (CorruptData, MissingState) as error:
+            except CorruptData as error:
+                self._raise_alarm(error.code, error.message)
+                return
+            except MissingState as error:
                 self._raise_alarm(CorruptData.code, f"{error.message}; {RECOVERY}")
                 return
             except Exception as error:
@@ -220,15 +223,9 @@ class Driver:
             self.alarm = None
 
     def _read_journal(self) -> tuple[BlockTree, list[Certificate]]:
-        """What the kill, or the fault, left of the blocks and certificates above the head."""
-        parts, certificates = self._parts, []
+        parts = self._parts
         tree = BlockTree(parts.rules, parts.store, parts.blobs)
-        for key, value in parts.store.read_journal():
-            if key[:1] == BLOCK:
-                tree.add(decode_block(value), None)
-            else:
-                certificates.append(decode_certificate(value))
-        return tree, certificates
+        return tree, read_journal(parts.store, tree)
 
     def _check_space(self) -> None:
         check_space(self._parts.directory, self._parts.config.storage.min_free_bytes)
@@ -394,3 +391,14 @@ class Driver:
         self._journal[BLOCK + block.hash] = encode_block(block)
         self._flush_journal()
         self._tree.add(block, outcome)
+
+
+def read_journal(store: ChainStore, tree: BlockTree) -> list[Certificate]:
+    """What a kill, or a fault, left above the head: adds the blocks, returns the certificates."""
+    certificates = []
+    for key, value in store.read_journal():
+        if key[:1] == BLOCK:
+            tree.add(decode_block(value), None)
+        else:
+            certificates.append(decode_certificate(value))
+    return certificates

@@ -8,7 +8,7 @@ from pathlib import Path
 from eth_utils.address import is_address, to_canonical_address
 
 from steelyard.chain.bls import compute_public_key, prove_possession
-from steelyard.chain.errors import SteelyardError
+from steelyard.chain.errors import InvalidKey, SteelyardError
 from steelyard.chain.genesis import (
     ConsensusSettings,
     Genesis,
@@ -21,7 +21,15 @@ from steelyard.chain.types import Address
 
 from .config import CONFIG_FILE, NodeConfig, encode_config
 from .directory import GENESIS_FILE, KEYS
-from .keyfiles import SCRYPT_N, Secrets, compute_network_key, create_secrets, write_secrets
+from .keyfiles import (
+    SCRYPT_N,
+    Secrets,
+    compute_network_key,
+    copy_secrets,
+    create_secrets,
+    read_secrets,
+    write_secrets,
+)
 
 WEI_PER_COIN = 10**18
 ENDPOINT = "127.0.0.1:8546"
@@ -102,23 +110,44 @@ def init_directory(
     plan: Foundation | bytes,
     config: NodeConfig,
     scrypt_n: int = SCRYPT_N,
+    keys: Path | None = None,
 ) -> tuple[Genesis, Secrets]:
     """Fill a new data directory; `plan` makes a genesis, or is the document of an existing chain.
 
-    Raises SteelyardError data_exists, InvalidGenesis.
+    `keys` is a directory with a validator's key files; without it, keys are made.
+    Raises SteelyardError data_exists, file_write; InvalidGenesis, InvalidKey.
     """
-    if directory.exists() and any(directory.iterdir()):
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise SteelyardError(
-            "data_exists", f"{directory} is not empty; choose a new directory, nothing was changed"
+            "data_exists",
+            f"{directory} is no empty directory; choose a new one, nothing was changed",
         )
-    secrets = create_secrets()
+    secrets = create_secrets() if keys is None else read_secrets(keys, password)
     genesis = parse_genesis(plan) if isinstance(plan, bytes) else create_document(plan, secrets)
+    if keys is not None and not is_validator(secrets, genesis):
+        raise InvalidKey("key_validator", f"the keys in {keys} are of no validator in the document")
     document = plan if isinstance(plan, bytes) else encode_genesis(genesis)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_secrets(directory / KEYS, secrets, password, scrypt_n)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SteelyardError(
+            "file_write", f"{directory}: {error.strerror}; choose another directory"
+        ) from None
+    if keys is None:
+        write_secrets(directory / KEYS, secrets, password, scrypt_n)
+    else:
+        copy_secrets(keys, directory / KEYS)
     write_new(directory / GENESIS_FILE, document)
     write_new(directory / CONFIG_FILE, encode_config(config).encode())
     return genesis, secrets
+
+
+def is_validator(secrets: Secrets, genesis: Genesis) -> bool:
+    """Does the document name these keys?"""
+    bls_key = compute_public_key(secrets.voting)
+    return any(
+        (one.address, one.bls_key) == (secrets.address, bls_key) for one in genesis.validators
+    )
 
 
 def write_new(path: Path, data: bytes) -> None:

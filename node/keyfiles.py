@@ -81,11 +81,22 @@ def write_secrets(directory: Path, keys: Secrets, password: str, scrypt_n: int =
         keys.network, compute_network_key(keys.network), password, "X25519 network key", scrypt_n
     )
     for name, document in ((ACCOUNT, account), (VOTING, voting), (NETWORK, network)):
-        handle = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            json.dump(document, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+        write_key_file(directory / name, json.dumps(document, indent=1).encode())
+
+
+def copy_secrets(source: Path, directory: Path) -> None:
+    """Copy the three files as they are, still encrypted. Raises FileExistsError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in (ACCOUNT, VOTING, NETWORK):
+        write_key_file(directory / name, (source / name).read_bytes())
+
+
+def write_key_file(path: Path, data: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def encrypt_key(
@@ -164,7 +175,7 @@ def read_key_document(path: Path) -> dict[str, Any]:
     """The JSON of a key file; its public parts need no password."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InvalidKey(
             "key_missing", f"{path} does not exist; restore it from your backup of keys/"
         ) from None

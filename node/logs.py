@@ -7,7 +7,10 @@ import logging
 import sys
 import time
 
+from steelyard.chain.errors import SteelyardError
+
 LOGGER = logging.getLogger("steelyard.node")
+LEVELS = ("debug", "info", "warning", "error")
 
 
 def log_event(name: str, **values: object) -> None:
@@ -43,7 +46,9 @@ def ascii_quoted(text: str) -> str:
 
 
 def configure_logs(level: str) -> None:
-    """Send events to stderr with a UTC time stamp. `level` is debug, info, warning or error."""
+    """Send events to stderr with a UTC time stamp. Raises SteelyardError config_value."""
+    if level.lower() not in LEVELS:
+        raise SteelyardError("config_value", f"no log level {level!r}: {', '.join(LEVELS)}")
     handler = logging.StreamHandler(sys.stderr)
     formatter = logging.Formatter(
         "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"

@@ -65,6 +65,16 @@ class Signer:
         """Has this key never voted here?"""
         return self._floor == (0, 0) and not self._database.scan("votes", b"", 1)
 
+    def get_floor(self) -> tuple[int, int]:
+        """Epoch and view up to which votes were forgotten; (0, 0) at first."""
+        return self._floor
+
+    def has_said(self, statement: Statement) -> bool:
+        """Was this signed, or is its view so old that it may have been?"""
+        if (statement.epoch, statement.view) <= self._floor:
+            return True
+        return self._database.get("votes", encode_key(statement)) == statement.hash
+
     def get_statements(self) -> tuple[Statement, ...]:
         """Everything said above the floor, in order."""
         found = self._database.scan("votes", b"", 2**31)

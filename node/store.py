@@ -56,8 +56,9 @@ MAX_READERS = 512
 CHECKED_BLOCKS = 16
 """Blocks below the head whose links are checked when a store opens."""
 RECOVERY = (
-    "stop the node, keep a copy of the directory, and restore chain/ from a backup or start a new "
-    "directory with `steelyard node init`; never copy signer/ to a second machine"
+    "stop the node, keep a copy of the directory, and restore the whole directory from one backup "
+    "(never chain/ or signer/ alone), or start a new chain with `steelyard node init`; never copy "
+    "signer/ to a second machine"
 )
 
 
@@ -66,9 +67,9 @@ class CorruptData(RuntimeError):
 
     code = "data_corrupt"
 
-    def __init__(self, path: Path, what: str) -> None:
-        self.message = f"{path}: {what}"
-        super().__init__(f"data_corrupt: {self.message}; {RECOVERY}")
+    def __init__(self, path: Path, what: str, advice: str = RECOVERY) -> None:
+        self.message = f"{path}: {what}; {advice}"
+        super().__init__(f"{self.code}: {self.message}")
 
 
 class StorageFull(SteelyardError):
@@ -178,12 +179,13 @@ def storage_errors(path: Path) -> Iterator[None]:
     except lmdb.LockError as error:
         raise SteelyardError("data_locked", f"{path} is in use: {error}") from error
     except lmdb.Error as error:
+        reason = str(error).removeprefix(f"{path}: ")
         # LMDB reports a write that a full disk cut short as an input/output error.
-        if any(reason in str(error) for reason in ("No space left", "Input/output error")):
+        if any(sign in reason for sign in ("No space left", "Input/output error")):
             raise StorageFull(
-                "disk_full", f"{path}: {error}; free some space, or replace the disk"
+                "disk_full", f"{path}: {reason}; free some space, or replace the disk"
             ) from error
-        raise CorruptData(path, str(error)) from error
+        raise CorruptData(path, reason) from error
 
 
 def encode_height(height: int) -> bytes:

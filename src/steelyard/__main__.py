@@ -37,7 +37,7 @@ PARTS = {
     "keys": Part("steelyard.client.commands", "keys", "", "make and show encrypted key files"),
     "new": Part("steelyard.client.commands", "new", "", "a client project to start from"),
     "node": Part("steelyard.node.commands", "app", "node", "run a validator"),
-    "selftest": Part("steelyard.chain.selftest", "main", "audit", "check this machine's kernels"),
+    "selftest": Part("steelyard.selftest", "app", "audit", "check this machine's kernels"),
 }
 
 
