@@ -1,11 +1,12 @@
 """`steelyard demo`: the main job on this machine, with nothing to set up."""
 
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -45,6 +46,9 @@ def demo(
     def say(line: str) -> None:
         print(line, file=stream, flush=True)
 
+    # Ended politely, it ends its processes too; Ctrl-C does so by itself.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
     home = make_directory(directory)
     options = Options(rounds=rounds, splits=splits, seed=seed, keep=keep)
     say("Federated averaging as consensus: one validator, four hospitals, one auditor.")
@@ -67,6 +71,11 @@ def demo(
     if as_json:
         print(encode_stories(stories, time.monotonic() - started))
     raise typer.Exit(YES if all(story.is_good for story in stories) else NO)
+
+
+def interrupt(number: int, _frame: object) -> NoReturn:
+    """Leave by an exception, so that everything is cleaned up on the way."""
+    raise SystemExit(128 + number)
 
 
 def make_directory(directory: Path | None) -> Path:

@@ -14,6 +14,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from math import inf, isfinite
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "thal": ("normal", "fixed defect", "reversable defect", ""),
 }
 FEATURES = len(MEASUREMENTS) + sum(len(values) for values in ATTRIBUTES.values())
+DIAGNOSES = ("0", "1", "2", "3", "4")
 COLUMNS = ("dataset", *MEASUREMENTS, *ATTRIBUTES, "num")
 
 Row = dict[str, str]
@@ -81,6 +83,10 @@ def split_rows(rows: Iterable[Row], seed: int) -> dict[str, tuple[list[Row], lis
     """Return (training, test) rows of each hospital; the split depends on `seed` only."""
     by_hospital: dict[str, list[Row]] = {name: [] for name in HOSPITALS}
     for row in rows:
+        if row["dataset"] not in by_hospital:
+            raise SteelyardError(
+                "data_value", f"dataset is {row['dataset']!r}, not one of {HOSPITALS}"
+            )
         by_hospital[row["dataset"]].append(row)
     parts = {}
     for name, own in by_hospital.items():
@@ -93,8 +99,15 @@ def split_rows(rows: Iterable[Row], seed: int) -> dict[str, tuple[list[Row], lis
 def encode_rows(rows: Sequence[Row]) -> Patients:
     """Return features and labels of `rows`."""
     features = np.array([_encode_row(row) for row in rows], np.float32).reshape(-1, FEATURES)
-    labels = np.array([int(row["num"]) > 0 for row in rows], np.int64)
+    labels = np.array([_encode_label(row["num"]) for row in rows], np.int64)
     return Patients(features, labels)
+
+
+def _encode_label(text: str | None) -> bool:
+    """Whether a diagnosis, 0 to 4, is any degree of disease."""
+    if text not in DIAGNOSES:
+        raise SteelyardError("data_value", f"num is {text!r}, not one of {DIAGNOSES}")
+    return text != "0"
 
 
 def _encode_row(row: Row) -> list[float]:
@@ -102,9 +115,12 @@ def _encode_row(row: Row) -> list[float]:
     for name, (typical, spread) in MEASUREMENTS.items():
         text = row[name]
         try:
-            values.append((float(text) - typical) / spread if text else 0.0)
-        except ValueError as error:
-            raise SteelyardError("data_value", f"{name} is {text!r}, not a number") from error
+            value = float(text) if text else typical
+        except ValueError:
+            value = inf
+        if not isfinite(value):
+            raise SteelyardError("data_value", f"{name} is {text!r}, not a number")
+        values.append((value - typical) / spread)
     for name, categories in ATTRIBUTES.items():
         if row[name] not in categories:
             raise SteelyardError("data_value", f"{name} is {row[name]!r}, not one of {categories}")

@@ -1,0 +1,316 @@
+"""The demo: its data, its liar, what it reports; and one run as a user starts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from steelyard.chain.errors import SteelyardError
+from steelyard.client.amounts import coins
+from steelyard.client.demo import heart
+from steelyard.client.demo.liar import serve_liar
+from steelyard.client.demo.report import (
+    Accuracies,
+    Intrusion,
+    Money,
+    Story,
+    describe_story,
+    encode_stories,
+    merge_verdicts,
+)
+
+KEYS = {
+    "seconds",
+    "rounds",
+    "federated",
+    "pooled",
+    "local_only",
+    "float_fedavg",
+    "escrow",
+    "paid",
+    "fee",
+    "refunded",
+    "audit",
+    "tampered",
+}
+
+
+def make_money(*, escrow: int = 100, paid: int = 90, fee: int = 3) -> Money:
+    return Money(escrow, paid, fee, escrow - paid - fee, {"Cleveland": paid - 40, "Hungary": 40})
+
+
+def make_story(money: Money | None = None, **changes: object) -> Story:
+    settings: dict[str, object] = {
+        "rounds": 8,
+        "accuracies": Accuracies(0.81, 0.82, 0.75, 0.812),
+        "money": money or make_money(),
+        "audit": "YES",
+        "tampered": "REFUTED",
+    }
+    return Story(**settings | changes)
+
+
+# -- the report ------------------------------------------------------------------------------------
+def test_the_json_is_one_line_with_what_the_demo_promises() -> None:
+    line = encode_stories([make_story()], 12.3456)
+    assert "\n" not in line
+    document = json.loads(line)
+    assert set(document) >= KEYS
+    assert document["seconds"] == 12.346
+    assert document["rounds"] == 8
+    assert (document["federated"], document["pooled"]) == (0.81, 0.82)
+    assert (document["audit"], document["tampered"]) == ("YES", "REFUTED")
+    assert "intruder" not in document
+
+
+def test_amounts_are_decimal_strings_that_hold_every_wei() -> None:
+    money = make_money(escrow=coins(500) + 1, paid=coins(499), fee=7)
+    document = json.loads(encode_stories([make_story(money)], 1))
+    assert document["escrow"] == "500000000000000000001"
+    parts = [document[name] for name in ("paid", "fee", "refunded")]
+    assert all(isinstance(part, str) for part in parts)
+    assert int(document["escrow"]) == sum(map(int, parts))
+
+
+def test_means_over_splits_still_add_up() -> None:
+    monies = [make_money(escrow=100 + n, paid=80 + n // 2, fee=n % 3) for n in range(7)]
+    for count in range(1, len(monies) + 1):
+        stories = [make_story(money) for money in monies[:count]]
+        document = json.loads(encode_stories(stories, 1))
+        escrow, *parts = (int(document[n]) for n in ("escrow", "paid", "fee", "refunded"))
+        assert escrow == sum(parts)
+        assert min(parts) >= 0
+        assert document["splits"] == count
+
+
+def test_accuracies_are_means_over_splits() -> None:
+    stories = [make_story(accuracies=Accuracies(x, x, x, x)) for x in (0.5, 0.75)]
+    assert json.loads(encode_stories(stories, 1))["federated"] == 0.625
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected", "merged"),
+    [
+        (["YES", "YES"], "YES", "YES"),
+        (["YES", "UNKNOWN", "REFUTED"], "YES", "UNKNOWN"),
+        (["REFUTED", "YES"], "REFUTED", "YES"),
+    ],
+)
+def test_one_bad_verdict_spoils_all(verdicts: list[str], expected: str, merged: str) -> None:
+    assert merge_verdicts(verdicts, expected) == merged
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_good"),
+    [
+        ({}, True),
+        ({"audit": "UNKNOWN"}, False),
+        ({"tampered": "YES"}, False),
+        ({"money": Money(100, 90, 3, 6, {"Cleveland": 90})}, False),
+        ({"money": Money(100, 90, 3, 7, {"Cleveland": 89})}, False),
+    ],
+)
+def test_a_story_is_good_if_every_promise_was_kept(changes: dict, is_good: bool) -> None:
+    assert make_story(**changes).is_good is is_good
+
+
+def test_money_that_does_not_add_up_is_said() -> None:
+    assert any("adds up" in line for line in describe_story(make_story()))
+    lost = make_story(Money(100, 90, 3, 6, {"Cleveland": 90}))
+    assert any("DOES NOT ADD UP" in line for line in describe_story(lost))
+
+
+def test_the_intruder_is_told_by_rule() -> None:
+    story = make_story(intrusion=Intrusion(0.42, 0.8, 7))
+    assert json.loads(encode_stories([story, make_story()], 1))["intruder"] == {
+        "weighted_mean": 0.42,
+        "norm_clipped_mean": 0.8,
+    }
+    assert any("clipped in 7/8 rounds" in line for line in describe_story(story))
+
+
+# -- the data --------------------------------------------------------------------------------------
+def test_the_table_has_the_patients_of_four_hospitals() -> None:
+    rows = heart.read_rows()
+    assert len(rows) == 920
+    assert Counter(row["dataset"] for row in rows) == {
+        "Cleveland": 304,
+        "Hungary": 293,
+        "VA Long Beach": 200,
+        "Switzerland": 123,
+    }
+
+
+def test_every_row_becomes_finite_features_and_a_label() -> None:
+    patients = heart.encode_rows(heart.read_rows())
+    assert patients.features.shape == (920, heart.FEATURES)
+    assert patients.features.dtype == np.float32
+    assert np.isfinite(patients.features).all()
+    assert set(patients.labels.tolist()) == {0, 1}
+
+
+def test_a_split_follows_from_its_seed_and_loses_nobody() -> None:
+    rows = heart.read_rows()
+    parts = heart.split_rows(rows, 3)
+    assert parts == heart.split_rows(heart.read_rows(), 3)
+    assert parts != heart.split_rows(rows, 4)
+    for name, (train, test) in parts.items():
+        own = [row for row in rows if row["dataset"] == name]
+        assert len(test) == round(0.3 * len(own))
+        ids = [row["id"] for row in [*train, *test]]
+        assert sorted(ids) == sorted(row["id"] for row in own)
+
+
+def test_a_hospitals_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    rows = heart.read_rows()[:20]
+    heart.write_rows(tmp_path / "own.csv", rows)
+    again = heart.encode_rows(heart.read_rows(tmp_path / "own.csv"))
+    assert np.array_equal(again.features, heart.encode_rows(rows).features)
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "short.csv"
+    path.write_text("dataset,age\nCleveland,50\n")
+    with pytest.raises(SteelyardError, match="trestbps") as caught:
+        heart.read_rows(path)
+    assert caught.value.code == "data_columns"
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("age", "old"),
+        ("chol", "nan"),
+        ("chol", "inf"),
+        ("sex", "M"),
+        ("thal", None),
+        ("num", ""),
+        ("num", "many"),
+    ],
+)
+def test_a_bad_value_is_named(column: str, value: str | None) -> None:
+    row = heart.read_rows()[0] | {column: value}
+    with pytest.raises(SteelyardError, match=f"{column} is {value!r}") as caught:
+        heart.encode_rows([row])
+    assert caught.value.code == "data_value"
+
+
+def test_a_row_of_an_unknown_hospital_is_named() -> None:
+    row = heart.read_rows()[0] | {"dataset": "Atlantis"}
+    with pytest.raises(SteelyardError, match="Atlantis") as caught:
+        heart.split_rows([row], 0)
+    assert caught.value.code == "data_value"
+
+
+# -- the liar --------------------------------------------------------------------------------------
+class Echo(BaseHTTPRequestHandler):
+    """Answers a GET with its path and range, a POST with what it was sent."""
+
+    def do_GET(self) -> None:
+        self._answer(f"{self.path} {self.headers.get('Range', '')}".encode())
+
+    def do_POST(self) -> None:
+        self._answer(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(404 if "missing" in self.path else 200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def honest() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Echo)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_liar_changes_one_bit_of_one_blob_and_nothing_else(honest: str) -> None:
+    with serve_liar(honest, "bvictim") as url:
+        true, told = httpx.get(f"{honest}/blobs/bvictim"), httpx.get(f"{url}/blobs/bvictim")
+        differing = [a ^ b for a, b in zip(true.content, told.content, strict=True) if a != b]
+        assert [bits.bit_count() for bits in differing] == [1]
+        other = httpx.get(f"{url}/blobs/bother", headers={"Range": "bytes=5-"})
+        assert other.content == b"/blobs/bother bytes=5-"
+        assert httpx.post(url, content=b"bvictim").content == b"bvictim"
+        assert httpx.get(f"{url}/missing").status_code == 404
+
+
+# -- the whole -------------------------------------------------------------------------------------
+def find_processes(directory: Path) -> list[str]:
+    """Return the command lines of processes that were told of `directory`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode("utf-8", "replace").replace("\0", " ")
+        except OSError:
+            continue
+        if str(directory) in words:
+            found.append(words)
+    return found
+
+
+def start_demo(directory: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "steelyard", "demo", "--rounds", "2", "--json"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(directory)},
+    )
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_the_demo_keeps_its_promises_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    demo = start_demo(tmp_path)
+    output, log = demo.communicate(timeout=240)
+    assert demo.returncode == 0, log
+    document = json.loads(output)
+    assert set(document) >= KEYS
+    assert document["rounds"] == 2
+    assert (document["audit"], document["tampered"]) == ("YES", "REFUTED")
+    escrow, *parts = (int(document[n]) for n in ("escrow", "paid", "fee", "refunded"))
+    assert escrow == sum(parts)
+    assert document["federated"] > 0.5
+    assert find_processes(tmp_path) == []
+    assert list(tmp_path.glob("steelyard-*")) == []
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_demo_that_is_ended_ends_its_processes(tmp_path: Path) -> None:
+    demo = start_demo(tmp_path)
+    assert demo.stderr is not None
+    for line in demo.stderr:
+        if "finalizing" in line:
+            break
+    assert find_processes(tmp_path)
+    demo.send_signal(signal.SIGTERM)
+    demo.communicate(timeout=60)
+    assert demo.returncode == 128 + signal.SIGTERM
+    deadline = time.monotonic() + 10
+    while find_processes(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert find_processes(tmp_path) == []
