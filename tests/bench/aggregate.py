@@ -110,13 +110,20 @@ def _run_case(values: int, clients: int, bits: int) -> list[Measurement]:
     assert np.array_equal(
         decode_model(result.model).values, average_with_numpy(model.values, updates, shares)
     )
-    gigabytes = values * clients * bits / 8e9
+    read_bytes = dict.fromkeys(candidates, values * clients * bits // 8)
+    read_bytes["hash the new model"] = len(base)
     work = compute_aggregation_work(name, [len(data) for _, data in updates])
     gas = GAS_CALL + GAS_PER_UPDATE * clients + work.gas
     found = measure(f"{values:,} x {clients}, {bits} bit", candidates, repeats=7)
     pool.shutdown()
     return [
-        replace(row, notes={"GB/s": gigabytes / row.seconds, "ns/gas": row.seconds * 1e9 / gas})
+        replace(
+            row,
+            notes={
+                "GB/s": read_bytes[row.name] / row.seconds / 1e9,
+                "ns/gas": row.seconds * 1e9 / gas,
+            },
+        )
         for row in found
     ]
 
