@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from .errors import ClientError, InvalidTask
+from .keys import MAX_KEY_FILE_BYTES
 
 CONFIG_NAME: Final = "steelyard.json"
 MAX_BUNDLE_BYTES: Final = 8 * 2**20
@@ -28,7 +29,8 @@ Config = dict[str, str | int | float | bool | None]
 def encode_bundle(directory: Path | None, config: Mapping[str, object]) -> bytes:
     """Return the tar file of `directory` (its regular files) with `config` as steelyard.json.
 
-    Raises: InvalidTask `bundle_missing`, `bundle_link`, `bundle_too_large`, `bundle_config`.
+    Raises: InvalidTask `bundle_missing`, `bundle_link`, `bundle_too_large`, `bundle_config`,
+    `bundle_key`, `bundle_name`.
     """
     files = {} if directory is None else read_directory(directory)
     if config:
@@ -43,7 +45,12 @@ def encode_bundle(directory: Path | None, config: Mapping[str, object]) -> bytes
         for name in sorted(files, key=str.encode):
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(files[name]), 0o644
-            archive.addfile(entry, io.BytesIO(files[name]))
+            try:
+                archive.addfile(entry, io.BytesIO(files[name]))
+            except ValueError as error:
+                raise InvalidTask(
+                    "bundle_name", f"{name!r} cannot be in a bundle ({error}); shorten it"
+                ) from None
     data = stream.getvalue()
     if len(data) > MAX_BUNDLE_BYTES:
         raise InvalidTask("bundle_too_large", f"a bundle has at most {MAX_BUNDLE_BYTES} bytes")
@@ -69,8 +76,24 @@ def read_directory(directory: Path) -> dict[str, bytes]:
                 f"a bundle has at most {MAX_BUNDLE_FILES} files and {MAX_BUNDLE_BYTES} bytes; "
                 "leave data sets and weights out",
             )
-        files[relative.as_posix()] = path.read_bytes()
+        content = path.read_bytes()
+        check_no_key(path, content)
+        files[relative.as_posix()] = content
     return files
+
+
+def check_no_key(path: Path, content: bytes) -> None:
+    """Raises InvalidTask `bundle_key` for a key file: bundles are public for ever."""
+    if len(content) > MAX_KEY_FILE_BYTES:
+        return
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(document, dict) and {"crypto", "Crypto"}.intersection(document):
+        raise InvalidTask(
+            "bundle_key", f"{path} is a key file and a bundle is public; keep it elsewhere"
+        )
 
 
 def check_config(config: Mapping[str, object]) -> None:
@@ -98,6 +121,10 @@ def decode_bundle(data: bytes) -> dict[str, bytes]:
                 files[entry.name] = content.read()
     except (tarfile.TarError, ValueError, OSError) as error:
         raise ClientError("bundle_malformed", f"the bundle is not a tar file: {error}") from None
+    for name in files:
+        parents = name.split("/")[:-1]
+        if any("/".join(parents[: depth + 1]) in files for depth in range(len(parents))):
+            raise ClientError("bundle_malformed", f"the bundle has {name!r} below another file")
     return files
 
 

@@ -18,7 +18,7 @@ from steelyard.chain.params import TASKS_ADDRESS
 from steelyard.chain.receipts import Log as ChainLog
 from steelyard.chain.types import Address, BlobName, Digest, Hash
 
-from .errors import ClientError, NodeRefused
+from .errors import ClientError, NodeRefused, NodeUnreachable
 from .rpc import Json, Rpc, as_bytes, as_hex, as_int
 
 NO_BLOB: Final = BlobName(Digest(bytes(32)), 0)
@@ -391,7 +391,13 @@ class Tasks:
                 "fromBlock": hex(start),
                 "toBlock": hex(min(start + MAX_LOG_BLOCKS - 1, last)),
             }
-            for value in self.rpc.call("eth_getLogs", query):
+            # From one node: another may be behind, and its silence would look like no events.
+            now, found = self.rpc.call_together(
+                [("eth_blockNumber", ()), ("eth_getLogs", (query,))]
+            )
+            if as_int(now) < as_int(query["toBlock"]):
+                raise NodeUnreachable({self.rpc.url: f"it is only at height {as_int(now)}"})
+            for value in found:
                 event = self.contract.decode_event(decode_log(value))
                 if event is not None and (not names or event.name in names):
                     events.append(event)

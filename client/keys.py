@@ -39,6 +39,18 @@ def get_password(path: Path, password_file: Path | None = None) -> str:
     return getpass.getpass(f"password of {path}: ")
 
 
+def choose_password(path: Path, password_file: Path | None = None) -> str:
+    """Return the password for a new key file; typed twice, because nobody can recover it.
+
+    Raises InvalidKey `key_password`.
+    """
+    password = get_password(path, password_file)
+    is_typed = password_file is None and PASSWORD_VARIABLE not in os.environ
+    if is_typed and getpass.getpass("once more: ") != password:
+        raise InvalidKey("key_password", "the two passwords differ; run again")
+    return password
+
+
 def create_key(path: Path, password: str, private_key: bytes | None = None) -> Address:
     """Write a new encrypted key file, readable by its owner only, and return its address.
 
@@ -65,7 +77,9 @@ def create_key(path: Path, password: str, private_key: bytes | None = None) -> A
     return Address(bytes.fromhex(account.address[2:]))
 
 
-def load_key(path: Path, password: str | None = None) -> LocalAccount:
+def load_key(
+    path: Path, password: str | None = None, *, password_file: Path | None = None
+) -> LocalAccount:
     """Decrypt a key file. Raises InvalidKey `key_file`, `key_password`."""
     try:
         if path.stat().st_size > MAX_KEY_FILE_BYTES:
@@ -80,7 +94,7 @@ def load_key(path: Path, password: str | None = None) -> LocalAccount:
     if not isinstance(keystore, dict) or keystore.get("version") != 3:
         raise InvalidKey("key_file", f"{path} is not a version 3 keystore")
     if password is None:
-        password = get_password(path)
+        password = get_password(path, password_file)
     try:
         secret = Account.decrypt(keystore, password)
     except ValueError:

@@ -30,8 +30,8 @@ from .outbox import Receipt
 from .published import PublishedModel
 from .quantize import build_manifest, quantize_model
 from .rounds import DEFAULT_METRICS, METRICS_SETTING
-from .rpc import as_int
-from .transactions import Call, compute_blob_call_gas
+from .rpc import Rpc, as_int
+from .transactions import Call, check_prices, compute_blob_call_gas
 from .watching import TaskEvent, watch_task
 
 RULES: Final = {"fedavg": RuleKind.WEIGHTED_MEAN, "clipped": RuleKind.NORM_CLIPPED_MEAN}
@@ -135,9 +135,7 @@ class Organisation(Account):
 
         Raises: InvalidTask, InvalidModel or SteelyardError from the quantizer, naming the field.
         """
-        block = self.rpc.call("eth_getBlockByNumber", "latest", False)
-        tip = as_int(self.rpc.call("eth_maxPriorityFeePerGas"))
-        return draft_task(task, as_int(block["gasLimit"]), as_int(block["baseFeePerGas"]), tip)
+        return check_task(self.rpc, task)
 
     def publish(self, task: Task) -> "PublishedTask":
         """Publish `task`, deposit its escrow, and carry its model and bundle onto the chain.
@@ -230,6 +228,15 @@ class PublishedTask:
     def _send(self, name: str) -> Receipt:
         label = self.organisation.get_label(f"task/{self.number}/{name}")
         return self.organisation.send(label, name, self.number)
+
+
+def check_task(rpc: Rpc, task: Task) -> Draft:
+    """Return the task as it would be published on the chain of `rpc`. Raises as `draft_task`."""
+    block = rpc.call("eth_getBlockByNumber", "latest", False)
+    tip = as_int(rpc.call("eth_maxPriorityFeePerGas"))
+    base_fee = as_int(block["baseFeePerGas"])
+    check_prices(base_fee, tip)
+    return draft_task(task, as_int(block["gasLimit"]), base_fee, tip)
 
 
 def draft_task(task: Task, gas_limit: int, base_fee: int, tip: int) -> Draft:

@@ -26,7 +26,7 @@ from .contracts import Log, decode_log
 from .errors import ClientError, NodeRefused, NodeUnreachable, Reverted, TransactionPending
 from .rpc import Json, Rpc, as_bytes, as_hex, as_int
 from .state import Entry, Journal, Status
-from .transactions import Call, Fees, compute_access_list, sign_call
+from .transactions import Call, Fees, check_prices, compute_access_list, sign_call
 
 REBROADCAST_SECONDS: Final = 15.0
 POLL_GROWTH: Final = 1.2
@@ -186,7 +186,9 @@ class Outbox:
         )
         nonce = max(as_int(nonce_then), self.journal.get_next_nonce())
         tip = as_int(self.rpc.call("eth_maxPriorityFeePerGas"))
-        fees = Fees(BASE_FEE_HEADROOM * as_int(block["baseFeePerGas"]) + tip, tip)
+        base_fee = as_int(block["baseFeePerGas"])
+        check_prices(base_fee, tip)
+        fees = Fees(BASE_FEE_HEADROOM * base_fee + tip, tip)
         gas = call.gas if call.gas is not None else self.estimate_gas(call)
         worst = call.value + gas * fees.max_fee
         if as_int(balance) < worst:

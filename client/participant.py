@@ -15,7 +15,7 @@ from .account import Account
 from .amounts import format_coins
 from .bundle import Config, decode_bundle, read_config
 from .contracts import NO_BLOB, TaskInfo, TaskState
-from .errors import ClientError, NodeUnreachable
+from .errors import ClientError, NodeUnreachable, TransactionPending
 from .outbox import Receipt
 from .rounds import Turn
 from .training import Trainer
@@ -130,7 +130,7 @@ class Client(Account):
                 if turn.is_over:
                     return self._conclude(task, turn)
                 turn.take()
-            except NodeUnreachable as error:
+            except (NodeUnreachable, TransactionPending) as error:
                 turn.say(f"waiting: {error.message}")
             self.clock.sleep(self.poll_seconds)
 

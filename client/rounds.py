@@ -27,7 +27,7 @@ from .contracts import (
     compute_commitment,
 )
 from .errors import ClientError, InvalidTraining, NodeUnreachable, Reverted
-from .rpc import as_int
+from .rpc import MISSING, as_int
 from .state import Submission
 from .training import Context, Prepared, Result, Trainer, build_arrays, prepare_update
 from .transactions import Call, compute_blob_call_gas
@@ -355,7 +355,13 @@ class Turn:
     ) -> tuple[int, dict[str, float]] | None:
         client = self._client
         assert self._evaluate is not None
-        model = self._get_model(name)
+        try:
+            model = self._get_model(name)
+        except NodeUnreachable as error:
+            if set(error.codes.values()) != {MISSING}:
+                raise
+            client.report(f"round {round_number}: no node keeps its model any more; not evaluated")
+            return None
         personal = client.journal.get_personal(self._task)
         try:
             result = self._evaluate(

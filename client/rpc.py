@@ -36,7 +36,10 @@ UPLOAD_CHUNK_BYTES: Final = 1 << 20
 SILENT_STATUSES: Final = frozenset({429, 502, 503, 504})
 STORED_STATUSES: Final = frozenset({200, 201, 202, 204, 409})
 """409: the node holds this blob already."""
+MISSING_STATUSES: Final = frozenset({404, 410})
 MISMATCH: Final = "blob_mismatch"
+MISSING: Final = "blob_missing"
+"""Every node answered, and none has the blob: it was dropped, or it has not come yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +265,10 @@ class Rpc:
         with self._listen(request) as answer:
             if answer.status_code not in (200, 206):
                 answer.read()
-                raise Silence(f"it does not serve the blob (HTTP {answer.status_code})")
+                raise Silence(
+                    f"it does not serve the blob (HTTP {answer.status_code})",
+                    MISSING if answer.status_code in MISSING_STATUSES else "",
+                )
             if answer.status_code == 200:
                 received.clear()
             for chunk in answer.iter_bytes():

@@ -9,9 +9,15 @@ from eth_account.signers.local import LocalAccount
 from steelyard.chain import params
 from steelyard.chain.types import Address, BlobName, Hash
 
+from .errors import ClientError
+
 CALL_OVERHEAD_GAS: Final = 900_000
 """Upper bound of what a call of Tasks costs beside blobs and the precompile. Unused gas is not
 paid; a blob transaction cannot be estimated, because its blobs reach the node after it."""
+MAX_BASE_FEE: Final = 10**12
+MAX_TIP: Final = 10**11
+"""Wei per gas. Tips go to whoever makes the block, perhaps the node that suggests them, and closing
+bounties follow from them: above these, a node is not believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,17 @@ def compute_blob_call_gas(blobs: Sequence[BlobName], read: Sequence[BlobName], v
     reading += -(-headers // params.HEADER_BYTES_PER_GAS)
     work = params.GAS_CALL + params.GAS_PER_UPDATE + reading + -(-values // params.VALUES_PER_GAS)
     return compute_blob_gas(blobs) + 2 * work + CALL_OVERHEAD_GAS
+
+
+def check_prices(base_fee: int, tip: int) -> None:
+    """Raises ClientError `fee_high` for prices of gas that no honest node would name."""
+    for what, price, most in (("base fee", base_fee, MAX_BASE_FEE), ("tip", tip, MAX_TIP)):
+        if price > most:
+            raise ClientError(
+                "fee_high",
+                f"the node names a {what} of {price} wei per gas, above the {most} that this "
+                "client pays; ask another node, or try again later",
+            )
 
 
 def sign_call(

@@ -85,7 +85,7 @@ def watch_task(tasks: Tasks, task: int, pause: Callable[[], None]) -> Iterator[T
         except NodeUnreachable:
             pause()
             continue
-        first_height = head + 1
+        first_height = max(first_height, head + 1)
         for event in events:
             yield progress.add(event)
         if any(event.name in LAST_EVENTS for event in events):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..keys import create_key, get_password, load_key, read_key_address
+from ..keys import choose_password, create_key, load_key, read_key_address
 from .options import YES, Json, PasswordFile, leave, new_app, tell
 
 app = new_app("Make and show encrypted key files.")
@@ -15,7 +15,7 @@ KeyPath = Annotated[Path, typer.Argument(metavar="FILE")]
 @app.command("new")
 def make(path: KeyPath, password_file: PasswordFile = None, json: Json = False) -> None:
     """Make a new key, encrypted with a password. Keys are never overwritten."""
-    address = create_key(path, get_password(path, password_file))
+    address = create_key(path, choose_password(path, password_file))
     tell({"path": path, "address": address}, f"0x{address.hex()}  {path}", json)
     leave(YES)
 
@@ -31,6 +31,6 @@ def show(path: KeyPath, json: Json = False) -> None:
 @app.command()
 def check(path: KeyPath, password_file: PasswordFile = None, json: Json = False) -> None:
     """Check that the password opens the key."""
-    signer = load_key(path, get_password(path, password_file))
+    signer = load_key(path, password_file=password_file)
     tell({"path": path, "address": signer.address}, f"{signer.address} opens", json)
     leave(YES)

@@ -13,7 +13,7 @@ from steelyard.chain.cid import encode_cid
 from steelyard.chain.types import BlobName
 
 from ..account import DEFAULT_STATE
-from ..keys import get_password, load_key
+from ..keys import load_key
 from ..organisation import Organisation
 from ..participant import Client
 from ..rpc import Rpc
@@ -55,7 +55,7 @@ def open_client(
     nodes: list[str] | None, key: Path, password_file: Path | None, state: Path
 ) -> Client:
     """Return a participant's account."""
-    signer = load_key(key, get_password(key, password_file))
+    signer = load_key(key, password_file=password_file)
     return Client(open_nodes(nodes), signer, state=state)
 
 
@@ -63,7 +63,7 @@ def open_organisation(
     nodes: list[str] | None, key: Path, password_file: Path | None, state: Path
 ) -> Organisation:
     """Return an organisation's account."""
-    signer = load_key(key, get_password(key, password_file))
+    signer = load_key(key, password_file=password_file)
     return Organisation(open_nodes(nodes), signer, state=state)
 
 

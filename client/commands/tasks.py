@@ -13,7 +13,7 @@ from ..amounts import coins, format_coins
 from ..contracts import Tasks, TaskState
 from ..errors import ClientError, InvalidTask
 from ..loading import read_model_file
-from ..organisation import Draft, PublishedTask, Task
+from ..organisation import Draft, PublishedTask, Task, check_task
 from ..published import PublishedModel
 from ..watching import watch_task
 from .options import (
@@ -43,21 +43,13 @@ COIN_FIELDS: Final = ("reward", "base_stake", "stake_per_sample", "close_reserve
 
 
 @app.command()
-def check(
-    file: TaskFile,
-    node: Nodes = None,
-    key: Key = KEY,
-    password_file: PasswordFile = None,
-    state: State = STATE,
-    json: Json = False,
-) -> None:
-    """Check a task against the chain and show what it costs; sends nothing."""
-    with open_organisation(node, key, password_file, state) as organisation:
-        try:
-            draft = organisation.check(read_task_file(file))
-        except (InvalidTask, InvalidModel) as error:
-            tell({"ok": False, "error": error.code, "message": error.message}, str(error), json)
-            leave(NO)
+def check(file: TaskFile, node: Nodes = None, json: Json = False) -> None:
+    """Check a task against the chain and show what it costs; needs no key and sends nothing."""
+    try:
+        draft = check_task(open_nodes(node), read_task_file(file))
+    except (InvalidTask, InvalidModel) as error:
+        tell({"ok": False, "error": error.code, "message": error.message}, str(error), json)
+        leave(NO)
     tell(describe_draft(draft), format_draft(draft), json)
     leave(YES)
 

@@ -10,6 +10,7 @@ import pytest
 from steelyard.client import bundle
 from steelyard.client.bundle import decode_bundle, encode_bundle, read_config, unpack_bundle
 from steelyard.client.errors import ClientError, InvalidTask
+from steelyard.client.keys import create_key
 
 
 def write_tree(root: Path) -> Path:
@@ -111,3 +112,26 @@ def test_links_size_and_double_settings_are_refused(
     with pytest.raises(InvalidTask) as caught:
         encode_bundle(tmp_path / "none", {})
     assert caught.value.code == "bundle_missing"
+
+
+def test_a_key_file_never_gets_into_a_bundle(tmp_path: Path) -> None:
+    """Bundles are public for ever; `steelyard keys new` writes where projects are."""
+    create_key(tmp_path / "site.key", "password", b"\x01" * 32)
+    with pytest.raises(InvalidTask, match="bundle_key"):
+        encode_bundle(tmp_path, {})
+
+
+def test_a_name_that_tar_cannot_hold_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ("x" * 150)).write_text("")
+    with pytest.raises(InvalidTask, match="bundle_name"):
+        encode_bundle(tmp_path, {})
+
+
+def test_a_file_below_a_file_is_refused() -> None:
+    """Unpacking it would end in the middle."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name in ("a", "a/b"):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(ClientError, match="below another file"):
+        decode_bundle(stream.getvalue())

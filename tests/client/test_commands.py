@@ -94,7 +94,7 @@ SITE = " --key {d}/site.key --state {d}/site"
 
 @pytest.mark.slow
 def test_a_task_from_check_to_refund(desk: Desk, tmp_path: Path) -> None:
-    assert desk.ask("task check {d}/task.toml" + ORG)[1]["parameters"]["rounds"] == 1
+    assert desk.ask("task check {d}/task.toml")[1]["parameters"]["rounds"] == 1
     assert desk.ask("task list") == (0, [])
     assert desk.ask("task publish {d}/task.toml" + ORG) == (0, {"task": 1})
     assert desk.ask("task publish {d}/task.toml" + ORG) == (0, {"task": 1})
@@ -137,7 +137,7 @@ def test_a_task_that_the_chain_would_refuse_is_a_no(desk: Desk, line: str, code:
     name = line.partition(" = ")[0]
     kept = [old for old in TASK.splitlines() if old.partition(" = ")[0] != name]
     (desk.directory / "task.toml").write_text("\n".join([line, *kept]))
-    answer = desk.ask("task check {d}/task.toml" + ORG)
+    answer = desk.ask("task check {d}/task.toml")
     assert (answer[0], answer[1]["error"]) == (1, code)
 
 

@@ -11,7 +11,13 @@ from eth_account import Account
 
 from steelyard.chain.errors import InvalidKey
 from steelyard.client import keys
-from steelyard.client.keys import create_key, get_password, load_key, read_key_address
+from steelyard.client.keys import (
+    choose_password,
+    create_key,
+    get_password,
+    load_key,
+    read_key_address,
+)
 
 PASSWORD = "correct horse"
 SECRET = b"\x11" * 32
@@ -98,3 +104,19 @@ def test_without_a_terminal_a_missing_password_is_an_error(
     monkeypatch.setattr("sys.stdin", io.StringIO())
     with pytest.raises(InvalidKey, match=keys.PASSWORD_VARIABLE):
         get_password(tmp_path / "key")
+
+
+def test_a_typed_password_is_asked_for_twice(tmp_path: Path, monkeypatch) -> None:
+    typed = iter(["password one", "password two", "password one", "password one"])
+    monkeypatch.delenv("STEELYARD_PASSWORD", raising=False)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("getpass.getpass", lambda prompt: next(typed))
+    with pytest.raises(InvalidKey, match="differ"):
+        choose_password(tmp_path / "new.key")
+    assert choose_password(tmp_path / "new.key") == "password one"
+
+
+def test_a_missing_key_file_is_missed_before_its_password(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("STEELYARD_PASSWORD", raising=False)
+    with pytest.raises(InvalidKey, match="steelyard keys new"):
+        load_key(tmp_path / "none.key")

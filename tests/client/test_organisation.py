@@ -11,8 +11,9 @@ from steelyard.chain.model import decode_model
 from steelyard.client import organisation as organisation_module
 from steelyard.client.bundle import decode_bundle, read_config
 from steelyard.client.contracts import TaskState
-from steelyard.client.errors import ClientError, InvalidTask
+from steelyard.client.errors import ClientError, InvalidTask, NodeUnreachable
 from steelyard.client.organisation import compute_close_gas, draft_task
+from steelyard.client.watching import watch_task
 
 from .conftest import make_model, make_task
 
@@ -204,3 +205,33 @@ def test_the_identity_of_a_task_does_not_depend_on_fees() -> None:
     assert cheap.parameters != dear.parameters
     assert draft(rounds=3).label != cheap.label
     assert json.dumps(cheap.label)
+
+
+def test_a_bounty_does_not_follow_a_lying_nodes_tip(ledger, organisation) -> None:
+    """The node that suggests the tip may be the one that closes the rounds."""
+    ledger.eth_maxPriorityFeePerGas = lambda: hex(10**15)
+    with pytest.raises(ClientError, match="fee_high"):
+        organisation.publish(make_task())
+    assert ledger.tasks == {}
+
+
+def test_events_of_a_node_that_is_behind_are_not_taken_for_all(ledger, organisation) -> None:
+    """Heads may come from one node and logs from another, which does not have them all yet."""
+    task = organisation.publish(make_task())
+    heights = [int(ledger.eth_blockNumber(), 16)]
+    ledger.eth_blockNumber = lambda: hex(heights.pop(0) if len(heights) > 1 else heights[0])
+    heights[:] = [heights[0] + 3, heights[0]]
+    with pytest.raises(NodeUnreachable, match="only at height"):
+        organisation.tasks.get_events(task.number)
+
+
+def test_watching_repeats_nothing_when_a_node_falls_behind(ledger, organisation) -> None:
+    task = organisation.publish(make_task())
+    head = int(ledger.eth_blockNumber(), 16)
+    heads = iter([head, head, head, head - 1, head - 1])
+    ledger.eth_blockNumber = lambda: hex(next(heads, head))
+    pauses = iter([None, None, None])
+    watching = watch_task(organisation.tasks, task.number, lambda: next(pauses))
+    assert next(watching).kind == "Published"
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        next(watching)

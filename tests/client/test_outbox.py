@@ -218,3 +218,19 @@ def test_no_node_at_all_ends_as_pending_not_as_lost(ledger, tmp_path, task) -> N
             account.send("join", "join", task, 5)
         away["now"] = False
         assert account.send("join", "join", task, 5).status
+
+
+@pytest.mark.parametrize("price", ["tip", "base fee"])
+def test_a_node_cannot_name_any_price(ledger, account, task, price: str) -> None:
+    """The tip goes to whoever makes the block: perhaps the very node that suggests it."""
+    if price == "tip":
+        replace(ledger, "eth_maxPriorityFeePerGas", lambda: hex(10**15))
+    else:
+        real = ledger.eth_getBlockByNumber
+        high = {"baseFeePerGas": hex(10**15)}
+        replace(ledger, "eth_getBlockByNumber", lambda *given: real(*given) | high)
+    included = len(ledger.included)
+    with pytest.raises(ClientError, match=f"fee_high: the node names a {price}"):
+        account.send("join", "join", task, 5)
+    assert len(ledger.included) == included
+    assert account.journal.get_entry("join") is None

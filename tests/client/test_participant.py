@@ -276,3 +276,37 @@ def test_two_clients_may_not_share_a_journal(ledger: Ledger, hospital, tmp_path:
     with pytest.raises(ClientError) as caught:
         open_account(Client, ledger, HOSPITAL, tmp_path / "hospital")
     assert caught.value.code == "state_in_use"
+
+
+def test_a_final_model_that_no_node_keeps_does_not_hold_up_the_pay(
+    ledger, organisation, hospital, lines, tmp_path: Path
+) -> None:
+    """Retention is days: a client that comes back later is still paid, it just cannot evaluate."""
+    task = organisation.publish(make_task()).number
+    real = hospital.claim
+    hospital.claim = lambda number: 0
+    hospital.run(task, samples=50)
+    hospital.claim = real
+    ledger.blobs.pop(organisation.tasks.get_task(task).model)
+
+    @hospital.evaluate
+    def evaluate(model, ctx):
+        return Result(samples=20, metrics={"accuracy": 0.75})
+
+    assert hospital.run(task).claimed == 1000
+    assert any("no node keeps its model" in line for line in lines)
+
+
+def test_a_run_goes_on_when_a_transaction_waits_for_long(
+    ledger, organisation, hospital, lines
+) -> None:
+    task = organisation.publish(make_task(round_seconds=40_000)).number
+    hospital.join(task, 50)
+    real, opened = ledger.eth_sendRawTransaction, ledger.now
+
+    def forget_for_a_while(raw: str) -> str:
+        return real(raw) if ledger.now - opened > 1000 else "0x" + bytes(32).hex()
+
+    ledger.eth_sendRawTransaction = forget_for_a_while
+    assert hospital.run(task).submitted == 2
+    assert any("in no block after" in line for line in lines)

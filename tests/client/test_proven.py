@@ -15,7 +15,6 @@ CONTRACTS = Path(__file__).parents[2] / "contracts"
 ALICE, BOB, KEEPER = (Address(bytes([n]) * 20) for n in (1, 2, 3))
 
 
-@pytest.mark.slow
 def test_the_slots_are_the_compilers() -> None:
     bundle = FilesystemInputBundle([CONTRACTS])
     layout = compile_from_file_input(
