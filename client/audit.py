@@ -38,6 +38,8 @@ from .verdicts import Report, Stop, Verdict
 MAX_BLOCK_ANSWER_BYTES: Final = 8 * 2**20
 MAX_GENESIS_BYTES: Final = 16 * 2**20
 MAX_CERTIFICATE_ANSWER_BYTES: Final = 4096
+MAX_DESCENDANTS: Final = 256
+"""Blocks from one to the certificate that finalizes it: each has its own, but for faults."""
 
 
 Fetch = Callable[[BlobName], bytes]
@@ -138,7 +140,7 @@ class _RoundAudit:
     def _check_certificate(self, block: Block, trusted: bytes | None) -> int:
         genesis = self._check_genesis(trusted)
         if can_check_certificates():
-            verdict, detail = self._verify_certificate(block, genesis)
+            verdict, detail = verify_certificate(self._rpc, block, genesis)
         else:
             verdict = Verdict.UNKNOWN
             detail = "not checked: pip install 'steelyard[audit]' for BLS signatures"
@@ -160,37 +162,11 @@ class _RoundAudit:
         if mine is not None and mine.hash != served.hash:
             self._report.add("genesis", Verdict.REFUTED, "the node serves another genesis document")
             raise Stop
-        whose = "yours" if mine is not None else "as this node serves it; compare it with yours"
+        whose = (
+            "yours" if mine is not None else "as this node serves it; compare with --genesis FILE"
+        )
         self._report.add("genesis", Verdict.YES, f"{served.name} 0x{served.hash.hex()} ({whose})")
         return served
-
-    def _verify_certificate(self, block: Block, genesis: Genesis) -> tuple[Verdict, str]:
-        from steelyard.chain.bls import PublicKey
-        from steelyard.chain.consensus.certificates import check_certificate, decode_certificate
-        from steelyard.chain.consensus.validators import Validator, ValidatorSet
-        from steelyard.chain.consensus.votes import Kind
-        from steelyard.chain.types import Power
-
-        path = f"/chain/certificates/{block.height}"
-        try:
-            certificate = decode_certificate(
-                self._rpc.get_bytes(path, MAX_CERTIFICATE_ANSWER_BYTES)
-            )
-            validators = ValidatorSet(
-                tuple(
-                    Validator(item.address, PublicKey(item.bls_key), Power(item.stake))
-                    for item in genesis.validators
-                )
-            )
-            if certificate.hash != block.hash or certificate.kind != Kind.FINALIZE:
-                return Verdict.REFUTED, "the certificate is for another block"
-            check_certificate(certificate, validators, genesis.chain_id)
-        except (NodeRefused, NodeUnreachable) as error:
-            return Verdict.UNKNOWN, f"no certificate from this node: {error.message}"
-        except SteelyardError as error:
-            return Verdict.REFUTED, f"{error.code}: {error.message}"
-        signers = sum(byte.bit_count() for byte in certificate.bitmap)
-        return Verdict.YES, f"{signers} of {len(validators)} validators signed 0x{block.hash.hex()}"
 
     def _check_receipts(self, block: Block, event: Event) -> list[ChainLog]:
         answer = self._rpc.call("eth_getBlockReceipts", hex(event.height))
@@ -441,6 +417,55 @@ def can_check_certificates() -> bool:
         except ImportError:
             continue
         return True
+    return False
+
+
+def verify_certificate(rpc: Rpc, block: Block, genesis: Genesis) -> tuple[Verdict, str]:
+    """Return whether the genesis' validators finalized `block`, and who signed.
+
+    A certificate may be that of a descendant: it finalizes all blocks before its own.
+    """
+    from steelyard.chain.bls import PublicKey
+    from steelyard.chain.consensus.certificates import check_certificate, decode_certificate
+    from steelyard.chain.consensus.validators import Validator, ValidatorSet
+    from steelyard.chain.consensus.votes import Kind
+    from steelyard.chain.types import Power
+
+    path = f"/chain/certificates/{block.height}"
+    try:
+        certificate = decode_certificate(rpc.get_bytes(path, MAX_CERTIFICATE_ANSWER_BYTES))
+        validators = ValidatorSet(
+            tuple(
+                Validator(item.address, PublicKey(item.bls_key), Power(item.stake))
+                for item in genesis.validators
+            )
+        )
+        check_certificate(certificate, validators, genesis.chain_id)
+        if certificate.kind != Kind.FINALIZE:
+            return Verdict.REFUTED, "the certificate does not finalize anything"
+        if not is_ancestor(rpc, block, certificate.hash):
+            return Verdict.REFUTED, "the certificate is for another block"
+    except (NodeRefused, NodeUnreachable) as error:
+        return Verdict.UNKNOWN, f"no certificate from this node: {error.message}"
+    except SteelyardError as error:
+        return Verdict.REFUTED, f"{error.code}: {error.message}"
+    signers = sum(byte.bit_count() for byte in certificate.bitmap)
+    return (
+        Verdict.YES,
+        f"{signers} of {len(validators)} validators signed 0x{certificate.hash.hex()}",
+    )
+
+
+def is_ancestor(rpc: Rpc, block: Block, descendant: Hash) -> bool:
+    """Whether the block `descendant` is `block` or follows it, at most MAX_DESCENDANTS later."""
+    for _ in range(MAX_DESCENDANTS):
+        if block.hash == descendant:
+            return True
+        path = f"/chain/blocks/{block.height + 1}"
+        child = decode_block(rpc.get_bytes(path, MAX_BLOCK_ANSWER_BYTES))
+        if child.header.parent_hash != block.hash:
+            return False
+        block = child
     return False
 
 

@@ -184,6 +184,7 @@ class Rpc:
                     return request(self.url)
                 except Silence as silence:
                     failures[self.url], codes[self.url] = silence.reason, silence.code
+                    self._known.discard(self.url)  # another node may answer there next time
                     self._current = (self._current + 1) % len(self.urls)
             if attempt < PASSES - 1:
                 self._sleep(PAUSE_SECONDS * 2**attempt)

@@ -59,7 +59,7 @@ def check_replay(
 def finish(report: Report, as_json: bool) -> None:
     """Print a report and leave with its exit code."""
     lines = [f"  {check.name:<10} {check.verdict:<8} {check.detail}" for check in report.checks]
-    text = "\n".join([f"audit of {report.subject}", *lines, f"{report.verdict}"])
+    text = "\n".join([report.subject, *lines, f"{report.verdict}"])
     document = {
         "subject": report.subject,
         "verdict": str(report.verdict),

@@ -14,6 +14,7 @@ from ..keys import read_key_address
 from ..loading import load_app
 from ..participant import Client
 from .options import (
+    AMOUNTS,
     DEFAULT_NODE,
     KEY,
     NO,
@@ -155,7 +156,11 @@ def status(task: TaskNumber, node: Nodes = None, key: Key = KEY, json: Json = Fa
     if info.round:
         done = tasks.get_submission(task, info.round, address)
         document["committed"], document["revealed"] = any(done.commitment), done.update.size > 0
-    tell(document, format_table([[k, to_json(v)] for k, v in document.items()]), json)
+    rows = [
+        [name, f"{format_coins(int(value))} coins" if name in AMOUNTS else to_json(value)]
+        for name, value in document.items()
+    ]
+    tell(document, format_table(rows), json)
     leave(YES if member.position else NO)
 
 

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from steelyard.chain.cid import decode_cid, get_blob_cid
+from steelyard.chain.errors import InvalidModel
+from steelyard.chain.model import decode_model
 from steelyard.chain.types import Address, BlobName
 
 from ..errors import ClientError
@@ -85,6 +87,11 @@ def find_model(text: str, rpc: Rpc) -> PublishedModel:
         from steelyard.chain.cid import compute_blob_name
 
         data = Path(text).read_bytes()
+        try:
+            decode_model(data)
+        except InvalidModel as error:
+            hint = "`model get` without --exact writes floats for other tools; give the CID"
+            raise InvalidModel(error.code, f"{text}: {error.message} ({hint})") from None
         return PublishedModel(compute_blob_name(data), data)
     return fetch_model(text, rpc)
 

@@ -35,6 +35,14 @@ Json = Annotated[bool, typer.Option("--json", help="one line of JSON")]
 TaskNumber = Annotated[int, typer.Argument(metavar="TASK", min=1)]
 RoundNumber = Annotated[int, typer.Argument(metavar="ROUND", min=1)]
 
+# fmt: off
+AMOUNTS: Final = frozenset((
+    "deposited", "left", "paid", "fees", "refunded", "reward", "base_stake", "stake_per_sample",
+    "close_reserve", "close_bounty", "stake", "claimed", "claimable",
+))
+# fmt: on
+"""Fields in wei: strings in JSON, coins in text, however small."""
+
 KEY = Path("site.key")
 STATE = Path(DEFAULT_STATE)
 
@@ -97,8 +105,10 @@ def to_json(value: Any) -> Any:  # noqa: PLR0911 - one line for each kind
         case Path():
             return str(value)
     if dataclasses.is_dataclass(value):
+        found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {
-            field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
+            name: str(item) if name in AMOUNTS and isinstance(item, int) else to_json(item)
+            for name, item in found.items()
         }
     return str(value)
 

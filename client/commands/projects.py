@@ -32,7 +32,10 @@ def make(
     text = "\n".join(
         [
             *(f"{directory / name}" for name in made),
-            f"next: cd {directory}; python client.py writes model.npz; steelyard keys new site.key",
+            f"cd {directory}",
+            "steelyard keys new site.key      # your account; somebody must fund it",
+            "python client.py                 # to publish a task: writes its first model",
+            "steelyard client dry-run TASK    # to take part: trains once, sends nothing",
         ]
     )
     tell({"directory": directory, "files": sorted(made)}, text, json)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..amounts import format_coins
 from ..contracts import RoundState, Tasks
 from ..explain import Explanation, Part, explain_round
 from .options import (
@@ -64,7 +65,7 @@ def format_explanation(told: Explanation, *, details: bool) -> str:
         shown = " ".join(f"{value:.4f}" for value in told.metrics)
         lines.append(f"  self-reported metrics of this model: {shown}")
     rows: list[list[Any]] = [
-        ["participant", "outcome", "samples", "norm", "weight", "score", "flags", "paid (wei)"]
+        ["participant", "outcome", "samples", "norm", "weight", "score", "flags", "paid (coins)"]
     ]
     rows += [format_part(part) for part in told.parts]
     lines.append(format_table(rows))
@@ -89,5 +90,5 @@ def format_part(part: Part) -> list[Any]:
         show_number(part.share),
         show_number(part.score),
         " ".join(part.flags),
-        part.paid,
+        None if part.paid is None else format_coins(part.paid),
     ]

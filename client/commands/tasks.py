@@ -2,6 +2,7 @@
 
 import tomllib
 from dataclasses import fields
+from math import isqrt
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -13,10 +14,12 @@ from ..amounts import coins, format_coins
 from ..contracts import Tasks, TaskState
 from ..errors import ClientError, InvalidTask
 from ..loading import read_model_file
-from ..organisation import Draft, PublishedTask, Task, check_task
+from ..organisation import WEIGHTINGS, Draft, PublishedTask, Task, check_task
 from ..published import PublishedModel
+from ..training import NORM_UNIT
 from ..watching import watch_task
 from .options import (
+    AMOUNTS,
     KEY,
     NO,
     STATE,
@@ -91,8 +94,7 @@ def show(task: TaskNumber, node: Nodes = None, json: Json = False) -> None:
     document = to_json(tasks.get_task(task))
     document["account"] = to_json(tasks.get_account(task))
     document["participants"] = to_json(tasks.get_participants(task))
-    text = format_table([[name, value] for name, value in document.items()])
-    tell(document, text, json)
+    tell(document, format_task(document), json)
     leave(YES)
 
 
@@ -148,12 +150,12 @@ def act(name: str, summary: str) -> None:
         amount = result if isinstance(result, int) else None
         text = f"{name}: done" if amount is None else f"{name}: {format_coins(amount)} coins"
         tell({"task": task, name: True if amount is None else str(amount)}, text, json)
-        leave(YES)
+        leave(NO if amount == 0 else YES)
 
 
 act("start", "End the lobby now; it needs the least number of participants.")
 act("abort", "End a task early, where the contract allows it.")
-act("refund", "Fetch what nobody earned from a task that is over.")
+act("refund", "Fetch what nobody earned from a task that is over. 1: nothing left.")
 
 
 def read_task_file(path: Path) -> Task:
@@ -192,6 +194,26 @@ def describe_draft(draft: Draft) -> dict[str, Any]:
         "bundle_bytes": len(draft.bundle),
         "invited": len(draft.allow),
     }
+
+
+def format_task(document: dict[str, Any]) -> str:
+    """Return a task as text: what JSON has, one value a line, amounts in coins."""
+    flat = dict(document)
+    people = flat.pop("participants")
+    flat |= flat.pop("parameters") | flat.pop("account")
+    flat["name"] = ascii(flat["name"])
+    kind, bound = flat["rule"]
+    flat["rule"] = "clipped" if kind else "fedavg"
+    flat["clip_norm"] = int(bound) / NORM_UNIT if kind else None
+    flat["weighting"] = list(WEIGHTINGS)[flat["weighting"]]
+    flat["admission_norm"] = isqrt(int(flat.pop("admission_norm2"))) / NORM_UNIT
+    rows: list[list[Any]] = [
+        [name, f"{format_coins(int(value))} coins" if name in AMOUNTS else value]
+        for name, value in flat.items()
+        if value is not None
+    ]
+    rows += [["participant", address] for address in people]
+    return format_table(rows)
 
 
 def format_draft(draft: Draft) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from steelyard.chain.errors import SteelyardError
+from steelyard.chain.errors import InvalidModel, SteelyardError
 from steelyard.client.commands.options import to_json
 from steelyard.client.contracts import TaskState
 from steelyard.client.keys import create_key
@@ -121,6 +121,21 @@ def test_a_task_from_check_to_refund(desk: Desk, tmp_path: Path) -> None:
     code, bundle = desk.ask("client bundle 1 -o {d}/bundle")
     assert (code, bundle["files"]) == (0, ["steelyard.json"])
     assert desk.ask("task refund 1" + ORG)[0] == 0
+    assert desk.ask("task refund 1" + ORG) == (1, {"task": 1, "refund": "0"})
+    shown = desk.ask("task show 1")[1]
+    assert {type(amount) for amount in shown["account"].values()} == {str}
+    assert "reward            2.5 coins\n" in desk.run("task show 1")[1]
+    with pytest.raises(SteelyardError) as caught:
+        desk.run("round explain 1 2")
+    assert caught.value.code == "round_unknown"
+
+
+def test_floats_that_get_wrote_are_no_chain_model_and_say_so(desk: Desk) -> None:
+    desk.ask("task publish {d}/task.toml" + ORG)
+    desk.ask("task model 1 -o {d}/floats.safetensors")
+    with pytest.raises(InvalidModel, match="--exact") as caught:
+        desk.run("model eval {d}/floats.safetensors --app {d}/client.py")
+    assert caught.value.code == "model_header"
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,25 @@ def test_a_node_of_another_chain_is_never_used() -> None:
     assert stranger.methods == ["eth_chainId", "eth_getBlockByNumber"] * 3
 
 
+def test_a_node_that_comes_back_with_another_chain_is_refused() -> None:
+    before, after = Ledger(), Ledger()
+    after.get_chain_id = lambda: 999
+    now: list[Answer] = [before.answer]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return now[0](request)
+
+    rpc = Rpc(FIRST, transport=httpx.MockTransport(answer), sleep=lambda s: None)
+    assert rpc.network.chain_id == 4242
+    now[0] = refuse
+    with pytest.raises(NodeUnreachable):
+        rpc.call("eth_blockNumber")
+    now[0] = after.answer
+    with pytest.raises(ClientError) as caught:
+        rpc.call("eth_blockNumber")
+    assert caught.value.code == "wrong_chain"
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b"[]", b"7", b'{"id": 1}', b'[{"id": "x"}]', b"\xff"]
 )
