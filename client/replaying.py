@@ -11,7 +11,7 @@ from steelyard.chain.params import EVM_STACK_BYTES
 from steelyard.chain.replay import replay
 from steelyard.chain.types import BlobName
 
-from .audit import MAX_BLOCK_ANSWER_BYTES, MAX_GENESIS_BYTES
+from .audit import MAX_BLOCK_ANSWER_BYTES, MAX_GENESIS_BYTES, verify_certificate
 from .errors import ClientError, NodeUnreachable
 from .rpc import Rpc, as_int
 from .verdicts import Report, Verdict
@@ -31,9 +31,9 @@ class RemoteBlobs:
             raise UnavailableBlob("blob_unavailable", error.message) from None
 
 
-def iter_blocks(rpc: Rpc, last_height: int) -> Iterator[Block]:
-    """Yield blocks 1 to `last_height`."""
-    for height in range(1, last_height + 1):
+def iter_blocks(rpc: Rpc, last_height: int, first_height: int = 1) -> Iterator[Block]:
+    """Yield blocks `first_height` to `last_height`."""
+    for height in range(first_height, last_height + 1):
         yield decode_block(rpc.get_bytes(f"/chain/blocks/{height}", MAX_BLOCK_ANSWER_BYTES))
 
 
@@ -52,7 +52,12 @@ def replay_chain(
             report.add("genesis", Verdict.REFUTED, "the node serves another genesis document")
             return report
         head = as_int(rpc.call("eth_blockNumber"))
-        last = head if last_height is None else min(head, last_height)
+        last = head if last_height is None else last_height
+        if head < max(last, 1):
+            report.add(
+                "node", Verdict.UNKNOWN, f"its head is {head}; ask for less, or another node"
+            )
+            return report
     except SteelyardError as error:
         report.add("node", Verdict.UNKNOWN, f"{error.code}: {error.message}")
         return report
@@ -65,7 +70,7 @@ def replay_blocks(
     rpc: Rpc, genesis: Genesis, last: int, progress: Callable[[int], object], report: Report
 ) -> None:
     """Re-execute, and add what came of it to the report."""
-    done = 0
+    done, block_hash = 0, genesis.hash
     try:
         for replayed in replay(genesis, iter_blocks(rpc, last), RemoteBlobs(rpc)):
             if replayed.difference is not None:
@@ -75,8 +80,9 @@ def replay_blocks(
                     f"height {replayed.height} differs: {replayed.difference}: {replayed.message}",
                 )
                 return
-            done = replayed.height
+            done, block_hash = replayed.height, replayed.block_hash
             progress(done)
+        block = next(iter_blocks(rpc, last, last))
     except (NodeUnreachable, UnavailableBlob, ClientError) as error:
         report.add("execution", Verdict.UNKNOWN, f"after height {done}: {error.message}")
         return
@@ -85,7 +91,11 @@ def replay_blocks(
             "execution", Verdict.REFUTED, f"height {done + 1}: {error.code}: {error.message}"
         )
         return
+    if (done, block.hash) != (last, block_hash):
+        report.add("execution", Verdict.REFUTED, f"the node sent two blocks {last}")
+        return
     report.add("execution", Verdict.YES, f"{done} blocks re-executed, every root agrees")
+    report.add("finality", *verify_certificate(rpc, block, genesis))
 
 
 def run_with_stack(function: Callable[[], None]) -> None:

@@ -377,6 +377,32 @@ def test_the_chain_replays_from_genesis(chain: Chain) -> None:
     assert len(heights) > 10
 
 
+def test_a_replayed_chain_must_be_the_finalized_one(chain: Chain) -> None:
+    """Blocks that execute rightly are not yet those that the validators agreed on."""
+    report = audit_replay(Liar(chain.url, {"certificates": flip_last_byte}), last_height=3)
+    assert get_check(report, "execution")[0] is Verdict.YES
+    assert get_check(report, "finality")[0] is Verdict.REFUTED
+
+
+def test_a_replay_of_nothing_proves_nothing(chain: Chain) -> None:
+    report = audit_replay(Liar(chain.url, {"eth_blockNumber": lambda head: "0x0"}))
+    assert report.verdict is Verdict.UNKNOWN
+    assert audit_replay(Rpc(chain.url), last_height=10**9).verdict is Verdict.UNKNOWN
+
+
+def test_a_descendants_certificate_finalizes_a_round(chain: Chain) -> None:
+    """After a crash one certificate may stand for several blocks."""
+    (record,) = chain.organisation.tasks.get_events(
+        chain.task.number, ["Aggregated"], round_number=1
+    )
+    later = Rpc(chain.url).get_bytes(f"/chain/certificates/{record.height + 2}")
+    liar = Liar(chain.url, {"certificates": lambda data: later})
+    assert audit_round(liar, chain.task.number, 1).verdict is Verdict.YES
+    earlier = Rpc(chain.url).get_bytes(f"/chain/certificates/{record.height - 1}")
+    liar = Liar(chain.url, {"certificates": lambda data: earlier})
+    assert audit_round(liar, chain.task.number, 1).verdict is not Verdict.YES
+
+
 def test_a_replay_names_the_first_height_that_differs(chain: Chain) -> None:
     class Forger(Rpc):
         """Block 3 claims another gas limit in its seal: its hash changes."""
