@@ -229,4 +229,5 @@ def answer(facts: Mapping[str, object], as_json: bool) -> None:
         return
     width = max(map(len, facts), default=0)
     for key, value in facts.items():
-        typer.echo(f"{key:<{width}}  {value}")
+        shown = "none" if value is None else f"{value:.1f}" if isinstance(value, float) else value
+        typer.echo(f"{key:<{width}}  {shown}")
