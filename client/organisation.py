@@ -178,7 +178,7 @@ class Organisation(Account):
 class PublishedTask:
     """A task on chain, as its organisation handles it."""
 
-    organisation: Organisation
+    organisation: Organisation = field(repr=False)
     number: int
 
     def get_info(self) -> TaskInfo:
