@@ -272,17 +272,20 @@ class Simplex:
             state.is_requested = True
             self._effects.append(Propose(self._epoch, self._view, parent))
             self._pacing.expect(self._now)
-        elif not state.is_fetching:
+            return
+        self._want_branch(self._views.get_parent_view(self._view))
+        if not state.is_fetching:
             state.is_fetching = True
             self._fetch_certificates()
 
     def _fetch_ancestry(self, state: ViewState, proposal: Candidate) -> None:
-        """Ask once for what the proposal needs: its parent, that one's certificate, the gap's."""
-        if state.is_fetching:
-            return
-        state.is_fetching = True
-        self._want(proposal.parent, proposal.view, (self._get_leader(proposal.view),))
-        self._fetch_certificates()
+        """Ask for what the proposal needs: its ancestors, the parent's certificate, the gap's."""
+        _, missing = self._views.find_branch(proposal.parent)
+        if missing is not None:
+            self._want(missing, proposal.view, (self._get_leader(proposal.view),))
+        if not state.is_fetching:
+            state.is_fetching = True
+            self._fetch_certificates()
 
     def _process_built(self, candidate: Candidate) -> None:
         """Our own block is ready: to propose it is to vote for it (`Proposal`)."""
@@ -507,11 +510,23 @@ class Simplex:
         if certificate.kind != Kind.NULLIFY:
             self._want(certificate.hash, certificate.view, self._get_signers(certificate))
 
+    def _want_branch(self, view: View) -> None:
+        """Ask who certified the block of `view` for it, or for the ancestor of it that lacks."""
+        for certificate in _get_sorted(self._views.get(view)):
+            _, missing = self._views.find_branch(certificate.hash)
+            if certificate.kind != Kind.NULLIFY and missing is not None:
+                self._want(missing, view, self._get_signers(certificate))
+
     def _want(self, block: Hash, view: View, holders: tuple[int, ...]) -> None:
-        """Ask for a block that a certificate or a proposal of `view` needs, unless we have it."""
-        if block not in self._views.candidates and block not in self._wanted:
-            self._wanted[block] = view, holders
-            self._effects.append(FetchBlock(block, holders))
+        """Ask for a block that a certificate or a proposal of `view` needs, unless we have it.
+
+        Whoever else turns out to hold it is asked too: the first may be one that never answers.
+        """
+        known_view, known = self._wanted.get(block, (view, ()))
+        if block in self._views.candidates or (known and set(holders) <= set(known)):
+            return
+        self._wanted[block] = max(known_view, view), tuple(sorted({*known, *holders}))
+        self._effects.append(FetchBlock(block, holders))
 
     def _forget_wanted(self) -> None:
         root_view = self._views.root_view

@@ -154,13 +154,16 @@ class Views:
     def find_parent(self, view: View) -> Candidate | None:
         """Rule 3: return the highest certified block below `view`, or None.
 
-        None if a nullification between is missing, or the block itself is.
+        None if a nullification between is missing, or the block itself or an ancestor of it is.
         """
         parent_view = self.get_parent_view(view)
         if self.find_gap(parent_view, view) is not None:
             return None
         certified = self.get(parent_view).get_certified_hash()
-        return self.root if certified is None else self.candidates.get(certified)
+        if certified is None:
+            return self.root
+        _, missing = self.find_branch(certified)
+        return self.candidates[certified] if missing is None else None
 
     def is_certified(self, block: Candidate) -> bool:
         """Is this the root, or a block that its view notarized or finalized?"""
@@ -169,7 +172,7 @@ class Views:
         return block.hash == self.root.hash or block.hash in hashes
 
     def is_extendable(self, candidate: Candidate) -> bool:
-        """Rule 4: its parent is certified and at hand, and every view between is nullified.
+        """Rule 4: its parent is certified, all before it at hand, every view between nullified.
 
         Without this check a leader could fork off an old block: the mutant that lacks it
         breaks safety (facts/consensus.md, "Simulator").
@@ -180,7 +183,10 @@ class Views:
         parent_view = self.get_view(parent)
         if not self.root_view <= parent_view < candidate.view:
             return False
-        return self.is_certified(parent) and self.find_gap(parent_view, candidate.view) is None
+        if not self.is_certified(parent) or self.find_gap(parent_view, candidate.view) is not None:
+            return False
+        _, missing = self.find_branch(candidate.parent)
+        return missing is None
 
     def find_branch(self, tip: Hash) -> tuple[list[Candidate], Hash | None]:
         """Return the known blocks from `tip` down to above the root, oldest first, and the missing
