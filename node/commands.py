@@ -127,9 +127,9 @@ def run(
     """Run the validator until it is interrupted; events go to stderr, the URL to stdout."""
     from .service import run_service
 
-    configure_logs(log)
     config = set_address(load_config(directory), host, port)
     secrets = read_secrets(directory / KEYS, get_password(password_file, is_new=False))
+    configure_logs(log)
     try:
         run_service(directory, secrets, config, lambda url: typer.echo(f"listening on {url}"))
     except CorruptData as error:
