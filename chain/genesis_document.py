@@ -60,7 +60,7 @@ class GenesisValidator:
 class ConsensusSettings:
     """Milliseconds until a view is given up, and between blocks of an idle chain."""
 
-    timeout_ms: int = 3_000
+    timeout_ms: int = 10_000
     heartbeat_ms: int = 10_000
 
 
