@@ -3,7 +3,7 @@
 import importlib.util
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,12 +17,17 @@ from .training import Trainer
 MAX_MODEL_FILE_BYTES: Final = 512 * 2**20
 
 
+Predictor = Callable[[dict[str, NDArray[np.float32]], NDArray[np.float32]], Any]
+"""(arrays of the model, rows) -> one prediction for each row."""
+
+
 @dataclass(frozen=True, slots=True)
 class App:
-    """The functions `train` and `evaluate` of a file; each may be missing."""
+    """The functions `train`, `evaluate` and `predict` of a file; each may be missing."""
 
     train: Trainer | None
     evaluate: Trainer | None
+    predict: Predictor | None
 
 
 def load_app(path: Path) -> App:
@@ -43,7 +48,7 @@ def load_app(path: Path) -> App:
         spec.loader.exec_module(module)
     except Exception as error:
         raise ClientError("app_failed", f"{path} cannot be imported: {error!r}") from error
-    app = App(getattr(module, "train", None), getattr(module, "evaluate", None))
+    app = App(*(getattr(module, name, None) for name in App.__slots__))
     if not callable(app.train) and not callable(app.evaluate):
         raise ClientError("app_empty", f"{path} has neither a function `train` nor `evaluate`")
     return app
@@ -67,6 +72,25 @@ def read_arrays(data: bytes) -> dict[str, NDArray[Any]]:
     """Return the arrays of an .npz file; pickles are refused."""
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
+
+
+def read_rows(path: Path) -> NDArray[np.float32]:
+    """Return the rows to predict, shape (rows, features), of an .npy or a numeric .csv file.
+
+    Raises: ClientError `rows_file`.
+    """
+    try:
+        if path.suffix == ".npy":
+            rows = np.load(path, allow_pickle=False)
+        else:
+            rows = np.loadtxt(path, np.float32, delimiter=",", ndmin=2)
+        if rows.ndim < 2 or not len(rows):
+            raise ValueError(f"shape {rows.shape} is not (rows, features)")
+        return np.asarray(rows, np.float32)
+    except (OSError, ValueError, EOFError) as error:
+        raise ClientError(
+            "rows_file", f"cannot read rows from {path}: {error}; give an .npy or a numeric .csv"
+        ) from None
 
 
 def format_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:

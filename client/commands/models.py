@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from steelyard.chain.cid import decode_cid, get_blob_cid
@@ -12,7 +13,7 @@ from steelyard.chain.types import Address, BlobName
 
 from ..errors import ClientError
 from ..ipfs import open_store
-from ..loading import format_arrays, load_app
+from ..loading import format_arrays, load_app, read_rows
 from ..published import PublishedModel
 from ..rounds import format_metrics
 from ..rpc import Rpc
@@ -21,7 +22,7 @@ from .options import STATE, YES, Json, Nodes, State, leave, new_app, open_nodes,
 
 app = new_app("Fetch, save, evaluate and export models.")
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="a CID, or a chain model file")]
-AppFile = Annotated[Path, typer.Option("--app", help="your Python file with evaluate")]
+AppFile = Annotated[Path, typer.Option("--app", help="your Python file with evaluate and predict")]
 
 
 @app.command()
@@ -61,6 +62,25 @@ def evaluate(
     document = {"cid": found.cid, "samples": result.samples, "metrics": dict(result.metrics)}
     text = f"{result.samples} samples{format_metrics(dict(result.metrics))}"
     tell(document, text, json)
+    leave(YES)
+
+
+@app.command()
+def predict(
+    model: ModelName,
+    rows: Annotated[Path, typer.Option("--rows", help="your rows: .npy or numeric .csv")],
+    app_file: AppFile = Path("client.py"),
+    node: Nodes = None,
+    json: Json = False,
+) -> None:
+    """Predict your own rows with your own function `predict(model, rows)`; nothing is sent."""
+    found = find_model(model, open_nodes(node))
+    function = load_app(app_file).predict
+    if function is None:
+        raise ClientError("app_empty", f"{app_file} has no function `predict`")
+    values = np.asarray(function(found.arrays, read_rows(rows))).tolist()
+    lines = [str(value) for value in values] if isinstance(values, list) else [str(values)]
+    tell({"cid": found.cid, "predictions": values}, "\n".join(lines), json)
     leave(YES)
 
 

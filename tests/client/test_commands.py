@@ -12,7 +12,10 @@ from typer.testing import CliRunner
 from steelyard.chain.errors import InvalidModel, SteelyardError
 from steelyard.client.commands.options import to_json
 from steelyard.client.contracts import TaskState
+from steelyard.client.errors import ClientError
 from steelyard.client.keys import create_key
+from steelyard.client.loading import read_rows
+from steelyard.client.quantize import build_manifest, quantize_model
 
 from .conftest import HOSPITAL, ORGANISATION
 from .ledger import Ledger
@@ -128,6 +131,36 @@ def test_a_task_from_check_to_refund(desk: Desk, tmp_path: Path) -> None:
     with pytest.raises(SteelyardError) as caught:
         desk.run("round explain 1 2")
     assert caught.value.code == "round_unknown"
+
+
+def test_a_model_predicts_rows_with_the_users_own_function(tmp_path: Path) -> None:
+    arrays = {"weight": np.array([1.0, -2.0], np.float32)}
+    data = quantize_model(arrays, build_manifest(arrays))
+    (tmp_path / "m.model").write_bytes(data)
+    (tmp_path / "app.py").write_text(
+        "def train(model, ctx): ...\ndef predict(model, rows): return rows @ model['weight']\n"
+    )
+    np.save(tmp_path / "rows.npy", np.array([[3, 1], [0, 1]], np.float32))
+    (tmp_path / "rows.csv").write_text("3,1\n0,1\n")
+    desk = Desk(tmp_path, "http://127.0.0.1:9")
+    for rows in ("rows.npy", "rows.csv"):
+        words = f"model predict {{d}}/m.model --app {{d}}/app.py --rows {{d}}/{rows}"
+        assert desk.ask(words)[1]["predictions"] == [1.0, -2.0]
+
+
+@pytest.mark.filterwarnings("ignore:loadtxt")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("no.csv", None), ("text.csv", b"a,b\n"), ("empty.csv", b""), ("pickle.npy", b"\x80\x04.")],
+)
+def test_rows_that_are_no_table_of_numbers_are_refused(
+    name: str, content: bytes | None, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ClientError) as caught:
+        read_rows(tmp_path / name)
+    assert caught.value.code == "rows_file"
 
 
 def test_floats_that_get_wrote_are_no_chain_model_and_say_so(desk: Desk) -> None:
