@@ -118,7 +118,7 @@ def follow(node: ast.expr, place: Place) -> set[str]:
             return {code}
         case ast.IfExp():
             return follow(node.body, place) | follow(node.orelse, place)
-        case ast.Attribute(attr="code") | ast.Subscript(slice=ast.Constant("code")):
+        case ast.Attribute(attr="code") | ast.Subscript(slice=ast.Constant("code" | "error")):
             return set()
         case ast.JoinedStr(values=[ast.Constant(str(prefix)), ast.FormattedValue(value=value)]):
             rest = {"*"} if isinstance(value, ast.Attribute) else follow(value, place)
