@@ -1,0 +1,69 @@
+"""A disk that keeps what was fsynced, and of the rest whatever it likes."""
+
+from random import Random
+from typing import Generic, TypeVar
+
+from steelyard.chain.consensus.certificates import Certificate
+from steelyard.chain.consensus.messages import Candidate
+from steelyard.chain.consensus.votes import Statement
+from tests.consensus.simulation import ROOT
+
+T = TypeVar("T")
+
+
+class Journal(Generic[T]):
+    """Records in the order of writing. A torn record fails its checksum, so it counts as lost."""
+
+    def __init__(self) -> None:
+        self.durable: list[T] = []
+        self.pending: list[T] = []
+
+    def write(self, record: T) -> None:
+        self.pending.append(record)
+
+    def sync(self) -> None:
+        self.durable += self.pending
+        self.pending.clear()
+
+    def lose(self, random: Random) -> None:
+        """The machine died: any of the records that were not yet fsynced may be gone or torn."""
+        self.durable += [record for record in self.pending if random.random() < 0.5]
+        self.pending.clear()
+
+    def read(self) -> list[T]:
+        return self.durable + self.pending
+
+
+class JournalDisk:
+    """Votes, certificates, blocks and finalizations of one validator."""
+
+    def __init__(self) -> None:
+        self.statements: Journal[Statement] = Journal()
+        self.certificates: Journal[Certificate] = Journal()
+        self.blocks: Journal[Candidate] = Journal()
+        self.finals: Journal[tuple[Candidate, Certificate]] = Journal()
+        self.index: dict[bytes, Candidate] = {}
+        """The blocks by hash."""
+
+    @property
+    def journals(self) -> tuple[Journal, ...]:  # type: ignore[type-arg]
+        return (self.statements, self.certificates, self.blocks, self.finals)
+
+    def put_block(self, block: Candidate) -> None:
+        if block.hash not in self.index:
+            self.index[block.hash] = block
+            self.blocks.write(block)
+
+    def sync_store(self) -> None:
+        """The store is fsynced as a whole; the signer has its own file for statements."""
+        for journal in (self.certificates, self.blocks, self.finals):
+            journal.sync()
+
+    def lose(self, random: Random) -> None:
+        for journal in self.journals:
+            journal.lose(random)
+        self.index = {block.hash: block for block in self.blocks.durable}
+
+    def get_final(self) -> tuple[Candidate, Certificate | None]:
+        """Return the highest finalization on disk."""
+        return max(self.finals.read(), key=lambda final: final[0].height, default=(ROOT, None))

@@ -1,0 +1,63 @@
+"""The simulator is worth what it can kill: each broken rule dies, and only broken rules do."""
+
+import pytest
+
+from .campaign import SEED_BUDGET, hunt, run_campaign
+from .mutants import MUTANTS, Mutant
+
+RULES = set(range(1, 14))
+"""facts/consensus.md. Of rule 12 only the part that exists: the fillers at an epoch's end do not."""
+
+KILLS = {
+    "any_leader": (0, "not_the_leader"),
+    "any_height": (37, "broken_chain"),
+    "no_backoff": (1, "stuck"),
+    "old_parent": (0, "stuck"),
+    "notarize_twice": (0, "double_vote"),
+    "notarize_late": (1, "late_vote"),
+    "no_ancestry": (7, "conflicting_certificates"),
+    "no_gap_check": (31, "conflicting_certificates"),
+    "no_ancestors": (56, "no_ancestor"),
+    "unvalidated": (0, "unavailable"),
+    "unsynced_block": (0, "unavailable"),
+    "finalize_after_nullify": (1, "double_vote"),
+    "finalize_another": (0, "double_vote"),
+    "never_finalize": (0, "stuck"),
+    "nullify_after_finalize": (30, "double_vote"),
+    "never_nullify": (0, "stuck"),
+    "one_certificate": (89, "stuck"),
+    "stay_after_nullification": (0, "stuck"),
+    "final_when_notarized": (0, "false_certificate"),
+    "final_alone": (2, "broken_chain"),
+    "silent_when_stuck": (1, "stuck"),
+    "no_fetch": (5, "stuck"),
+    "forgets_votes": (3, "double_vote"),
+    "unsynced_vote": (6, "double_vote"),
+    "no_reports": (0, "unreported"),
+    "false_reports": (0, "false_report"),
+    "any_epoch": (1, "conflicting_certificates"),
+    "unchecked_certificate": (1, "conflicting_certificates"),
+    "unsigned_certificate": (1, "conflicting_certificates"),
+    "small_certificate": (1, "conflicting_certificates"),
+    "half_quorum": (0, "false_certificate"),
+}
+"""The first seed that kills each mutant, and how; `python -m tests.bench consensus` finds them."""
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_broken_rule_is_found(mutant: Mutant) -> None:
+    seed, violation = KILLS[mutant.name]
+    assert seed < SEED_BUDGET
+    killed = hunt(mutant, [seed])
+    assert killed is not None
+    assert killed.violation == violation
+
+
+def test_every_rule_has_a_mutant_and_every_mutant_a_seed() -> None:
+    assert {mutant.rule for mutant in MUTANTS} == RULES
+    assert [mutant.name for mutant in MUTANTS] == list(KILLS)
+
+
+def test_the_core_is_clean_over_the_seeds_that_kill() -> None:
+    campaign = run_campaign(sorted({seed for seed, _ in KILLS.values()}))
+    assert (campaign.broken, campaign.capped) == ((), ())
