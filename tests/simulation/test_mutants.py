@@ -6,7 +6,7 @@ from .campaign import SEED_BUDGET, hunt, run_campaign
 from .mutants import MUTANTS, Mutant
 
 RULES = set(range(1, 14))
-"""facts/consensus.md. Of rule 12 only the part that exists: the fillers at an epoch's end do not."""
+"""facts/consensus.md. Rule 12 only as far as it exists: there are no fillers yet."""
 
 KILLS = {
     "any_leader": (0, "not_the_leader"),
