@@ -7,10 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import aggregate
+from . import aggregate, consensus
 from .timing import Measurement
 
-BENCHMARKS: dict[str, Callable[[], list[Measurement]]] = {"aggregate": aggregate.run}
+BENCHMARKS: dict[str, Callable[[], list[Measurement]]] = {
+    "aggregate": aggregate.run,
+    "consensus": consensus.run,
+}
 REPORT = Path(__file__).resolve().parents[2] / "build" / "bench.json"
 
 
@@ -20,7 +23,7 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
         return 2
-    report: dict[str, object] = {
+    report: dict[str, object] = read_report() | {
         "machine": platform.machine(),
         "processors": os.cpu_count(),
         "python": platform.python_version(),
@@ -31,10 +34,20 @@ def main(names: list[str]) -> int:
         for measurement in measurements:
             print(measurement.line)
         report[name] = [measurement.fields for measurement in measurements]
+        for measurement in measurements:
+            report |= measurement.figures
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"\nwritten to {REPORT}")
     return 0
+
+
+def read_report() -> dict[str, object]:
+    """Return what earlier runs wrote: running one benchmark keeps the figures of the others."""
+    if not REPORT.exists():
+        return {}
+    report: dict[str, object] = json.loads(REPORT.read_text(encoding="utf-8"))
+    return report
 
 
 if __name__ == "__main__":

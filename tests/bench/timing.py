@@ -15,6 +15,8 @@ class Measurement:
     seconds: float
     ratio: float
     notes: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    """What the report names by itself, beside the rows."""
 
     @property
     def line(self) -> str:
