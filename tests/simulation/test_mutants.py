@@ -1,7 +1,10 @@
 """The simulator is worth what it can kill: each broken rule dies, and only broken rules do."""
 
+from pathlib import Path
+
 import pytest
 
+from .__main__ import main
 from .campaign import SEED_BUDGET, hunt, run_campaign
 from .mutants import MUTANTS, Mutant
 
@@ -61,3 +64,18 @@ def test_every_rule_has_a_mutant_and_every_mutant_a_seed() -> None:
 def test_the_core_is_clean_over_the_seeds_that_kill() -> None:
     campaign = run_campaign(sorted({seed for seed, _ in KILLS.values()}))
     assert (campaign.broken, campaign.capped) == ((), ())
+
+
+def test_the_page_lists_every_mutant_with_the_seed_that_kills_it() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "simulation.md").read_text("utf-8")
+    for mutant in MUTANTS:
+        seed, violation = KILLS[mutant.name]
+        row = f"| {mutant.rule} | `{mutant.name}` | {mutant.breaks} | {seed} | `{violation}` |"
+        assert row in page
+
+
+def test_a_seed_can_be_replayed_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["7"]) == 0
+    assert main(["7", "no_ancestry", "--events"]) == 1
+    assert "conflicting_certificates" in capsys.readouterr().out
+    assert main(["7", "no_such_mutant"]) == 2

@@ -260,9 +260,11 @@ class World:
         )
 
 
-def run_seed(seed: int, host: type[SimulatedHost] = SimulatedHost) -> Result:
+def run_seed(
+    seed: int, host: type[SimulatedHost] = SimulatedHost, kind: type[World] = World
+) -> Result:
     """Run the scenario of a seed to its end, to a violation, or to the cap."""
-    world = World(Scenario.draw(seed), host)
+    world = kind(Scenario.draw(seed), host)
     try:
         world.simulate()
     except Violation as violation:
