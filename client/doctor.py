@@ -13,7 +13,7 @@ from steelyard.chain.types import Address
 from .amounts import format_coins
 from .contracts import Tasks
 from .errors import NodeUnreachable
-from .keys import read_key_address
+from .keys import format_address, read_key_address
 from .rpc import Rpc, as_int
 
 MAX_SKEW_SECONDS: Final = 120
@@ -37,7 +37,7 @@ def examine(urls: list[str], key: Path, state: Path, task: int | None = None) ->
         address = read_key_address(key)
     except SteelyardError as error:
         return [*findings, Finding("key", False, error.message)]
-    findings.append(Finding("key", True, f"0x{address.hex()} in {key}"))
+    findings.append(Finding("key", True, f"{format_address(address)} in {key}"))
     if not any(finding.is_good for finding in findings if finding.name.startswith("node")):
         return [*findings, Finding("account", None, "no node to ask")]
     try:

@@ -13,6 +13,7 @@ from typing import Final
 
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
+from eth_utils.address import to_checksum_address
 
 from steelyard.chain.errors import InvalidKey
 from steelyard.chain.types import Address
@@ -106,6 +107,11 @@ def load_key(
     if stated and stated != account.address[2:].lower():
         raise InvalidKey("key_file", f"{path} states another address than its key has")
     return account
+
+
+def format_address(address: bytes) -> str:
+    """Return an address as wallets and web3.py take it, with the checksum of EIP-55."""
+    return str(to_checksum_address(address))
 
 
 def read_key_address(path: Path) -> Address:

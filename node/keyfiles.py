@@ -18,6 +18,7 @@ from Crypto.Cipher import AES
 from Crypto.PublicKey import ECC
 from eth_keyfile.keyfile import create_keyfile_json, decode_keyfile_json
 from eth_keys.datatypes import PrivateKey
+from eth_utils.address import to_checksum_address
 from eth_utils.conversions import to_hex
 
 from steelyard.chain.bls import (
@@ -191,7 +192,7 @@ def describe_keys(directory: Path) -> dict[str, str]:
     documents = {name: read_key_document(directory / name) for name in (ACCOUNT, VOTING, NETWORK)}
     try:
         return {
-            "address": to_hex(hexstr=documents[ACCOUNT]["address"]),
+            "address": to_checksum_address(documents[ACCOUNT]["address"]),
             "bls_key": to_hex(hexstr=documents[VOTING]["pubkey"]),
             "network_key": to_hex(hexstr=documents[NETWORK]["pubkey"]),
         }

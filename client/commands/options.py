@@ -13,13 +13,14 @@ from steelyard.chain.cid import encode_cid
 from steelyard.chain.types import BlobName
 
 from ..account import DEFAULT_STATE
-from ..keys import load_key
+from ..keys import format_address, load_key
 from ..organisation import Organisation
 from ..participant import Client
 from ..rpc import Rpc
 
 YES, NO, UNKNOWN = 0, 1, 2
 DEFAULT_NODE: Final = "http://127.0.0.1:8545"
+ADDRESS_BYTES: Final = 20
 MAX_EXACT: Final = 2**53
 """JSON readers keep integers exactly up to here; larger ones are written as strings."""
 
@@ -86,7 +87,10 @@ def leave(code: int) -> NoReturn:
 
 
 def to_json(value: Any) -> Any:  # noqa: PLR0911 - one line for each kind
-    """Return `value` as JSON: CIDs for blobs, 0x for bytes, names for states, strings for wei."""
+    """Return `value` as JSON: CIDs for blobs, 0x for bytes, names for states, strings for wei.
+
+    Twenty bytes are an address here, written with its checksum (EIP-55).
+    """
     match value:
         case BlobName():
             return encode_cid(value) if value.size else None
@@ -97,7 +101,7 @@ def to_json(value: Any) -> Any:  # noqa: PLR0911 - one line for each kind
         case int():
             return value if abs(value) < MAX_EXACT else str(value)
         case bytes():
-            return "0x" + value.hex()
+            return format_address(value) if len(value) == ADDRESS_BYTES else "0x" + value.hex()
         case Mapping():
             return {str(key): to_json(item) for key, item in value.items()}
         case list() | tuple() | set():

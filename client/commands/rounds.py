@@ -5,6 +5,7 @@ from typing import Any
 from ..amounts import format_coins
 from ..contracts import RoundState, Tasks
 from ..explain import Explanation, Part, explain_round
+from ..keys import format_address
 from .options import (
     NO,
     YES,
@@ -71,7 +72,7 @@ def format_explanation(told: Explanation, *, details: bool) -> str:
     lines.append(format_table(rows))
     if details:
         for part in told.parts:
-            lines += [f"  0x{part.address.hex()}: {reason}" for reason in part.refusals]
+            lines += [f"  {format_address(part.address)}: {reason}" for reason in part.refusals]
         lines.append("  scores are diagnostics and are never paid; payment is by weight")
     return "\n".join(lines)
 
@@ -83,7 +84,7 @@ def format_part(part: Part) -> list[Any]:
         return None if value is None else f"{value:.4f}"
 
     return [
-        f"0x{part.address.hex()}",
+        format_address(part.address),
         part.outcome + (" (refused)" if part.refusals else ""),
         part.samples,
         show_number(part.norm),

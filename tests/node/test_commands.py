@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from eth_utils.address import to_checksum_address
 from typer.testing import CliRunner
 
 from steelyard.chain.errors import SteelyardError
@@ -51,7 +52,7 @@ def test_init_makes_a_chain_of_one_validator(home: Path) -> None:
     genesis = parse_genesis((home / "genesis.json").read_bytes())
     described = json.loads(invoke("keys", home, "--json"))
     assert len(genesis.validators) == 1
-    assert described["address"] == "0x" + genesis.validators[0].address.hex()
+    assert described["address"] == to_checksum_address(genesis.validators[0].address)
     assert described["bls_key"] == "0x" + genesis.validators[0].bls_key.hex()
     assert described["network_key"] == "0x" + genesis.validators[0].network_key.hex()
     assert dict(genesis.alloc)[get_address(ALICE)] == 1000 * 10**18
