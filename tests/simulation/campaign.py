@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .mutants import Mutant
 from .world import Result, run_seed
 
-SEED_BUDGET = 150
+SEED_BUDGET = 450
 """Every mutant dies within the seeds 0 to here."""
 NEW_SEEDS = 2**32
 """New seeds are drawn above the fixed ones, and small enough to type."""

@@ -197,6 +197,11 @@ def _ask_for_no_block(self: Simplex, *_: object) -> None:
     """Never fetches a block that it lacks."""
 
 
+def _ask_first_holder_only(self: Simplex, block, view, holders) -> None:  # type: ignore[no-untyped-def]
+    if block not in self._wanted:
+        _WANT(self, block, view, holders)
+
+
 # -- rule 10: what survives a crash ----------------------------------------------------------------
 def _recover_without_votes(cls, settings, root, **stored):  # type: ignore[no-untyped-def]
     return _RECOVER(cls, settings, root, **(stored | {"statements": ()}))
@@ -254,7 +259,7 @@ def _half(power: int, total_power: int) -> bool:
     return 2 * power > total_power
 
 
-_ADD, _FINALIZE = Simplex._add, Simplex._finalize
+_ADD, _FINALIZE, _WANT = Simplex._add, Simplex._finalize, Simplex._want
 _REQUEST_BLOCK, _PROCESS_PROPOSAL = Simplex._request_block, Simplex._process_proposal
 _RECOVER: Callable = Simplex.recover.__func__  # type: ignore[attr-defined, type-arg]
 _IS_EXTENDABLE = Views.is_extendable
@@ -377,6 +382,12 @@ MUTANTS = (
         "no_fetch",
         "missing blocks are not asked for",
         ((Simplex, "_want", _ask_for_no_block),),
+    ),
+    Mutant(
+        9,
+        "first_holder_only",
+        "a missing block is only asked of whoever was named first",
+        ((Simplex, "_want", _ask_first_holder_only),),
     ),
     Mutant(
         10,

@@ -34,6 +34,7 @@ KILLS = {
     "final_alone": (2, "broken_chain"),
     "silent_when_stuck": (1, "stuck"),
     "no_fetch": (5, "stuck"),
+    "first_holder_only": (428, "stuck"),
     "forgets_votes": (3, "double_vote"),
     "unsynced_vote": (6, "double_vote"),
     "no_reports": (0, "unreported"),
@@ -47,7 +48,17 @@ KILLS = {
 """The first seed that kills each mutant, and how; `python -m tests.bench consensus` finds them."""
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+LONG_RUNS = {"no_backoff", "first_holder_only"}
+"""A second each, until nobody doubts that nothing moves any more."""
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        pytest.param(m, id=m.name, marks=[pytest.mark.slow] if m.name in LONG_RUNS else [])
+        for m in MUTANTS
+    ],
+)
 def test_a_broken_rule_is_found(mutant: Mutant) -> None:
     seed, violation = KILLS[mutant.name]
     assert seed < SEED_BUDGET
