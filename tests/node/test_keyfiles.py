@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from eth_account import Account
+from eth_utils.address import to_checksum_address
 
 from steelyard.chain.bls import compute_public_key
 from steelyard.chain.errors import InvalidKey
@@ -49,7 +50,7 @@ def test_wallets_open_the_account(keys: Path) -> None:
 
 def test_public_parts_need_no_password(keys: Path) -> None:
     assert describe_keys(keys) == {
-        "address": "0x" + SECRETS.address.hex(),
+        "address": to_checksum_address(SECRETS.address),
         "bls_key": "0x" + compute_public_key(SECRETS.voting).hex(),
         "network_key": "0x" + compute_network_key(SECRETS.network).hex(),
     }

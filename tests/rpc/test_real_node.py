@@ -166,7 +166,8 @@ def test_what_the_pool_refuses_keeps_its_code(
     assert real.http.get("/health").json()["healthy"] is True
 
 
-def test_metrics_and_health_follow_the_chain(real: Rpc) -> None:
+def test_metrics_and_health_follow_the_chain(real: Rpc, world: World) -> None:
+    wait(real, send(real, world.accounts[3], to="0x" + "58" * 20, value=1))
     status = real.http.get("/health").json()
     assert status["chain_id"] == CHAIN_ID
     assert status["height"] > 0
