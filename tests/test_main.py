@@ -26,6 +26,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_every_command_that_is_listed_explains_itself(name: str) -> None:
     done = run(name, "--help")
@@ -33,6 +34,7 @@ def test_every_command_that_is_listed_explains_itself(name: str) -> None:
     assert f"steelyard {name}" in done.stdout
 
 
+@pytest.mark.slow
 def test_selftest_says_that_this_machine_computes_right() -> None:
     done = run("selftest")
     assert (done.returncode, done.stderr) == (0, "")

@@ -17,6 +17,7 @@ def read_document(name: str) -> bytes:
     return (files("steelyard.chain") / "artifacts" / f"{name}.json").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARTIFACT_NAMES)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_sources_compile_to_the_committed_artifact(name: str) -> None:

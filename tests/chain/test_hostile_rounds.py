@@ -33,6 +33,7 @@ def test_hostile_rounds_end_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ends.keys() >= ENDS, "the rounds have become too tame to prove anything"
 
 
+@pytest.mark.slow
 def test_hostile_rounds_end_alike_without_the_compiler() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.chain.hostile_rounds", "1000", "4"],

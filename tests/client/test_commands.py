@@ -163,6 +163,7 @@ def test_rows_that_are_no_table_of_numbers_are_refused(
     assert caught.value.code == "rows_file"
 
 
+@pytest.mark.slow
 def test_floats_that_get_wrote_are_no_chain_model_and_say_so(desk: Desk) -> None:
     desk.ask("task publish {d}/task.toml" + ORG)
     desk.ask("task model 1 -o {d}/floats.safetensors")
@@ -208,6 +209,7 @@ def test_keys_are_made_shown_and_checked(desk: Desk) -> None:
     assert caught.value.code == "key_exists"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["numpy", "torch"])
 def test_a_new_project_trains_as_it_is(desk: Desk, template: str) -> None:
     from steelyard.client.loading import load_app, read_model_file
@@ -236,6 +238,7 @@ def test_a_project_is_never_written_over(desk: Desk) -> None:
     assert caught.value.code == "template_unknown"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "code"),
     [(None, "app_missing"), ("1 / 0", "app_failed"), ("x = 1", "app_empty")],

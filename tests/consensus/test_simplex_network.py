@@ -71,6 +71,7 @@ def test_a_bad_network_costs_time_and_never_agreement(seed: int) -> None:
     assert min(world.get_heights()) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_network_that_was_cut_heals(seed: int) -> None:
     world = World([1] * 5, seed=seed)

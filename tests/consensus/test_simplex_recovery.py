@@ -36,6 +36,7 @@ def test_a_crash_before_any_effect_leads_to_no_conflicting_vote(
         assert min(world.get_heights()) >= least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loses", [False, True], ids=["certificates kept", "certificates lost"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_validators_that_crash_again_and_again_stay_safe_and_get_on(seed: int, loses: bool) -> None:

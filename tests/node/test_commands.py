@@ -87,6 +87,7 @@ def test_init_can_take_a_document_and_the_keys_of_its_validator(home: Path, tmp_
         assert (new / "keys" / file.name).stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_init_copies_no_keys_that_are_of_no_use(home: Path, tmp_path: Path) -> None:
     invoke("init", tmp_path / "other")
     options = ("--genesis", home / "genesis.json", "--keys")
@@ -271,6 +272,7 @@ def test_a_process_killed_again_and_again_keeps_its_chain(home: Path) -> None:
     assert finish(process)[0] == 0
 
 
+@pytest.mark.slow
 def test_run_names_what_is_wrong_with_its_directory(home: Path, tmp_path: Path) -> None:
     assert get_code("run", tmp_path / "nothing") == "config_missing"
     assert get_code("run", home / "genesis.json") == "config_missing"

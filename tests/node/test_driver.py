@@ -12,7 +12,12 @@ from steelyard.chain.bls import compute_public_key, derive_secret_key, prove_pos
 from steelyard.chain.consensus.messages import Propose
 from steelyard.chain.consensus.votes import Kind, Statement, Vote, compute_signing_root
 from steelyard.chain.errors import UnavailableBlob
-from steelyard.chain.genesis import GenesisValidator, create_genesis, encode_genesis
+from steelyard.chain.genesis import (
+    ConsensusSettings,
+    GenesisValidator,
+    create_genesis,
+    encode_genesis,
+)
 from steelyard.chain.types import Epoch, Hash, View
 from steelyard.node import builder as builder_module
 from steelyard.node.builder import Builder, Identity
@@ -63,6 +68,7 @@ def pair(tmp_path: Path) -> Iterator[Node]:
         timestamp=1_700_000_000,
         validators=(list_validator(SECRETS, 5 * COIN), list_validator(OTHER, COIN)),
         alloc={get_address(ALICE): COIN, get_address(BOB): COIN},
+        consensus=ConsensusSettings(timeout_ms=3_000, heartbeat_ms=5_000),
     )
     (home / "genesis.json").write_bytes(encode_genesis(genesis))
     node = open_node(home)
@@ -121,6 +127,7 @@ def test_a_good_block_of_another_leader_is_executed_and_final(pair: Node) -> Non
     assert pair.get_pending() == ()
 
 
+@pytest.mark.slow
 def test_a_bad_block_of_another_leader_ends_its_view_and_not_the_chain(pair: Node) -> None:
     view = reach_their_view(pair)
     good = build_theirs(pair, view, pair.clock.get_unix_seconds(), [])
@@ -142,6 +149,7 @@ def test_a_block_from_the_future_waits_for_the_clock(pair: Node) -> None:
     assert pair.clock.get_unix_seconds() >= block.header.timestamp - 1
 
 
+@pytest.mark.slow
 def test_the_view_of_an_absent_leader_is_given_up(pair: Node) -> None:
     view = reach_their_view(pair)
     transaction_hash = pair.submit_transaction(sign_transaction(BOB, 0))
@@ -152,6 +160,7 @@ def test_the_view_of_an_absent_leader_is_given_up(pair: Node) -> None:
     assert block.extension.proposer == SECRETS.address
 
 
+@pytest.mark.slow
 def test_a_message_with_a_wrong_signature_changes_nothing(pair: Node) -> None:
     view = reach_their_view(pair)
     block = build_theirs(pair, view, pair.clock.get_unix_seconds(), [])

@@ -301,6 +301,7 @@ def test_uploads_under_way_together_leave_the_free_space_that_blocks_need(
     node.stop()
 
 
+@pytest.mark.slow
 def test_what_nobody_needs_any_more_goes_even_while_the_disk_is_full(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +337,7 @@ def admit_short_lived_blob(home: Path, *, archive: bool) -> tuple[Node, BlobName
     return node, name
 
 
+@pytest.mark.slow
 def test_an_expired_blob_is_deleted(tmp_path: Path) -> None:
     home = found(tmp_path / "node", blob_retention_seconds=1, heartbeat_ms=200)
     node, name = admit_short_lived_blob(home, archive=False)
@@ -344,6 +346,7 @@ def test_an_expired_blob_is_deleted(tmp_path: Path) -> None:
     node.stop()
 
 
+@pytest.mark.slow
 def test_an_archive_keeps_expired_blobs(tmp_path: Path) -> None:
     home = found(tmp_path / "node", blob_retention_seconds=1, heartbeat_ms=200)
     node, name = admit_short_lived_blob(home, archive=True)
@@ -450,6 +453,7 @@ def test_a_chain_that_vanished_under_a_key_that_voted_is_refused(home: Path) -> 
 
 
 # -- faults that may pass --------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_full_disk_stops_production_and_not_reading(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,6 +470,7 @@ def test_a_full_disk_stops_production_and_not_reading(
     wait_until(lambda: node.get_status().alarm is None)
 
 
+@pytest.mark.slow
 def test_a_commit_that_fails_is_made_up_for(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     commit, calls = ChainStore.commit, []
 

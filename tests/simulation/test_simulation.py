@@ -58,6 +58,7 @@ def test_the_core_is_safe_and_live_over_new_seeds() -> None:
     check_clean_over(seeds)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_run_in_every_process() -> None:
     """Set and dict order must not matter, or a seed could not be replayed."""
     traces = []
