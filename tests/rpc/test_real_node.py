@@ -43,7 +43,7 @@ def send(real: Rpc, account: LocalAccount, **fields: object) -> str:
 
 
 def wait(real: Rpc, transaction_hash: str) -> Any:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while (receipt := real.call("eth_getTransactionReceipt", transaction_hash)) is None:
         assert time.monotonic() < deadline
         time.sleep(0.001)

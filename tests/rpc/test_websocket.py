@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import json
-import time
+import socket as socket_module
 from collections.abc import Callable, Iterator
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -238,21 +239,38 @@ def test_a_socket_that_is_not_read_is_closed_while_others_are_served(
     server: HttpServer, open_socket: Callable[[], Socket], node: DoubleNode, rpc: Rpc
 ) -> None:
     data = Log(CONTRACT, (TOPIC,), bytes(900_000))
-    url = server.url.replace("http", "ws")
-    idle = connect(url, compression=None, max_size=None, max_queue=1, close_timeout=0.1)
-    idle.send('{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}')
-    idle.recv(timeout=10)
+    subscribe = '{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}'
     reader = open_socket()
     reader.subscribe("newHeads")
-    for nonce in range(1, 13):
-        node.add_block([sign(nonce)], [data])
-        assert reader.receive()["method"] == "eth_subscription"
-    deadline = time.monotonic() + 10
-    while "steelyard_websockets 1.0" not in rpc.http.get("/metrics").text:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert reader.send("eth_chainId")["result"] == "0x1e25"
-    idle.close()
+    with connect_without_buffer(server) as idle:
+        idle.send(subscribe)
+        idle.recv(timeout=10)
+        for nonce in range(1, 65):
+            node.add_block([sign(nonce)], [data])
+            assert reader.receive()["method"] == "eth_subscription"
+            if "steelyard_websockets 1.0" in rpc.http.get("/metrics").text:
+                break
+        else:
+            pytest.fail("the node keeps over 100 MB for a reader that does not read")
+        assert reader.send("eth_chainId")["result"] == "0x1e25"
+
+
+def connect_without_buffer(server: HttpServer) -> ClientConnection:
+    """Connect with a receive buffer of a fixed size: the kernel's own may grow to 32 MB."""
+    url = urlsplit(server.url)
+    assert url.hostname is not None
+    assert url.port is not None
+    raw = socket_module.socket()
+    raw.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVBUF, 65_536)
+    raw.connect((url.hostname, url.port))
+    return connect(
+        server.url.replace("http", "ws"),
+        sock=raw,
+        compression=None,
+        max_size=None,
+        max_queue=1,
+        close_timeout=0.1,
+    )
 
 
 def test_one_large_answer_is_sent_even_if_it_exceeds_the_queue() -> None:
