@@ -1,10 +1,10 @@
 """Pending transactions: bounded, one queue for each sender, in the order of what they pay.
 
 A transaction is *eligible* when its nonce follows on, its fee cap covers the base fee and every
-blob that it declares is on disk. The pool is not consensus and is not kept over a restart: senders
-send the same bytes again.
+blob that it declares is available. The pool is not consensus and is not kept over a restart:
+senders send the same bytes again.
 
-Thread-safe. The account reader is called under the lock and must not call back.
+Thread-safe. The account reader and `is_available` are called under the lock and must not call back.
 """
 
 import heapq
@@ -56,6 +56,8 @@ class Entry:
     transaction: Transaction
     arrived: float
     order: int
+    source: Address | None
+    """The validator that sent it; None if it was handed to this node."""
 
 
 @dataclass(slots=True)
@@ -78,7 +80,11 @@ class Queue:
 
 class Mempool:
     """See the module. `clock` gives monotonic seconds; `is_held` says whether a blob is on disk;
-    `read_base_fee` is what a unit of gas costs in the next block."""
+    `read_base_fee` is what a unit of gas costs in the next block.
+
+    `is_available` says whether a block may carry a blob: where others vote, that enough of them
+    hold it. `on_added` learns every new transaction with its source, outside the lock.
+    """
 
     def __init__(
         self,
@@ -92,6 +98,8 @@ class Mempool:
         self._rules, self._config = rules, config
         self._read_sender, self._read_base_fee = read_sender, read_base_fee
         self._is_held, self._clock = is_held, clock
+        self.is_available = is_held
+        self.on_added: Callable[[Transaction, Address | None], None] = lambda *_: None
         self._lock = threading.RLock()
         self._queues: dict[Address, Queue] = {}
         self._by_hash: dict[Hash, Entry] = {}
@@ -103,12 +111,21 @@ class Mempool:
     # -- adding ------------------------------------------------------------------------------------
     def add(self, raw: bytes) -> Hash:
         """Take a transaction in. Raises InvalidTransaction. Known bytes are accepted again."""
-        transaction = decode_transaction(raw)
+        return self.add_transaction(decode_transaction(raw), None)
+
+    def add_transaction(self, transaction: Transaction, source: Address | None) -> Hash:
+        """The same for a decoded one, which the validator `source` sent."""
         check_transaction(transaction, self._rules.chain_id, self._rules.gas_limit)
         self._check_fees(transaction)
+        if self._take(transaction, source):
+            self.on_added(transaction, source)
+        return transaction.hash
+
+    def _take(self, transaction: Transaction, source: Address | None) -> bool:
+        """Whether it was new."""
         with self._lock:
             if transaction.hash in self._by_hash:
-                return transaction.hash
+                return False
             sender = self._read_sender(transaction.sender)
             queue = self._queues.get(transaction.sender) or Queue(sender.nonce)
             queue.nonce = sender.nonce
@@ -120,8 +137,8 @@ class Mempool:
             self._make_room(transaction, queue)
             if replaced is not None:
                 self._remove(replaced.transaction)
-            self._insert(transaction, sender.nonce)
-            return transaction.hash
+            self._insert(transaction, sender.nonce, source)
+            return True
 
     def _check_fees(self, transaction: Transaction) -> None:
         if transaction.max_fee < self._rules.min_base_fee:
@@ -172,9 +189,9 @@ class Mempool:
             tip = min(tip, compute_tip(entry.transaction, base_fee))
         return True, tip, transaction.max_fee
 
-    def _insert(self, transaction: Transaction, nonce: int) -> None:
+    def _insert(self, transaction: Transaction, nonce: int, source: Address | None) -> None:
         self._arrivals += 1
-        entry = Entry(transaction, self._clock(), self._arrivals)
+        entry = Entry(transaction, self._clock(), self._arrivals, source)
         queue = self._queues.setdefault(transaction.sender, Queue(nonce))
         queue.entries[transaction.nonce] = entry
         self._by_hash[transaction.hash] = entry
@@ -252,6 +269,12 @@ class Mempool:
             entries = sorted(self._by_hash.values(), key=lambda entry: entry.order)
             return tuple(entry.transaction for entry in entries)
 
+    def get_own(self) -> tuple[Entry, ...]:
+        """What was handed to this node and not to another validator, first come first."""
+        with self._lock:
+            own = (entry for entry in self._by_hash.values() if entry.source is None)
+            return tuple(sorted(own, key=lambda entry: entry.order))
+
     def get_next_nonce(self, address: Address) -> int | None:
         """The sender's first free nonce, or None if nothing of it is pending."""
         with self._lock:
@@ -266,6 +289,11 @@ class Mempool:
     def is_declared(self, name: BlobName) -> bool:
         with self._lock:
             return name in self._declared
+
+    def get_declared(self) -> tuple[BlobName, ...]:
+        """The blobs that pending transactions declare."""
+        with self._lock:
+            return tuple(self._declared)
 
     def find_declared(self, cid: Cid) -> tuple[BlobName, ...]:
         """The blobs that pending transactions declare under this CID."""
@@ -315,7 +343,7 @@ class Mempool:
         if (
             entry is None
             or entry.transaction.max_fee < base_fee
-            or not self._has_blobs(entry.transaction)
+            or not all(self.is_available(name) for name in entry.transaction.blobs)
         ):
             return
         tip = compute_tip(entry.transaction, base_fee)

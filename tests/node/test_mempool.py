@@ -321,3 +321,35 @@ def test_everything_expires_in_the_end() -> None:
     assert len(world.pool.expire()) == 1
     assert world.pool.get_size() == (0, 0)
     assert world.pool.get_next_nonce(A) is None
+
+
+# -- other validators ------------------------------------------------------------------------------
+def test_what_is_held_here_but_not_available_elsewhere_is_not_eligible() -> None:
+    world = World(held={BLOB})
+    available: set[BlobName] = set()
+    world.pool.is_available = available.__contains__
+    world.add(sign_transaction(ALICE, 0, blobs=(BLOB,)))
+    assert world.list_eligible() == []
+    available.add(BLOB)
+    assert world.list_eligible() == [(A, 0)]
+
+
+def test_a_new_transaction_is_told_once_with_its_source_and_a_refused_one_never() -> None:
+    world, told = World(), []
+    world.pool.on_added = lambda transaction, source: told.append((transaction.nonce, source))
+    raw = sign_transaction(ALICE, 0)
+    world.add(raw)
+    world.add(raw)
+    world.pool.add_transaction(decode_transaction(sign_transaction(ALICE, 1)), B)
+    with pytest.raises(InvalidTransaction):
+        world.add(sign_transaction(ALICE, 10_000))
+    assert told == [(0, None), (1, B)]
+
+
+def test_own_transactions_are_those_that_no_validator_sent() -> None:
+    world = World()
+    world.pool.add_transaction(decode_transaction(sign_transaction(ALICE, 0)), B)
+    world.add(sign_transaction(BOB, 0))
+    world.add(sign_transaction(BOB, 1, blobs=(BLOB,)))
+    assert [entry.transaction.sender for entry in world.pool.get_own()] == [B, B]
+    assert world.pool.get_declared() == (BLOB,)
