@@ -1,0 +1,1 @@
+"""The validators' network: what they send each other, and how it gets there."""
