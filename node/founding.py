@@ -1,13 +1,19 @@
-"""Making a data directory: keys, a genesis document (or a given one), settings."""
+"""Making a data directory: keys, a genesis document (or a given one), settings.
+
+A chain of several validators begins with a ceremony: each operator makes keys and an entry
+(`create_entry`), one of them turns all entries into a document (`create_shared_document`), and each
+fills its directory with that (`init_directory`), which checks that its own entry is in it.
+"""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from eth_utils.address import is_address, to_canonical_address
 
-from steelyard.chain.bls import compute_public_key, prove_possession
+from steelyard.chain.bls import compute_public_key
 from steelyard.chain.errors import InvalidKey, SteelyardError
 from steelyard.chain.genesis import (
     ConsensusSettings,
@@ -21,10 +27,17 @@ from steelyard.chain.types import Address
 
 from .config import CONFIG_FILE, NodeConfig, encode_config
 from .directory import GENESIS_FILE, KEYS
+from .entries import (
+    ENTRY_FILE,
+    check_distinct,
+    check_listed,
+    encode_entry,
+    make_entry,
+    read_entry,
+)
 from .keyfiles import (
     SCRYPT_N,
     Secrets,
-    compute_network_key,
     copy_secrets,
     create_secrets,
     read_secrets,
@@ -32,13 +45,14 @@ from .keyfiles import (
 )
 
 WEI_PER_COIN = 10**18
+DEFAULT_EPOCH_BLOCKS = 1_000
 ENDPOINT = "127.0.0.1:8546"
 """Where other validators will reach this one; a set of one has nobody to reach it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Foundation:
-    """Choices for a new chain with one validator. Amounts in wei."""
+    """Choices for a new chain. Amounts in wei; `stake` is that of a first validator alone."""
 
     chain_id: int
     name: str
@@ -50,6 +64,7 @@ class Foundation:
     timeout_ms: int
     gas_limit: int
     blob_retention_seconds: int
+    epoch_blocks: int = DEFAULT_EPOCH_BLOCKS
 
 
 def parse_amount(text: str) -> int:
@@ -78,30 +93,54 @@ def parse_fund(text: str) -> tuple[Address, int]:
 
 def create_document(foundation: Foundation, secrets: Secrets) -> Genesis:
     """A genesis with one validator. Raises InvalidGenesis."""
+    return create_shared_document(foundation, [make_entry(secrets, ENDPOINT, foundation.stake)])
+
+
+def create_shared_document(foundation: Foundation, entries: Sequence[GenesisValidator]) -> Genesis:
+    """A genesis with these validators, in the order of their addresses.
+
+    Whoever has the same entries and choices makes the same document. The foundation's `stake` is
+    that of `create_document` only: entries name their own. Raises InvalidGenesis, InvalidEntry.
+    """
+    check_distinct(entries)
     funds = dict(foundation.funds)
     if foundation.validator_balance:
-        funds[secrets.address] = funds.get(secrets.address, 0) + foundation.validator_balance
-    validator = GenesisValidator(
-        address=secrets.address,
-        bls_key=compute_public_key(secrets.voting),
-        proof_of_possession=prove_possession(secrets.voting),
-        network_key=compute_network_key(secrets.network),
-        endpoint=ENDPOINT,
-        fee_recipient=secrets.address,
-        stake=foundation.stake,
-    )
+        for entry in entries:
+            funds[entry.address] = funds.get(entry.address, 0) + foundation.validator_balance
     return create_genesis(
         chain_id=foundation.chain_id,
         name=foundation.name,
         timestamp=foundation.timestamp,
-        validators=(validator,),
+        validators=tuple(sorted(entries, key=lambda entry: entry.address)),
         alloc=funds,
         gas_limit=foundation.gas_limit,
         blob_retention_seconds=foundation.blob_retention_seconds,
+        epoch_blocks=foundation.epoch_blocks,
         consensus=ConsensusSettings(
             timeout_ms=foundation.timeout_ms, heartbeat_ms=foundation.heartbeat_ms
         ),
     )
+
+
+def create_entry(
+    directory: Path,
+    password: str,
+    endpoint: str,
+    stake: int,
+    fee_recipient: Address | None = None,
+    scrypt_n: int = SCRYPT_N,
+) -> GenesisValidator:
+    """Make a validator's keys in a new directory, and its entry beside them.
+
+    Raises SteelyardError data_exists, file_write; InvalidEntry.
+    """
+    check_empty(directory)
+    secrets = create_secrets()
+    entry = make_entry(secrets, endpoint, stake, fee_recipient)
+    make_directory(directory)
+    write_secrets(directory / KEYS, secrets, password, scrypt_n)
+    write_new(directory / ENTRY_FILE, encode_entry(entry))
+    return entry
 
 
 def init_directory(
@@ -111,35 +150,70 @@ def init_directory(
     config: NodeConfig,
     scrypt_n: int = SCRYPT_N,
     keys: Path | None = None,
+    *,
+    is_joining: bool = False,
 ) -> tuple[Genesis, Secrets]:
-    """Fill a new data directory; `plan` makes a genesis, or is the document of an existing chain.
+    """Fill a data directory; `plan` makes a genesis, or is the document of an existing chain.
 
-    `keys` is a directory with a validator's key files; without it, keys are made.
-    Raises SteelyardError data_exists, file_write; InvalidGenesis, InvalidKey.
+    The keys are those that `create_entry` made there, or copied from the directory `keys`, or new.
+    Keys that exist must be in the document, and an entry beside them as it is there, unless this
+    node joins a chain that runs already.
+    Raises SteelyardError data_exists, file_write; InvalidGenesis, InvalidKey, InvalidEntry.
     """
+    is_prepared = keys is None and holds_only_keys(directory)
+    if not is_prepared:
+        check_empty(directory)
+    source = directory / KEYS if is_prepared else keys
+    secrets = create_secrets() if source is None else read_secrets(source, password)
+    genesis = parse_genesis(plan) if isinstance(plan, bytes) else create_document(plan, secrets)
+    if source is not None and not is_joining:
+        check_own(directory, secrets, genesis, source)
+    document = plan if isinstance(plan, bytes) else encode_genesis(genesis)
+    make_directory(directory)
+    if source is None:
+        write_secrets(directory / KEYS, secrets, password, scrypt_n)
+    elif not is_prepared:
+        copy_secrets(source, directory / KEYS)
+    write_new(directory / GENESIS_FILE, document)
+    write_new(directory / CONFIG_FILE, encode_config(config).encode())
+    return genesis, secrets
+
+
+def check_own(directory: Path, secrets: Secrets, genesis: Genesis, source: Path) -> None:
+    """The keys, and the entry beside them if there is one, are those of the document."""
+    if (directory / ENTRY_FILE).exists():
+        check_listed(read_entry(directory / ENTRY_FILE), genesis)
+    if not is_validator(secrets, genesis):
+        raise InvalidKey(
+            "key_validator", f"the keys in {source} are of no validator in the document"
+        )
+
+
+def holds_only_keys(directory: Path) -> bool:
+    """Is it what `create_entry` leaves, perhaps with the password or the document put beside it?"""
+    if not directory.is_dir():
+        return False
+    names = {one.name for one in directory.iterdir()}
+    return KEYS in names and names <= {KEYS, ENTRY_FILE}
+
+
+def check_empty(directory: Path) -> None:
+    """Raises SteelyardError data_exists."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise SteelyardError(
             "data_exists",
             f"{directory} is no empty directory; choose a new one, nothing was changed",
         )
-    secrets = create_secrets() if keys is None else read_secrets(keys, password)
-    genesis = parse_genesis(plan) if isinstance(plan, bytes) else create_document(plan, secrets)
-    if keys is not None and not is_validator(secrets, genesis):
-        raise InvalidKey("key_validator", f"the keys in {keys} are of no validator in the document")
-    document = plan if isinstance(plan, bytes) else encode_genesis(genesis)
+
+
+def make_directory(directory: Path) -> None:
+    """Raises SteelyardError file_write."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SteelyardError(
             "file_write", f"{directory}: {error.strerror}; choose another directory"
         ) from None
-    if keys is None:
-        write_secrets(directory / KEYS, secrets, password, scrypt_n)
-    else:
-        copy_secrets(keys, directory / KEYS)
-    write_new(directory / GENESIS_FILE, document)
-    write_new(directory / CONFIG_FILE, encode_config(config).encode())
-    return genesis, secrets
 
 
 def is_validator(secrets: Secrets, genesis: Genesis) -> bool:

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import DEFAULT_GAS_LIMIT, parse_genesis
-from steelyard.node.commands import PASSWORD_VARIABLE, app
+from steelyard.node.commands import app
 from steelyard.node.founding import parse_amount, parse_fund
+from steelyard.node.options import PASSWORD_VARIABLE
 
 from .world import ALICE, get_address
 

@@ -44,8 +44,8 @@ def get_address(account: LocalAccount) -> Address:
     return Address(bytes.fromhex(account.address[2:]))
 
 
-def found(directory: Path, **changes: object) -> Path:
-    """A data directory without key files; `changes` are fields of the foundation."""
+def make_foundation(**changes: object) -> Foundation:
+    """Choices for a test chain; `changes` are fields of it."""
     plan = Foundation(
         chain_id=CHAIN_ID,
         name="test",
@@ -58,7 +58,12 @@ def found(directory: Path, **changes: object) -> Path:
         gas_limit=30_000_000,
         blob_retention_seconds=3_600,
     )
-    document = encode_genesis(create_document(replace(plan, **changes), SECRETS))  # type: ignore[arg-type]
+    return replace(plan, **changes)  # type: ignore[arg-type]
+
+
+def found(directory: Path, **changes: object) -> Path:
+    """A data directory without key files; `changes` are fields of the foundation."""
+    document = encode_genesis(create_document(make_foundation(**changes), SECRETS))
     directory.mkdir(parents=True)
     (directory / GENESIS_FILE).write_bytes(document)
     (directory / CONFIG_FILE).write_text(encode_config(CONFIG))
