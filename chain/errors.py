@@ -29,6 +29,14 @@ class InvalidAggregation(SteelyardError):
     """An aggregation that cannot be computed within the bounds."""
 
 
+class InvalidCall(SteelyardError):
+    """A call that none of our precompiles can answer, whatever it is about."""
+
+
+class InvalidEvidence(SteelyardError):
+    """Evidence that proves nothing."""
+
+
 class InvalidTransaction(SteelyardError):
     """A transaction that may not enter a block."""
 
@@ -39,6 +47,10 @@ class InvalidBlock(SteelyardError):
 
 class InvalidGenesis(SteelyardError):
     """A genesis document that cannot start a chain."""
+
+
+class InvalidEpochSet(SteelyardError):
+    """Bytes, or an answer of Staking, that are no validator set."""
 
 
 class InvalidVote(SteelyardError):

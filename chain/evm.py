@@ -9,7 +9,7 @@ stack of EVM_STACK_BYTES. The recursion limit is set here: no result depends on 
 
 import sys
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar, NoReturn, cast
 
 from eth.constants import CREATE_CONTRACT_ADDRESS
 from eth.db.atomic import AtomicDB
@@ -37,13 +37,22 @@ from .environment import BlobSource, Environment
 from .errors import (
     InvalidAggregation,
     InvalidBlobName,
+    InvalidCall,
+    InvalidEvidence,
+    InvalidKey,
     InvalidModel,
     InvalidUpdate,
+    InvalidVote,
     UnavailableBlob,
 )
 from .evm_guards import GuardedComputation, list_frames
 from .evm_state import Accounts, Overlay, missing_state
-from .params import EVM_RECURSION_LIMIT, FEDAVG_ADDRESS
+from .params import (
+    EVIDENCE_ADDRESS,
+    EVM_RECURSION_LIMIT,
+    FEDAVG_ADDRESS,
+    MAX_EVIDENCE_BYTES,
+)
 from .receipts import Log
 from .rlp import encode_rlp
 from .transactions import AccessList
@@ -55,8 +64,10 @@ sys.setrecursionlimit(EVM_RECURSION_LIMIT)
 
 REVERT_SELECTOR = bytes.fromhex("08c379a0")
 """Error(string)."""
-REFUSALS = (InvalidAggregation, InvalidBlobName, InvalidModel, InvalidUpdate)
+REFUSALS = (InvalidCall, InvalidAggregation, InvalidBlobName, InvalidModel, InvalidUpdate)
 """What callers of the aggregation precompile do wrong. Any other error is this machine's."""
+EVIDENCE_REFUSALS = (InvalidCall, InvalidEvidence, InvalidVote, InvalidKey)
+"""What callers of the evidence precompile do wrong."""
 MAX_INPUT_BYTES = 2**18
 """Of a call to the aggregation precompile; MAX_UPDATES names and weights fit twice."""
 MAX_REFUND_QUOTIENT = 5
@@ -134,27 +145,55 @@ def run_fedavg(computation: GuardedComputation) -> None:
     """Run the precompile at FEDAVG_ADDRESS; its refusals revert with Error("fedavg: <code>")."""
     from . import precompile  # late: reading a state needs no kernels
 
-    message = computation.msg
     try:
-        if message.code_address != message.storage_address:
-            raise InvalidAggregation("call_delegated", "use CALL or STATICCALL")
-        if message.value:
-            raise InvalidAggregation("call_value", "the precompile takes no money")
-        if len(message.data) > MAX_INPUT_BYTES:
-            raise InvalidAggregation("call_size", f"input above {MAX_INPUT_BYTES} bytes")
-        computation.output = precompile.call(FedavgHost(computation), bytes(message.data))
+        check_frame(computation, MAX_INPUT_BYTES)
+        computation.output = precompile.call(FedavgHost(computation), bytes(computation.msg.data))
         return
     except REFUSALS as error:
         code = error.code
     # Not in the handler: the revert would keep all that the refused call held, to the block's end.
-    computation.output = REVERT_SELECTOR + encode(["string"], [f"fedavg: {code}"])
+    revert(computation, f"fedavg: {code}")
+
+
+# -- the evidence precompile -----------------------------------------------------------------------
+def run_evidence(computation: GuardedComputation) -> None:
+    """Run the precompile at EVIDENCE_ADDRESS; refusals revert with Error("evidence: <code>")."""
+    from . import evidence  # late: reading a state needs no curve
+
+    try:
+        check_frame(computation, MAX_EVIDENCE_BYTES)
+        computation.output = evidence.call(FedavgHost(computation), bytes(computation.msg.data))
+        return
+    except EVIDENCE_REFUSALS as error:
+        code = error.code
+    revert(computation, f"evidence: {code}")
+
+
+def check_frame(computation: GuardedComputation, limit: int) -> None:
+    """Check how one of our precompiles was called. Raises InvalidCall."""
+    message = computation.msg
+    if message.code_address != message.storage_address:
+        raise InvalidCall("call_delegated", "use CALL or STATICCALL")
+    if message.value:
+        raise InvalidCall("call_value", "the precompile takes no money")
+    if len(message.data) > limit:
+        raise InvalidCall("call_size", f"input above {limit} bytes")
+
+
+def revert(computation: GuardedComputation, reason: str) -> NoReturn:
+    """End the frame with Error(reason)."""
+    computation.output = REVERT_SELECTOR + encode(["string"], [reason])
     raise Revert(computation.output)
 
 
 class EngineComputation(GuardedComputation):
-    """A call frame that knows the aggregation precompile."""
+    """A call frame that knows our two precompiles."""
 
-    _precompiles: ClassVar = {**GuardedComputation._precompiles, FEDAVG_ADDRESS: run_fedavg}
+    _precompiles: ClassVar = {
+        **GuardedComputation._precompiles,
+        FEDAVG_ADDRESS: run_fedavg,
+        EVIDENCE_ADDRESS: run_evidence,
+    }
 
 
 # -- state -----------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ BLOB_DECLARATION_ADDRESS: Final = (0x0F00).to_bytes(20, "big")
 FEDAVG_ADDRESS: Final = (0x0F01).to_bytes(20, "big")
 """The aggregation precompile; its storage holds the admission records."""
 EVIDENCE_ADDRESS: Final = (0x0F02).to_bytes(20, "big")
+"""The precompile that checks proofs of possession and evidence."""
 STAKING_ADDRESS: Final = (0x1001).to_bytes(20, "big")
 TASKS_ADDRESS: Final = (0x1002).to_bytes(20, "big")
 
@@ -68,6 +69,14 @@ BYTES_MADE_PER_GAS: Final = 32
 VALUES_PER_GAS: Final = 256
 """parameters x updates, for the sums, the norms and the scores together."""
 
+# -- gas of the evidence precompile (chain/evidence.py says why so much) ---------------------------
+GAS_PER_VERIFICATION: Final = 50_000
+GAS_PER_KEY: Final = 1_000
+MAX_EVIDENCE_SIGNERS: Final = 64
+"""Signers of one statement; the contract Staking has no more."""
+MAX_EVIDENCE_BYTES: Final = 2**14
+"""Of a call: two statements with their keys and signatures take 8,900."""
+
 # -- transactions and blocks -----------------------------------------------------------------------
 MAX_TRANSACTION_BYTES: Final = 131_072
 MAX_BLOCK_TRANSACTIONS: Final = 5_000
@@ -91,6 +100,17 @@ MAX_LOOKBEHIND_VIEWS: Final = 64
 MAX_TIMEOUT_DOUBLINGS: Final = 5
 """The timeout of a view doubles with each nullified view before it, up to this often."""
 
+# -- epochs (docs/protocol.md, "Epochs") -----------------------------------------------------------
+NEXT_SET_GAS: Final = 10_000_000
+"""Gas of the call that reads the next validators from Staking. Nobody pays it."""
+MAX_ENDPOINT_BYTES: Final = 64
+"""host:port, as Staking stores it."""
+MAX_EPOCH_SET_BYTES: Final = 2**16
+"""An encoded validator set."""
+CHECKPOINT_AGE_DIVISOR: Final = 2
+"""A checkpoint is too old after this part of the unbonding time. The rest is for the epochs that an
+exiting validator still votes in, for evidence to be found and included, and for wrong clocks."""
+
 # -- the engine ------------------------------------------------------------------------------------
 EVM_RECURSION_LIMIT: Final = 16_000
 """Python's recursion limit while executing. 1024 nested CREATE2 need 7,663: it decides nothing.
@@ -105,3 +125,4 @@ assert 8 * MAX_MODEL_PARAMETERS + MAX_MODEL_HEADER_BYTES <= MAX_PARTIAL_BYTES
 assert WEIGHT_TOTAL * VALUE_LIMIT <= 2**51
 """The weighted sum of in-range values stays inside int64 with twelve bits to spare."""
 assert MAX_UPDATES <= WEIGHT_TOTAL
+assert MAX_VALIDATORS * (MAX_ENDPOINT_BYTES + 192) + 64 <= MAX_EPOCH_SET_BYTES
