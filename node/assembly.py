@@ -13,7 +13,7 @@ from steelyard.chain.consensus.validators import ValidatorSet
 from steelyard.chain.consensus.votes import Kind, Statement
 from steelyard.chain.errors import InvalidKey, SteelyardError
 from steelyard.chain.genesis import Genesis, GenesisState, build_genesis
-from steelyard.chain.types import Address, Epoch
+from steelyard.chain.types import Address, Epoch, Height
 
 from .blobs import BlobStore
 from .builder import Builder, Identity
@@ -104,6 +104,7 @@ def assemble(
         settings=Settings(
             chain_id=genesis.chain_id,
             epoch=FIRST_EPOCH,
+            last_height=Height(genesis.epoch_blocks),
             validators=state.validators,
             me=me,
             timeout_ms=genesis.consensus.timeout_ms,

@@ -364,7 +364,7 @@ class Driver:
 
     def _validate(self, request: Validate) -> Event | None:
         block = self._tree.get_block(request.candidate.hash)
-        if block is None or request.candidate.view != self._machine.view:
+        if block is None or request.view != self._machine.view:
             return None
         lead = block.header.timestamp - int(self._parts.clock.get_unix_seconds())
         try:

@@ -3,11 +3,12 @@
 The machine never acts: `step(event, now_ms)` returns effects, and the driver performs them *in
 order*. This page is the whole contract between the two. A machine lives for one epoch:
 
-    Simplex(Settings(chain_id, epoch, validators, me, timeout_ms, heartbeat_ms), root)
+    Simplex(Settings(chain_id, epoch, last_height, validators, me, timeout_ms, heartbeat_ms), root)
     Simplex.recover(settings, root, finalization, statements, certificates, candidates)
     machine.step(event, now_ms) -> tuple[Effect, ...]
     machine.get_certificates(view) -> tuple[Certificate, ...]      # answers FetchCertificates
     machine.view, machine.root                                     # where it is; what is final
+    machine.is_over                                                # the last block is final
 
     driver                                 machine
     ------                                 -------
@@ -39,6 +40,11 @@ What the driver promises:
 
 `step` raises `InvalidVote` if a message from outside breaks a rule; the machine is then unchanged,
 and the driver may hold it against whoever sent it.
+
+The epoch ends with the block at `last_height`, its *boundary block*. Once that is final the machine
+`is_over`: `step` does nothing more, `get_certificates` still answers, and the driver makes the
+machine of the next epoch with the boundary block as its root. Messages of a later epoch say that
+the others are further: fetch the finalized blocks, and recover.
 """
 
 from dataclasses import dataclass
@@ -65,8 +71,14 @@ class Proposal:
     """A leader's block, signed by being voted for: `vote` is the leader's own notarize vote.
 
     So two proposals in one view are two notarize votes, which is already an offence. On the wire
-    the block itself stands in for the candidate.
+    the block itself stands in for the candidate. The vote's view is the block's own, or a later one
+    if a boundary block is proposed again (`simplex`, "Epochs").
     """
+
+    @property
+    def view(self) -> View:
+        """The view that is proposed in."""
+        return self.vote.statement.view
 
     candidate: Candidate
     vote: Vote
@@ -183,8 +195,13 @@ class Propose:
 
 @dataclass(frozen=True, slots=True)
 class Validate:
-    """Execute this block and answer. Every ancestor back to the finalized one is at hand."""
+    """Execute this block and answer. Every ancestor back to the finalized one is at hand.
 
+    `view` is the one that waits for the answer: later than the block's own if it is a boundary
+    block that is proposed again.
+    """
+
+    view: View
     candidate: Candidate
 
 

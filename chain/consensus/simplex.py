@@ -33,11 +33,14 @@ One validator alone runs the same code: its own vote is a quorum.
 blocks. Because a vote leaves only after it is on disk, no conflicting one can follow. Forgotten
 certificates cost time only. Votes that were signed are signed again, with the same bytes.
 
-**Epochs.** Votes name their epoch, so those of another are refused. A machine lives for one epoch:
-after the last block of an epoch is final, the driver makes a new machine with the next set and that
-block as its root, and views start again at 1. Several validators may need views after the last
-block's own to make it final; the empty blocks of those views (rule 12) are not made here, so this
-machine serves an epoch of one validator, or an epoch without end.
+**Epochs.** Votes name their epoch, so those of another are refused. A machine lives for one epoch,
+which ends with the block at `last_height`, the *boundary block*, once that is final: the driver
+then makes a new machine with the next set and that block as its root, and views start again at 1.
+Nobody builds on a boundary block before. If one is certified but not final, the leaders of later
+views propose *that same block again*: a notarize vote for (later view, same hash), which the others
+join if the block was certified in an earlier view and every view since is nullified. So in the
+argument above "descends from b" becomes "is b or descends from b", and at the boundary's height
+only b itself is left. docs/decisions/0008.
 """
 
 from collections.abc import Iterable
@@ -46,7 +49,7 @@ from dataclasses import dataclass
 from ..bls import DEFAULT, Backend
 from ..errors import InvalidVote
 from ..params import MAX_LOOKBEHIND_VIEWS
-from ..types import Epoch, Hash, View
+from ..types import Epoch, Hash, Height, View
 from .certificates import Certificate, build_certificate, check_certificate, decode_bitmap
 from .messages import (
     Answer,
@@ -96,12 +99,14 @@ from .votes import NO_HASH, Kind, Statement, Vote, check_vote
 class Settings:
     """Who takes part and how patient it is. `me` is our place in the set; None only follows.
 
+    `last_height`: of the boundary block, with which the epoch ends.
     `timeout_ms`: from a proposal to its certificate, three message delays and the execution.
     `heartbeat_ms`: how long an idle chain goes without a block, more than 0.
     """
 
     chain_id: int
     epoch: Epoch
+    last_height: Height
     validators: ValidatorSet
     me: int | None
     timeout_ms: int
@@ -116,7 +121,7 @@ class Simplex:
         """`root` is the last final block: genesis, or the last block of the epoch before."""
         assert settings.me is None or 0 <= settings.me < len(settings.validators)
         self._settings = settings
-        self._views = Views(settings.epoch, root)
+        self._views = Views(settings.epoch, root, settings.last_height)
         self._pacing = Pacing(settings.timeout_ms, settings.heartbeat_ms, self._views)
         self._view = View(0)
         self._now = 0
@@ -171,6 +176,11 @@ class Simplex:
         """The certificate of the last final block; None for the root of an epoch."""
         return self._views.finalization
 
+    @property
+    def is_over(self) -> bool:
+        """Is the boundary block final? Then nothing is left to do in this epoch (rule 12)."""
+        return self._views.is_last(self._views.root)
+
     def is_leader(self, view: View) -> bool:
         """Do we propose in this view?"""
         return self._settings.me == self._settings.validators.get_leader(self._epoch, view)
@@ -188,14 +198,17 @@ class Simplex:
 
         Raises InvalidVote for a message that breaks a rule, and is then unchanged.
         """
+        if self.is_over:
+            return ()
         assert now_ms >= self._now, "the clock went back"
         assert (self._view == 0) == isinstance(event, Started), "Started comes first, and once"
         self._now = now_ms
         self._effects = []
         self._process(event)
-        self._request_block()
-        self._process_deadlines()
-        self._set_timer()
+        if not self.is_over:
+            self._request_block()
+            self._process_deadlines()
+            self._set_timer()
         return tuple(self._effects)
 
     def _process(self, event: Event) -> None:
@@ -258,9 +271,8 @@ class Simplex:
             return
         if state.proposal is None:
             self._request_proposal(state)
-        elif self._views.is_extendable(state.proposal):
-            state.is_requested = True
-            self._effects.append(Validate(state.proposal))
+        elif self._views.is_extendable(self._view, state.proposal):
+            self._request_validation(state, state.proposal)
         else:
             self._fetch_ancestry(state, state.proposal)
 
@@ -268,21 +280,33 @@ class Simplex:
         if not self.is_leader(self._view) or self._now < self._pacing.due_at:
             return
         parent = self._views.find_parent(self._view)
-        if parent is not None:
+        if parent is None:
+            self._want_branch(self._views.get_parent_view(self._view))
+            if not state.is_fetching:
+                state.is_fetching = True
+                self._fetch_certificates()
+            return
+        self._pacing.expect(self._now)
+        if self._views.is_last(parent):
+            state.proposal = parent
+            self._request_validation(state, parent)
+        else:
             state.is_requested = True
             self._effects.append(Propose(self._epoch, self._view, parent))
-            self._pacing.expect(self._now)
-            return
-        self._want_branch(self._views.get_parent_view(self._view))
-        if not state.is_fetching:
-            state.is_fetching = True
-            self._fetch_certificates()
+
+    def _request_validation(self, state: ViewState, proposal: Candidate) -> None:
+        """Have it executed, unless it is a boundary block that we voted for in an earlier view."""
+        state.is_requested = True
+        if self._views.has_notarized(proposal):
+            self._process_validated(proposal.hash)
+        else:
+            self._effects.append(Validate(state.view, proposal))
 
     def _fetch_ancestry(self, state: ViewState, proposal: Candidate) -> None:
         """Ask for what the proposal needs: its ancestors, the parent's certificate, the gap's."""
         _, missing = self._views.find_branch(proposal.parent)
         if missing is not None:
-            self._want(missing, proposal.view, (self._get_leader(proposal.view),))
+            self._want(missing, state.view, (self._get_leader(state.view),))
         if not state.is_fetching:
             state.is_fetching = True
             self._fetch_certificates()
@@ -290,10 +314,11 @@ class Simplex:
     def _process_built(self, candidate: Candidate) -> None:
         """Our own block is ready: to propose it is to vote for it (`Proposal`)."""
         assert candidate.epoch == self._epoch, "a block of another epoch"
+        assert candidate.height <= self._settings.last_height, "a block after the boundary"
         if candidate.view != self._view or not self.is_leader(self._view):
             return
         state = self._views.open(self._view)
-        if may_notarize(state, candidate) and self._views.is_extendable(candidate):
+        if may_notarize(state) and self._views.is_extendable(self._view, candidate):
             self._views.candidates[candidate.hash] = candidate
             state.proposal = candidate
             self._sign(state, Kind.NOTARIZE, candidate.hash)
@@ -305,7 +330,7 @@ class Simplex:
         candidate = state.proposal
         if candidate is None or candidate.hash != block:
             return
-        if may_notarize(state, candidate) and self._views.is_extendable(candidate):
+        if may_notarize(state) and self._views.is_extendable(self._view, candidate):
             self._sign(state, Kind.NOTARIZE, block)
             self._pacing.restart(self._now)
 
@@ -317,18 +342,18 @@ class Simplex:
 
     def _process_proposal(self, proposal: Proposal) -> None:
         """Keep the leader's first proposal of a view; a second one is an offence of its votes."""
-        candidate, vote = proposal.candidate, proposal.vote
-        check_proposal(proposal, self._settings.validators, self._epoch)
-        if not self._views.is_relevant(candidate.view, self._view):
+        candidate, vote, settings = proposal.candidate, proposal.vote, self._settings
+        check_proposal(proposal, settings.validators, self._epoch, settings.last_height)
+        if not self._views.is_relevant(proposal.view, self._view):
             return
-        state = self._views.get(candidate.view)
+        state = self._views.get(proposal.view)
         if state.votes.get((Kind.NOTARIZE, vote.signer)) != vote:
-            check_vote(vote, self._settings.validators, self._chain_id, self._settings.backend)
-        state = self._views.open(candidate.view)
+            check_vote(vote, settings.validators, self._chain_id, settings.backend)
+        state = self._views.open(proposal.view)
         if state.proposal is None:
             state.proposal = candidate
             self._views.candidates[candidate.hash] = candidate
-        if candidate.view == self._view:
+        if proposal.view == self._view:
             self._pacing.expect(self._now)
         self._count(vote)
         self._process_fetched(candidate)
@@ -351,13 +376,15 @@ class Simplex:
             return
         state = self._views.open(statement.view)
         assert state.signed.get(statement.kind) == statement, "signed without being asked"
-        candidate = self._views.candidates.get(statement.hash)
-        is_proposal = statement.kind == Kind.NOTARIZE and self.is_leader(statement.view)
-        if is_proposal and candidate is not None:
-            self._broadcast(Proposal(candidate, vote))
-        else:
-            self._broadcast(vote)
+        self._broadcast_vote(vote)
         self._count(vote)
+
+    def _broadcast_vote(self, vote: Vote) -> None:
+        """Send our vote; with the block if it is how we propose."""
+        said = vote.statement
+        candidate = self._views.candidates.get(said.hash)
+        is_proposal = said.kind == Kind.NOTARIZE and self.is_leader(said.view)
+        self._broadcast(Proposal(candidate, vote) if is_proposal and candidate else vote)
 
     def _process_vote(self, vote: Vote) -> None:
         """Check a vote, cheap things first, and count it. Duplicates cost no signature check."""
@@ -444,6 +471,8 @@ class Simplex:
             self._views.finalize(branch[-1], certificate)
             self._effects.append(Finalize(tuple(branch), certificate))
             self._forget_wanted()
+            if self.is_over:
+                return
             self._relax()
 
     def _report_fork(self, certificate: Certificate) -> None:
@@ -475,8 +504,10 @@ class Simplex:
         """Rule 9: our votes here, what brought us here, what is final; and ask for what lacks."""
         for kind in sorted(state.signed):
             vote = None if self._settings.me is None else state.votes.get((kind, self._settings.me))
-            if vote is not None:
+            if vote is not None and Kind.NULLIFY in state.signed:
                 self._broadcast(vote)
+            elif vote is not None:
+                self._broadcast_vote(vote)
         for certificate in _get_sorted(self._views.get(View(self._view - 1))):
             self._broadcast(certificate)
         if self._views.finalization is not None:
@@ -490,14 +521,7 @@ class Simplex:
             self._effects.append(FetchBlock(block, holders))
 
     def _fetch_certificates(self) -> None:
-        """Ask for the first nullification that lacks above the parent, or for what is new."""
-        parent_view = self._views.get_parent_view(self._view)
-        proposal = self._views.get(self._view).proposal
-        parent = None if proposal is None else self._views.candidates.get(proposal.parent)
-        if parent is not None:
-            parent_view = min(parent_view, self._views.get_view(parent))
-        gap = self._views.find_gap(parent_view, self._view)
-        self._effects.append(FetchCertificates(self._view if gap is None else gap))
+        self._effects.append(FetchCertificates(self._views.find_lack(self._view)))
 
     def _process_fetched(self, candidate: Candidate) -> None:
         """A block that was missing is stored."""

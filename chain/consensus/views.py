@@ -5,11 +5,11 @@ them. Numbers are those of facts/consensus.md, after Chan and Pass, eprint 2023/
 Everything at or below the last final view is forgotten, so that memory stays small.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import InvalidVote
 from ..params import MAX_LOOKAHEAD_VIEWS, MAX_LOOKBEHIND_VIEWS
-from ..types import Epoch, Hash, View
+from ..types import Epoch, Hash, Height, View
 from .certificates import Certificate
 from .messages import Candidate, Proposal
 from .validators import ValidatorSet
@@ -42,6 +42,10 @@ class ViewState:
                 return self.certificates[kind].hash
         return None
 
+    def get_certified_hashes(self) -> set[Hash]:
+        """Return the blocks that this view notarized or finalized: one, if few enough cheat."""
+        return {self.certificates[kind].hash for kind in BLOCK_KINDS if kind in self.certificates}
+
     def get_votes(self, statement: Statement) -> list[Vote]:
         """Return the votes that say exactly this, in the order they came."""
         return [vote for vote in self.votes.values() if vote.statement == statement]
@@ -55,13 +59,13 @@ class ViewState:
         return None
 
 
-def may_notarize(state: ViewState, candidate: Candidate) -> bool:
+def may_notarize(state: ViewState) -> bool:
     """Rule 4, the part about our own votes: once per view, and never after giving it up.
 
-    That the view is the current one, the parent certified and the gap nullified is
-    `Views.is_extendable`'s; that the block is valid and at hand is `BlockValidated`'s.
+    That the parent is certified and the gap nullified is `Views.is_extendable`'s; that the block is
+    valid and at hand is `BlockValidated`'s.
     """
-    return candidate.view == state.view and not state.signed
+    return not state.signed
 
 
 def may_finalize(state: ViewState, block: Hash) -> bool:
@@ -81,26 +85,35 @@ def find_conflict(first: Certificate, second: Certificate) -> Offence | None:
     return find_offence(first.statement, second.statement)
 
 
-def check_proposal(proposal: Proposal, validators: ValidatorSet, epoch: Epoch) -> None:
+def check_proposal(
+    proposal: Proposal, validators: ValidatorSet, epoch: Epoch, last_height: Height
+) -> None:
     """Rule 1, as far as consensus sees a block: it is the leader's, for that view, and signed.
 
-    The vote's signature is checked apart. Raises InvalidVote.
+    Rule 12: no block above the boundary, and only the boundary block is proposed again. The vote's
+    signature is checked apart. Raises InvalidVote.
     """
     candidate, vote = proposal.candidate, proposal.vote
     if candidate.epoch != epoch:
         raise InvalidVote("proposal_epoch", f"a block of epoch {candidate.epoch}, not {epoch}")
-    if vote.statement != Statement(epoch, candidate.view, Kind.NOTARIZE, candidate.hash):
+    if candidate.height > last_height:
+        raise InvalidVote("proposal_height", f"epoch {epoch} ends with block {last_height}")
+    own = Statement(epoch, candidate.view, Kind.NOTARIZE, candidate.hash)
+    is_again = candidate.height == last_height and proposal.view > candidate.view
+    if vote.statement != (replace(own, view=proposal.view) if is_again else own):
         raise InvalidVote("proposal_vote", "the leader's vote is for something else")
-    leader = validators.get_leader(epoch, candidate.view)
-    if (vote.signer, candidate.proposer) != (leader, validators[leader].address):
-        raise InvalidVote("proposal_leader", f"validator {leader} leads view {candidate.view}")
+    leader = validators.get_leader(epoch, proposal.view)
+    maker = validators[validators.get_leader(epoch, candidate.view)].address
+    if (vote.signer, candidate.proposer) != (leader, maker):
+        raise InvalidVote("proposal_leader", f"validator {leader} leads view {proposal.view}")
 
 
 class Views:
     """The open views and the blocks in them, above `root`, the last final block."""
 
-    def __init__(self, epoch: Epoch, root: Candidate) -> None:
-        self.epoch = epoch
+    def __init__(self, epoch: Epoch, root: Candidate, last_height: Height) -> None:
+        assert root.height <= last_height, "the epoch ended before its root"
+        self.epoch, self.last_height = epoch, last_height
         self.root = root
         self.finalization: Certificate | None = None
         self.candidates: dict[Hash, Candidate] = {root.hash: root}
@@ -111,9 +124,9 @@ class Views:
         """The view of the last final block, 0 if that block belongs to an earlier epoch."""
         return self.root.view if self.root.epoch == self.epoch else View(0)
 
-    def get_view(self, block: Candidate) -> View:
-        """Return a block's view in this epoch, 0 if it is the root from the epoch before."""
-        return self.root_view if block.hash == self.root.hash else block.view
+    def is_last(self, block: Candidate) -> bool:
+        """Is this a boundary block: one that ends the epoch once it is final?"""
+        return block.height == self.last_height
 
     def open(self, view: View) -> ViewState:
         """Return the state of a view above the root, made if there was none."""
@@ -165,28 +178,62 @@ class Views:
         _, missing = self.find_branch(certified)
         return self.candidates[certified] if missing is None else None
 
-    def is_certified(self, block: Candidate) -> bool:
-        """Is this the root, or a block that its view notarized or finalized?"""
-        certificates = self.get(block.view).certificates
-        hashes = [certificates[kind].hash for kind in BLOCK_KINDS if kind in certificates]
-        return block.hash == self.root.hash or block.hash in hashes
+    def find_certified_view(self, block: Candidate, view: View) -> View | None:
+        """Return the highest view below `view` that notarized or finalized this block, or None.
 
-    def is_extendable(self, candidate: Candidate) -> bool:
-        """Rule 4: its parent is certified, all before it at hand, every view between nullified.
+        A boundary block may be certified in several views, every other one only in its own.
+        """
+        if block.hash == self.root.hash:
+            return self.root_view
+        highest = view - 1 if self.is_last(block) else min(block.view, view - 1)
+        for below in range(highest, block.view - 1, -1):
+            if block.hash in self.get(View(below)).get_certified_hashes():
+                return View(below)
+        return None
+
+    def get_base(self, view: View, candidate: Candidate) -> Candidate | None:
+        """Return what a proposal in `view` rests on: its parent, if that is at hand and one lower,
+        or the boundary block itself if it is proposed again.
+        """
+        if view > candidate.view:
+            return candidate if self.is_last(candidate) else None
+        parent = self.candidates.get(candidate.parent)
+        return parent if parent and candidate.height == parent.height + 1 else None
+
+    def is_extendable(self, view: View, candidate: Candidate) -> bool:
+        """Rule 4: what it rests on is certified and at hand with all before it, and every view
+        between is nullified.
 
         Without this check a leader could fork off an old block: the mutant that lacks it
         breaks safety (facts/consensus.md, "Simulator").
         """
-        parent = self.candidates.get(candidate.parent)
-        if parent is None or candidate.height != parent.height + 1:
+        base = self.get_base(view, candidate)
+        if base is None:
             return False
-        parent_view = self.get_view(parent)
-        if not self.root_view <= parent_view < candidate.view:
+        base_view = self.find_certified_view(base, view)
+        if base_view is None or self.find_gap(base_view, view) is not None:
             return False
-        if not self.is_certified(parent) or self.find_gap(parent_view, candidate.view) is not None:
-            return False
-        _, missing = self.find_branch(candidate.parent)
+        _, missing = self.find_branch(base.hash)
         return missing is None
+
+    def find_lack(self, view: View) -> View:
+        """Return the first view that we lack a certificate of: that of what the proposal rests on,
+        or a nullification above it. If none, `view` itself.
+        """
+        known, lacking = self.get_parent_view(view), [view]
+        proposal = self.get(view).proposal
+        base = None if proposal is None else self.get_base(view, proposal)
+        if base is not None:
+            certified = self.find_certified_view(base, view)
+            known = known if certified is None else min(known, certified)
+            lacking += [base.view] if certified is None else []
+        gap = self.find_gap(known, view)
+        return min(lacking if gap is None else [gap, *lacking])
+
+    def has_notarized(self, block: Candidate) -> bool:
+        """Did we vote for this block, in whichever view? Then it was valid and is on disk."""
+        own = (state.signed.get(Kind.NOTARIZE) for state in self._states.values())
+        return any(said is not None and said.hash == block.hash for said in own)
 
     def find_branch(self, tip: Hash) -> tuple[list[Candidate], Hash | None]:
         """Return the known blocks from `tip` down to above the root, oldest first, and the missing
@@ -204,8 +251,8 @@ class Views:
         return branch[::-1], None
 
     def finalize(self, block: Candidate, certificate: Certificate) -> None:
-        """Rule 8: move the root to `block` and forget every view up to its own."""
+        """Rule 8: move the root to `block` and forget every view up to the certificate's."""
         self.root, self.finalization = block, certificate
-        self._states = {v: state for v, state in self._states.items() if v > block.view}
+        self._states = {v: state for v, state in self._states.items() if v > certificate.view}
         kept = {h: c for h, c in self.candidates.items() if c.view > block.view}
         self.candidates = {block.hash: block, **kept}

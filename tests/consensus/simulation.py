@@ -52,6 +52,8 @@ from steelyard.chain.types import Address, Epoch, Hash, Height, Power, View
 CHAIN_ID = 7
 EPOCH = Epoch(3)
 TIMEOUT_MS = 1000
+NO_END = 10**9
+"""Height of a boundary that no run reaches."""
 
 
 class XorBackend:
@@ -107,7 +109,15 @@ def make_secret(index: int) -> SecretKey:
 
 def make_settings(powers: Sequence[int] = (1, 1, 1, 1), me: int | None = 0, **other) -> Settings:  # type: ignore[no-untyped-def]
     values = {"timeout_ms": TIMEOUT_MS, "heartbeat_ms": 100} | other
-    return Settings(CHAIN_ID, EPOCH, make_validators(powers), me, backend=BACKEND, **values)
+    return Settings(
+        CHAIN_ID,
+        EPOCH,
+        Height(values.pop("last_height", NO_END)),
+        make_validators(powers),
+        me,
+        backend=BACKEND,
+        **values,
+    )
 
 
 ROOT = Candidate(
@@ -208,7 +218,7 @@ class Host:
                 queue.append(VoteSigned(self.sign(statement)))
             case Propose(_, view, parent):
                 slow.append(lambda: self.build(view, parent))
-            case Validate(candidate):
+            case Validate(_, candidate):
                 slow.append(lambda: self.validate(candidate))
             case PersistCertificate(certificate):
                 self.disk.certificates.append(certificate)

@@ -165,7 +165,7 @@ def test_the_leader_does_not_propose_on_a_block_that_it_lacks() -> None:
 def test_a_valid_proposal_gets_a_vote_only_after_it_was_validated() -> None:
     bench = Bench()
     effects = bench.propose(B1)
-    assert pick(effects, Validate) == [Validate(B1)]
+    assert pick(effects, Validate) == [Validate(1, B1)]
     assert get_said(effects) == []
     assert get_said(bench.step(BlockValidated(B1.hash))) == [NOTARIZE_B1]
 
@@ -193,7 +193,7 @@ def test_a_block_of_a_coming_view_waits_for_it() -> None:
     bench = Bench()
     later = make_block(SET, ROOT, 2)
     assert not pick(bench.propose(later), Validate)
-    assert pick(bench.step(received(Kind.NULLIFY, 1)), Validate) == [Validate(later)]
+    assert pick(bench.step(received(Kind.NULLIFY, 1)), Validate) == [Validate(2, later)]
 
 
 def test_a_view_that_was_given_up_gets_no_vote() -> None:
@@ -235,7 +235,7 @@ def test_a_gap_with_both_certificates_may_be_jumped() -> None:
     bench.step(received(Kind.NOTARIZE, 1, B1.hash))
     bench.step(received(Kind.NULLIFY, 1))
     around = make_block(SET, ROOT, 2, b"around B1")
-    assert pick(bench.propose(around), Validate) == [Validate(around)]
+    assert pick(bench.propose(around), Validate) == [Validate(2, around)]
 
 
 def test_a_block_of_a_wrong_height_is_not_extended() -> None:

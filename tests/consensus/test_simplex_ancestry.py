@@ -27,7 +27,7 @@ def test_a_proposal_waits_for_every_ancestor_not_only_for_its_parent() -> None:
     effects = bench.propose(B3)
     assert not pick(effects, Validate)
     assert FetchBlock(B1.hash, (LEADER_OF_3,)) in effects
-    assert Validate(B3) in bench.step(BlockFetched(B1))
+    assert Validate(3, B3) in bench.step(BlockFetched(B1))
 
 
 def test_a_leader_builds_on_nothing_whose_ancestors_it_lacks() -> None:

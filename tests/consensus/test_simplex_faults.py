@@ -311,7 +311,7 @@ def test_hashes_are_what_ties_votes_to_blocks() -> None:
 def test_one_validator_finalizes_with_a_certificate_that_anybody_can_check() -> None:
     secret = bls.derive_secret_key(b"\x05" * 32)
     alone = ValidatorSet((Validator(bytes(20), bls.compute_public_key(secret), 7),))
-    machine = Simplex(Settings(11, 0, alone, 0, timeout_ms=1000, heartbeat_ms=9000), ROOT)
+    machine = Simplex(Settings(11, 0, 99, alone, 0, timeout_ms=1000, heartbeat_ms=9000), ROOT)
     block = replace(make_block(SET, ROOT, 1), epoch=0, proposer=bytes(20))
     events: list[Event] = [Started(), WorkArrived()]
     final: list[Effect] = []

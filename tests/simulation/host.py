@@ -149,7 +149,7 @@ class SimulatedHost:
                 self.queue.append((VoteSigned(self.sign(statement)), True))
             case Propose(_, view, parent):
                 self.answer_later(lambda: self.build(view, parent))
-            case Validate(candidate):
+            case Validate(_, candidate):
                 self.world.oracle.check_ancestry(self, candidate)
                 self.answer_later(lambda: self.validate(candidate))
             case PersistCertificate(certificate):

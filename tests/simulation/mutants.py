@@ -48,22 +48,12 @@ class Mutant:
 
 
 # -- rule 1: what a block carries ------------------------------------------------------------------
-def _check_no_leader(proposal: Proposal, validators: ValidatorSet, epoch: int) -> None:
+def _check_no_leader(proposal: Proposal, validators: ValidatorSet, *_: int) -> None:
     """Anybody proposes, in any view."""
 
 
-def _extends_without_height(self: Views, candidate) -> bool:  # type: ignore[no-untyped-def]
-    parent = self.candidates.get(candidate.parent)
-    if parent is None:
-        return False
-    parent_view = self.get_view(parent)
-    is_ordered = self.root_view <= parent_view < candidate.view
-    return (
-        is_ordered
-        and self.is_certified(parent)
-        and self.find_gap(parent_view, candidate.view) is None
-        and self.find_branch(candidate.parent)[1] is None
-    )
+def _get_any_parent(self: Views, view: int, candidate):  # type: ignore[no-untyped-def]
+    return candidate if view > candidate.view else self.candidates.get(candidate.parent)
 
 
 # -- rule 2: timers and leaders --------------------------------------------------------------------
@@ -77,12 +67,12 @@ def _find_root(self: Views, view: int):  # type: ignore[no-untyped-def]
 
 
 # -- rule 4: when to notarize ----------------------------------------------------------------------
-def _notarize_again(state: ViewState, candidate) -> bool:  # type: ignore[no-untyped-def]
+def _notarize_again(state: ViewState) -> bool:
     """Forgets its own notarize vote, and the first proposal with it."""
     if Kind.NULLIFY in state.signed:
         return False
     state.signed.pop(Kind.NOTARIZE, None)
-    return bool(candidate.view == state.view)
+    return True
 
 
 def _process_every_proposal(self: Simplex, proposal: Proposal) -> None:
@@ -94,32 +84,34 @@ def _process_every_proposal(self: Simplex, proposal: Proposal) -> None:
     _PROCESS_PROPOSAL(self, proposal)
 
 
-def _notarize_late(state: ViewState, candidate) -> bool:  # type: ignore[no-untyped-def]
-    return candidate.view == state.view and Kind.NOTARIZE not in state.signed
+def _notarize_late(state: ViewState) -> bool:
+    return Kind.NOTARIZE not in state.signed
 
 
-def _is_known(self: Views, block) -> bool:  # type: ignore[no-untyped-def]
-    """No ancestry check: a parent need not be certified."""
-    return True
+def _find_own_view(self: Views, block, view: int) -> int:  # type: ignore[no-untyped-def]
+    """No ancestry check: what is extended need not be certified."""
+    known = _FIND_CERTIFIED_VIEW(self, block, view)
+    return block.view if known is None else known
 
 
-def _extends_over_gaps(self: Views, candidate) -> bool:  # type: ignore[no-untyped-def]
-    parent = self.candidates.get(candidate.parent)
-    if parent is None or candidate.height != parent.height + 1:
-        return False
-    is_ordered = self.root_view <= self.get_view(parent) < candidate.view
-    return is_ordered and self.is_certified(parent) and self.find_branch(parent.hash)[1] is None
+def _find_no_gap(self: Views, parent_view: int, view: int) -> None:
+    """Every view between counts as nullified."""
 
 
-def _extends_without_ancestors(self: Views, candidate) -> bool:  # type: ignore[no-untyped-def]
+def _extends_over_gaps(self: Views, view: int, candidate) -> bool:  # type: ignore[no-untyped-def]
+    with patch.object(Views, "find_gap", _find_no_gap):
+        return _IS_EXTENDABLE(self, view, candidate)
+
+
+def _extends_without_ancestors(self: Views, view: int, candidate) -> bool:  # type: ignore[no-untyped-def]
     with patch.object(Views, "find_branch", lambda self, tip: ([], None)):
-        return _IS_EXTENDABLE(self, candidate)
+        return _IS_EXTENDABLE(self, view, candidate)
 
 
 def _vote_unvalidated(self: Simplex) -> None:
     """Notarizes a proposal without asking whether it is valid, or at hand."""
     state = self._views.open(self._view)
-    if state.proposal is not None and self._views.is_extendable(state.proposal):
+    if state.proposal is not None and self._views.is_extendable(self._view, state.proposal):
         self._process_validated(state.proposal.hash)
     _REQUEST_BLOCK(self)
 
@@ -262,7 +254,7 @@ def _half(power: int, total_power: int) -> bool:
 _ADD, _FINALIZE, _WANT = Simplex._add, Simplex._finalize, Simplex._want
 _REQUEST_BLOCK, _PROCESS_PROPOSAL = Simplex._request_block, Simplex._process_proposal
 _RECOVER: Callable = Simplex.recover.__func__  # type: ignore[attr-defined, type-arg]
-_IS_EXTENDABLE = Views.is_extendable
+_IS_EXTENDABLE, _FIND_CERTIFIED_VIEW = Views.is_extendable, Views.find_certified_view
 _CHECK_CERTIFICATE = certificates.check_certificate
 
 MUTANTS = (
@@ -273,7 +265,7 @@ MUTANTS = (
         1,
         "any_height",
         "a block's height need not follow its parent's",
-        ((Views, "is_extendable", _extends_without_height),),
+        ((Views, "get_base", _get_any_parent),),
     ),
     Mutant(
         2,
@@ -306,7 +298,7 @@ MUTANTS = (
         4,
         "no_ancestry",
         "the parent need not be certified",
-        ((Views, "is_certified", _is_known),),
+        ((Views, "find_certified_view", _find_own_view),),
     ),
     Mutant(
         4,

@@ -25,8 +25,16 @@ from steelyard.chain.consensus.messages import (
 from steelyard.chain.consensus.simplex import Settings
 from steelyard.chain.consensus.validators import ValidatorSet
 from steelyard.chain.consensus.votes import Vote
-from steelyard.chain.types import Epoch, View
-from tests.consensus.simulation import BACKEND, CHAIN_ID, EPOCH, ROOT, TIMEOUT_MS, make_validators
+from steelyard.chain.types import Epoch, Height, View
+from tests.consensus.simulation import (
+    BACKEND,
+    CHAIN_ID,
+    EPOCH,
+    NO_END,
+    ROOT,
+    TIMEOUT_MS,
+    make_validators,
+)
 
 from .adversary import ADVERSARIES
 from .host import SimulatedHost, wrap
@@ -133,7 +141,7 @@ class World:
 
     def make_settings(self, me: int) -> Settings:
         return Settings(
-            CHAIN_ID, EPOCH, self.validators, me, self.timeout_ms,
+            CHAIN_ID, EPOCH, Height(NO_END), self.validators, me, self.timeout_ms,
             self.scenario.heartbeat_ms, BACKEND,
         )  # fmt: skip
 
