@@ -120,7 +120,7 @@ def assemble(
         clock=clock,
     )
     driver = Driver(parts)
-    blobs.on_arrival = driver.wake
+    blobs.on_arrival = lambda _: driver.wake()
     driver.sweep()
     return Assembly(
         config, clock, store, blobs, mempool, signer, driver, identity, state.validators, on_final

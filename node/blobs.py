@@ -54,8 +54,10 @@ class BlobStore:
         self._checked: set[BlobName] = set()
         self._waiting: dict[BlobName, None] = {}
         self._open: dict[BlobUpload, None] = {}
+        self._needed: dict[BlobUpload, None] = {}
         self._bytes = 0
-        self.on_arrival: Callable[[], None] = lambda: None
+        self.on_arrival: Callable[[BlobName], None] = lambda _: None
+        """Learns what an upload completed, on the thread that did."""
         with disk_errors(directory):
             shutil.rmtree(self._uploads, ignore_errors=True)
             self._uploads.mkdir(parents=True)
@@ -156,6 +158,18 @@ class BlobStore:
             self._open[upload] = None
             return upload
 
+    def open_needed(self, name: BlobName, is_wanted: Callable[[BlobName], bool]) -> "BlobUpload":
+        """The same for a blob that a block carries: consensus bounds those, so there is no quota.
+
+        Raises SteelyardError blob_held; StorageFull.
+        """
+        with self._lock:
+            if self.has(name):
+                raise SteelyardError("blob_held", f"{encode_cid(name)} is already here")
+            upload = BlobUpload(self, name, self._uploads, is_wanted)
+            self._needed[upload] = None
+            return upload
+
     def _check_quota(self, name: BlobName) -> SteelyardError | None:
         waiting = sum(one.name.size for one in self._open) + sum(one.size for one in self._waiting)
         if len(self._open) >= self._config.max_uploads:
@@ -182,7 +196,7 @@ class BlobStore:
     def count_incoming(self) -> int:
         """Bytes that uploads under way may still write."""
         with self._lock:
-            return sum(one.name.size - one.received for one in self._open)
+            return sum(one.name.size - one.received for one in (*self._open, *self._needed))
 
     def _keep(self, name: BlobName, temporary: Path) -> None:
         """Rename a complete, fsynced file into place, durably."""
@@ -289,7 +303,7 @@ class BlobUpload:
             self._store._keep(self.name, self._path)
             with self._store._lock:
                 self._store._waiting[self.name] = None
-            self._store.on_arrival()
+            self._store.on_arrival(self.name)
         finally:
             self.abort()
 
@@ -297,6 +311,7 @@ class BlobUpload:
         """Give up, or clean up after `commit`. May be called twice."""
         with self._store._lock:
             self._store._open.pop(self, None)
+            self._store._needed.pop(self, None)
         try:
             self._file.close()
         except OSError as error:  # the buffer could not be flushed: the file goes anyway

@@ -239,3 +239,21 @@ def test_a_full_disk_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list((tmp_path / "uploads").iterdir()) == []
     store.put(SMALL, SMALL_DATA)
     store.put(LARGE, LARGE_DATA)
+
+
+# -- what a block needs ----------------------------------------------------------------------------
+def test_what_a_block_needs_is_not_held_up_by_the_quota_of_uploads(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, BlobsConfig(max_uploads=0, max_pending_bytes=0))
+    with pytest.raises(SteelyardError) as caught:
+        store.open_upload(SMALL, lambda _: True)
+    assert caught.value.code == "blob_quota"
+    arrived: list[object] = []
+    store.on_arrival = arrived.append
+    upload = store.open_needed(SMALL, lambda _: True)
+    assert store.count_incoming() == SMALL.size
+    upload.write(SMALL_DATA)
+    upload.commit()
+    assert (store.has(SMALL), arrived, store.count_incoming()) == (True, [SMALL], 0)
+    with pytest.raises(SteelyardError) as caught:
+        store.open_needed(SMALL, lambda _: True)
+    assert caught.value.code == "blob_held"
