@@ -43,13 +43,22 @@ assert MAX_WITHDRAWALS * 48 + 1024 + 5 * MAX_BLOCK_TRANSACTIONS < 128 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What genesis fixes for execution. Wei a gas, seconds; forks are (name, height), by name."""
+    """What genesis fixes for execution. Wei a gas, seconds; forks are (name, height), by name.
+
+    `epoch_blocks` is the number of blocks of an epoch, `issuance_gwei` what each epoch pays.
+    """
 
     chain_id: int
     gas_limit: int
     min_base_fee: int
     blob_retention_seconds: int
+    epoch_blocks: int = 1_000
+    issuance_gwei: int = 0
     forks: tuple[tuple[str, int], ...] = ()
+
+    def is_active(self, fork: str, height: int) -> bool:
+        """Does the rule change `fork` hold for the block at `height`?"""
+        return any(name == fork and height >= first for name, first in self.forks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,8 +373,8 @@ def _check_links(parent: Header, header: Header) -> None:
 def check_block(parent: Header, block: Block, rules: Rules) -> None:
     """Raise InvalidBlock if the block cannot follow `parent`; nothing is executed.
 
-    Codes: those of `check_header`, block_extension, block_randao, block_withdrawals,
-    block_transactions_root, block_withdrawals_root, block_size.
+    Codes: those of `check_header`, block_extension, block_randao, block_transactions_root,
+    block_withdrawals_root, block_size. What depends on the validators is in `epochs.check_place`.
     """
     header, extension = block.header, block.extension
     check_header(parent, header, rules)
@@ -375,9 +384,6 @@ def check_block(parent: Header, block: Block, rules: Rules) -> None:
         raise InvalidBlock("block_extension", "parent_beacon_block_root is not its hash")
     if header.prev_randao != compute_prev_randao(parent, extension.view):
         raise InvalidBlock("block_randao", "prev_randao does not follow the parent and the view")
-    if block.withdrawals:
-        # Consensus pays nobody yet: without a rule for whom, a leader would pay itself.
-        raise InvalidBlock("block_withdrawals", "blocks of this chain pay no withdrawals")
     if (
         len(block.transactions) > MAX_BLOCK_TRANSACTIONS
         or sum(map(len, block.transactions)) > MAX_TRANSACTIONS_BYTES

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from .block import Withdrawal
+from .block import MAX_ANCESTORS, Header, Withdrawal
 from .types import Address, BlobName, Hash, Height
 
 
@@ -27,3 +27,20 @@ class Environment:
     parent_beacon_block_root: Hash
     withdrawals: tuple[Withdrawal, ...] = ()
     ancestors: tuple[Hash, ...] = ()
+
+
+def build_environment(
+    header: Header, withdrawals: tuple[Withdrawal, ...], ancestors: tuple[Hash, ...]
+) -> Environment:
+    """Return the environment in which the block of this header ran, or runs."""
+    return Environment(
+        height=header.height,
+        timestamp=header.timestamp,
+        coinbase=header.coinbase,
+        base_fee=header.base_fee,
+        prev_randao=header.prev_randao,
+        parent_hash=header.parent_hash,
+        parent_beacon_block_root=header.parent_beacon_block_root,
+        withdrawals=withdrawals,
+        ancestors=ancestors[:MAX_ANCESTORS],
+    )

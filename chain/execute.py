@@ -10,9 +10,8 @@ Run these functions in a thread with a stack of EVM_STACK_BYTES (see `evm.py`).
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Final
 
 from .block import (
     MAX_ANCESTORS,
@@ -21,7 +20,6 @@ from .block import (
     Extension,
     Header,
     Rules,
-    Withdrawal,
     check_block,
     compute_base_fee,
     compute_extension_hash,
@@ -29,26 +27,33 @@ from .block import (
     compute_transactions_root,
     compute_withdrawals_root,
 )
-from .environment import BlobSource, Environment
+from .calls import CallRequest, CallResult, call
+from .environment import BlobSource, Environment, build_environment
+from .epochs import (
+    EpochSet,
+    NextSet,
+    check_next_set,
+    check_place,
+    compute_epoch,
+    compute_withdrawals,
+    is_boundary,
+    read_next_set,
+)
 from .errors import InvalidBlock, InvalidTransaction
 from .evm import BlockState, Execution
-from .params import MAX_BLOB_BYTES_PER_BLOCK, MAX_BLOCK_TRANSACTIONS, MAX_INITCODE_BYTES
-from .receipts import Log, Receipt, compute_receipts_root, merge_blooms
+from .params import MAX_BLOB_BYTES_PER_BLOCK, MAX_BLOCK_TRANSACTIONS
+from .receipts import Receipt, compute_receipts_root, merge_blooms
 from .transactions import (
-    AccessList,
     BlockFull,
     Transaction,
     check_fee,
     check_sender,
     check_transaction,
-    compute_floor_gas,
     compute_gas_price,
-    compute_intrinsic_gas,
     decode_transaction,
-    read_blobs,
 )
 from .trie import NodeSource
-from .types import Address, BlobName, Epoch, Hash, Height, View
+from .types import BlobName, Hash, Height, View
 
 __all__ = [
     "BlobSource",
@@ -96,19 +101,19 @@ class Outcome:
     blobs: dict[BlobName, bytes] = field(repr=False)
     declared: tuple[BlobName, ...]
     blobs_expire_at: int
+    next_set: NextSet | None = None
+    """Of a boundary block only: the validators of the next epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a leader decides about a block. `ancestors` are hashes, parent first, at most 256."""
+    """What a leader decides about a block; the rest follows from its parent, view and epoch.
 
-    epoch: Epoch
+    `ancestors` are hashes, parent first, at most 256.
+    """
+
     view: View
-    proposer: Address
-    coinbase: Address
     timestamp: int
-    next_validator_set_hash: Hash
-    withdrawals: tuple[Withdrawal, ...] = ()
     ancestors: tuple[Hash, ...] = ()
     extra_data: bytes = b""
 
@@ -242,28 +247,33 @@ def build_block(
     parent: Header,
     proposal: Proposal,
     transactions: Iterable[bytes],
+    current: EpochSet,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Built:
-    """Return a block after `parent` with those transactions that may enter it, in their order.
+    """Return the block of the view's leader with those transactions that may enter it, in order.
 
-    `should_stop` is asked before each; a driver uses it to keep to its time.
-    Raises: UnavailableBlob, MissingState.
+    `current` is the set of the block's epoch. `should_stop` is asked before each transaction; a
+    driver uses it to keep to its time. Raises: UnavailableBlob, MissingState.
     """
+    height = Height(parent.height + 1)
+    assert current.epoch == compute_epoch(height, rules.epoch_blocks), "the set of another epoch"
+    leader = current.get_leader(proposal.view)
+    next_set = _read_next_set(nodes, blobs, rules, parent, current)
     extension = Extension(
-        epoch=proposal.epoch,
+        epoch=current.epoch,
         view=proposal.view,
-        proposer=proposal.proposer,
-        next_validator_set_hash=proposal.next_validator_set_hash,
+        proposer=leader.address,
+        next_validator_set_hash=_get_following(next_set, current).hash,
     )
     environment = Environment(
-        height=Height(parent.height + 1),
+        height=height,
         timestamp=max(proposal.timestamp, parent.timestamp),
-        coinbase=proposal.coinbase,
+        coinbase=leader.fee_recipient,
         base_fee=compute_base_fee(parent, rules.min_base_fee),
         prev_randao=compute_prev_randao(parent, proposal.view),
         parent_hash=parent.hash,
         parent_beacon_block_root=compute_extension_hash(extension),
-        withdrawals=proposal.withdrawals,
+        withdrawals=compute_withdrawals(height, rules, current),
         ancestors=proposal.ancestors[:MAX_ANCESTORS],
     )
     candidates = takewhile(lambda _: not should_stop(), transactions)
@@ -272,7 +282,22 @@ def build_block(
     )
     header = build_header(rules, environment, outcome, proposal.extra_data)
     raw = tuple(transaction.raw for transaction in outcome.transactions)
-    return Built(Block(header, extension, raw, proposal.withdrawals), outcome)
+    block = Block(header, extension, raw, environment.withdrawals)
+    return Built(block, replace(outcome, next_set=next_set))
+
+
+def _read_next_set(
+    nodes: NodeSource, blobs: BlobSource, rules: Rules, parent: Header, current: EpochSet
+) -> NextSet | None:
+    """Return the set after `current` if the next block is the last of its epoch."""
+    if not is_boundary(parent.height + 1, rules.epoch_blocks):
+        return None
+    return read_next_set(nodes, blobs, rules, parent, current)
+
+
+def _get_following(next_set: NextSet | None, current: EpochSet) -> EpochSet:
+    """Return the set that decides the block after this one."""
+    return current if next_set is None else next_set.epoch_set
 
 
 def build_header(
@@ -298,23 +323,6 @@ def build_header(
     )
 
 
-def build_environment(
-    header: Header, withdrawals: tuple[Withdrawal, ...], ancestors: tuple[Hash, ...]
-) -> Environment:
-    """Return the environment in which the block of this header ran, or runs."""
-    return Environment(
-        height=header.height,
-        timestamp=header.timestamp,
-        coinbase=header.coinbase,
-        base_fee=header.base_fee,
-        prev_randao=header.prev_randao,
-        parent_hash=header.parent_hash,
-        parent_beacon_block_root=header.parent_beacon_block_root,
-        withdrawals=withdrawals,
-        ancestors=ancestors[:MAX_ANCESTORS],
-    )
-
-
 def _raise_invalid_block(_raw: bytes, error: InvalidTransaction) -> None:
     raise InvalidBlock("block_transaction", f"{error.code}: {error.message}") from error
 
@@ -326,13 +334,19 @@ def apply_block(
     parent: Header,
     block: Block,
     ancestors: tuple[Hash, ...],
+    current: EpochSet,
 ) -> Outcome:
     """Return what `block` does after `parent`; `ancestors` are hashes, parent first, up to 256.
 
-    Raises: InvalidBlock (codes of `check_block`, block_transaction, block_state_root,
-    block_receipts_root, block_bloom, block_gas_used); UnavailableBlob, MissingState.
+    `current` is the set that decides the block after `parent`: of another epoch, a block is
+    refused. Raises: InvalidBlock (codes of `check_block`, `check_place` and `check_next_set`,
+    block_transaction, block_state_root, block_receipts_root, block_bloom, block_gas_used);
+    UnavailableBlob, MissingState.
     """
     check_block(parent, block, rules)
+    check_place(block, rules, current)
+    next_set = _read_next_set(nodes, blobs, rules, parent, current)
+    check_next_set(block, _get_following(next_set, current))
     header = block.header
     environment = build_environment(header, block.withdrawals, ancestors)
     outcome = execute(
@@ -353,103 +367,8 @@ def apply_block(
     for code, claimed, computed in claims:
         if claimed != computed:
             raise InvalidBlock(code, f"claims {_show(claimed)}; it is {_show(computed)}")
-    return outcome
+    return replace(outcome, next_set=next_set)
 
 
 def _show(value: bytes | int) -> str:
     return f"0x{value.hex()}" if isinstance(value, bytes) else str(value)
-
-
-# -- calls -----------------------------------------------------------------------------------------
-ZERO_ADDRESS: Final = Address(bytes(20))
-
-
-@dataclass(frozen=True, slots=True)
-class CallRequest:
-    """A message to try out. `to` None runs initcode; `gas` None means the cap; wei."""
-
-    sender: Address = ZERO_ADDRESS
-    to: Address | None = None
-    value: int = 0
-    data: bytes = b""
-    gas: int | None = None
-    gas_price: int = 0
-    access_list: AccessList = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CallResult:
-    """What would come of it. `gas_used` counts intrinsic gas and the floor, less the refund.
-
-    `error` is None on success. A revert has `is_revert` and its data in `output`.
-    """
-
-    output: bytes
-    gas_used: int
-    gas_refund: int
-    error: str | None
-    is_revert: bool
-    logs: tuple[Log, ...]
-    contract_address: Address | None
-
-    @property
-    def is_error(self) -> bool:
-        """Whether it failed."""
-        return self.error is not None
-
-    @property
-    def revert_data(self) -> bytes:
-        """What the contract reverted with; empty otherwise."""
-        return self.output if self.is_revert else b""
-
-
-def call(
-    nodes: NodeSource,
-    blobs: BlobSource,
-    rules: Rules,
-    state_root: Hash,
-    environment: Environment,
-    request: CallRequest,
-    gas_cap: int,
-) -> CallResult:
-    """Run a message on a state and throw the state away; nobody pays for the gas.
-
-    Raises: InvalidTransaction tx_gas, tx_balance (of the value), tx_initcode, blob_declaration;
-    UnavailableBlob, MissingState.
-    """
-    gas = gas_cap if request.gas is None else min(request.gas, gas_cap)
-    declared = read_blobs(request.access_list)
-    intrinsic_gas = compute_intrinsic_gas(request.to, request.data, request.access_list, declared)
-    floor_gas = compute_floor_gas(request.data, declared)
-    needed = max(intrinsic_gas, floor_gas)
-    if gas < needed:
-        raise InvalidTransaction("tx_gas", f"{gas} gas; at least {needed} is needed")
-    if request.to is None and len(request.data) > MAX_INITCODE_BYTES:
-        raise InvalidTransaction("tx_initcode", f"initcode above {MAX_INITCODE_BYTES} bytes")
-    state = BlockState(nodes, blobs, rules, state_root, environment)
-    if state.get_balance(request.sender) < request.value:
-        raise InvalidTransaction("tx_balance", "the sender does not have that value")
-    result = state.process_call(
-        Execution(
-            sender=request.sender,
-            to=request.to,
-            value=request.value,
-            data=request.data,
-            gas=gas,
-            gas_price=request.gas_price,
-            tip=0,
-            access_list=request.access_list,
-            blobs=declared,
-            intrinsic_gas=intrinsic_gas,
-            floor_gas=floor_gas,
-        )
-    )
-    return CallResult(
-        output=result.output,
-        gas_used=result.gas_used,
-        gas_refund=result.gas_refund,
-        error=result.error,
-        is_revert=result.is_revert,
-        logs=result.logs,
-        contract_address=result.contract_address,
-    )

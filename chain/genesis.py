@@ -33,6 +33,7 @@ from .types import Address, Epoch, Height, View
 
 if TYPE_CHECKING:
     from .consensus.validators import ValidatorSet
+    from .epochs import EpochSet
     from .evm import BlockState
 
 __all__ = [
@@ -60,7 +61,12 @@ class GenesisState:
 
     block: Block
     nodes: dict[bytes, bytes]
-    validators: "ValidatorSet"
+    epoch_set: "EpochSet"
+
+    @property
+    def validators(self) -> "ValidatorSet":
+        """The voters of epoch 0."""
+        return self.epoch_set.validators
 
 
 # -- make ------------------------------------------------------------------------------------------
@@ -76,6 +82,9 @@ def create_genesis(
     min_base_fee: int = 10**6,
     blob_retention_seconds: int = 30 * 86_400,
     epoch_blocks: int = 1_000,
+    issuance_gwei: int = 0,
+    unbonding_seconds: int = 14 * 86_400,
+    min_stake: int = 10**18,
     consensus: ConsensusSettings | None = None,
 ) -> Genesis:
     """Return a document with the contracts that this software ships. Raises InvalidGenesis."""
@@ -88,6 +97,9 @@ def create_genesis(
         min_base_fee=min_base_fee,
         blob_retention_seconds=blob_retention_seconds,
         epoch_blocks=epoch_blocks,
+        issuance_gwei=issuance_gwei,
+        unbonding_seconds=unbonding_seconds,
+        min_stake=min_stake,
         consensus=consensus or ConsensusSettings(),
         forks=(),
         alloc=tuple(sorted(alloc.items())),
@@ -111,8 +123,8 @@ def build_genesis(genesis: Genesis) -> GenesisState:
     from .evm import BlockState
     from .replay import NoBlobs
 
-    validators = _build_validator_set(genesis)
-    extension = Extension(Epoch(0), View(0), Address(bytes(20)), validators.hash)
+    epoch_set = _build_epoch_set(genesis)
+    extension = Extension(Epoch(0), View(0), Address(bytes(20)), epoch_set.hash)
     environment = Environment(
         height=Height(0),
         timestamp=genesis.timestamp,
@@ -150,22 +162,16 @@ def build_genesis(genesis: Genesis) -> GenesisState:
         parent_beacon_block_root=compute_extension_hash(extension),
         extra_data=genesis.hash,
     )
-    return GenesisState(Block(header, extension), nodes, validators)
+    return GenesisState(Block(header, extension), nodes, epoch_set)
 
 
-def _build_validator_set(genesis: Genesis) -> "ValidatorSet":
-    from .bls import PublicKey, check_possession
-    from .consensus.validators import Validator, ValidatorSet
-    from .types import Power
+def _build_epoch_set(genesis: Genesis) -> "EpochSet":
+    from .bls import check_possession
+    from .epochs import get_genesis_set
 
     for validator in genesis.validators:
         check_possession(validator.bls_key, validator.proof_of_possession)
-    return ValidatorSet(
-        tuple(
-            Validator(item.address, PublicKey(item.bls_key), Power(item.stake))
-            for item in genesis.validators
-        )
-    )
+    return get_genesis_set(genesis)
 
 
 def _deploy(state: "BlockState", genesis: Genesis, contract: GenesisContract) -> None:

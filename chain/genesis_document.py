@@ -30,6 +30,8 @@ MAX_NAME_BYTES: Final = 64
 MAX_GENESIS_VALIDATORS: Final = 64
 """The contract Staking holds no more."""
 MAX_SUPPLY: Final = 2**128
+MAX_ISSUANCE_GWEI: Final = 2**53
+"""Of one epoch: nine million coins."""
 MIN_GAS_LIMIT: Final = 1_000_000
 MAX_GAS_LIMIT: Final = 2**40
 RESERVED_BELOW: Final = 2**16
@@ -75,7 +77,11 @@ class GenesisContract:
 
 @dataclass(frozen=True)
 class Genesis:
-    """A parsed document. `alloc` is sorted by address, `contracts` and `forks` by name."""
+    """A parsed document. `alloc` is sorted by address, `contracts` and `forks` by name.
+
+    `issuance_gwei` is paid each epoch; who leaves waits `unbonding_seconds` for its stake;
+    `min_stake` in wei is the least that a validator has at stake.
+    """
 
     chain_id: int
     name: str
@@ -85,6 +91,9 @@ class Genesis:
     min_base_fee: int
     blob_retention_seconds: int
     epoch_blocks: int
+    issuance_gwei: int
+    unbonding_seconds: int
+    min_stake: int
     consensus: ConsensusSettings
     forks: tuple[tuple[str, int], ...]
     alloc: tuple[tuple[Address, int], ...]
@@ -104,6 +113,8 @@ class Genesis:
             gas_limit=self.gas_limit,
             min_base_fee=self.min_base_fee,
             blob_retention_seconds=self.blob_retention_seconds,
+            epoch_blocks=self.epoch_blocks,
+            issuance_gwei=self.issuance_gwei,
             forks=self.forks,
         )
 
@@ -120,6 +131,9 @@ def encode_genesis(genesis: Genesis) -> bytes:
         "min_base_fee": str(genesis.min_base_fee),
         "blob_retention_seconds": genesis.blob_retention_seconds,
         "epoch_blocks": genesis.epoch_blocks,
+        "issuance_gwei": genesis.issuance_gwei,
+        "unbonding_seconds": genesis.unbonding_seconds,
+        "min_stake": str(genesis.min_stake),
         "consensus": {
             "timeout_ms": genesis.consensus.timeout_ms,
             "heartbeat_ms": genesis.consensus.heartbeat_ms,
@@ -182,6 +196,9 @@ def parse_genesis(data: bytes) -> Genesis:
         min_base_fee=_read_wei(fields, "min_base_fee"),
         blob_retention_seconds=_read_int(fields, "blob_retention_seconds", 1, 2**32),
         epoch_blocks=_read_int(fields, "epoch_blocks", 1, 2**32),
+        issuance_gwei=_read_int(fields, "issuance_gwei", 0, MAX_ISSUANCE_GWEI),
+        unbonding_seconds=_read_int(fields, "unbonding_seconds", 1, 2**32),
+        min_stake=_read_wei(fields, "min_stake"),
         consensus=ConsensusSettings(
             timeout_ms=_read_int(consensus, "timeout_ms", 1, 3_600_000),
             heartbeat_ms=_read_int(consensus, "heartbeat_ms", 1, 3_600_000),
@@ -193,6 +210,10 @@ def parse_genesis(data: bytes) -> Genesis:
     )
     if genesis.base_fee < genesis.min_base_fee:
         raise InvalidGenesis("genesis_range", "base_fee is below min_base_fee")
+    if any(validator.stake < genesis.min_stake for validator in genesis.validators):
+        raise InvalidGenesis(
+            "genesis_validators", f"a validator has at least {genesis.min_stake} wei at stake"
+        )
     supply = sum(balance for _, balance in genesis.alloc)
     if supply + sum(validator.stake for validator in genesis.validators) >= MAX_SUPPLY:
         raise InvalidGenesis("genesis_alloc", "balances and stakes together reach 2**128 wei")
@@ -210,9 +231,12 @@ _KEYS: Final = frozenset(
         "epoch_blocks",
         "forks",
         "gas_limit",
+        "issuance_gwei",
         "min_base_fee",
+        "min_stake",
         "name",
         "timestamp",
+        "unbonding_seconds",
         "validators",
     }
 )

@@ -57,17 +57,20 @@ def replay(genesis: Genesis, blocks: Iterable[Block], blobs: BlobSource) -> Iter
     nodes = dict(state.nodes)
     made = MadeBlobs(blobs)
     parent: Header = state.block.header
+    current = state.epoch_set
     ancestors: deque[Hash] = deque([parent.hash], maxlen=MAX_ANCESTORS)
     for block in blocks:
         try:
             outcome: Outcome = apply_block(
-                nodes, made, genesis.rules, parent, block, tuple(ancestors)
+                nodes, made, genesis.rules, parent, block, tuple(ancestors), current
             )
         except InvalidBlock as error:
             yield Replayed(block.height, block.hash, error.code, error.message)
             return
         nodes.update(outcome.nodes)
         made.made.update(outcome.blobs)
+        if outcome.next_set is not None:
+            current = outcome.next_set.epoch_set
         parent = block.header
         ancestors.appendleft(parent.hash)
         yield Replayed(block.height, block.hash)

@@ -97,7 +97,7 @@ def assemble(
             callback(header, transactions)
 
     fee_recipient = genesis.validators[me].fee_recipient
-    identity = Identity(secrets.address, fee_recipient, state.validators.hash)
+    identity = Identity(secrets.address, fee_recipient)
     parts = Parts(
         directory=directory,
         rules=genesis.rules,
@@ -115,7 +115,7 @@ def assemble(
         blobs=blobs,
         mempool=mempool,
         signer=signer,
-        builder=Builder(genesis.rules, identity, mempool, config.blocks, clock),
+        builder=Builder(genesis.rules, mempool, config.blocks, clock),
         finalizer=Finalizer(store, blobs, mempool, signer, announce, archive=config.blobs.archive),
         clock=clock,
     )
@@ -163,7 +163,7 @@ def open_chain(store: ChainStore, signer: Signer, state: GenesisState) -> None:
         return
     if not signer.is_new():
         raise CorruptData(store.path, "the chain is gone, but this key has voted on it")
-    store.commit([FinalBlock(state.block, (), state.nodes, ())], None, {})
+    store.commit([FinalBlock(state.block, (), state.nodes, (), state.epoch_set)], None, {})
     log_event("genesis_committed", hash=state.block.hash)
 
 

@@ -27,11 +27,10 @@ MAX_ATTEMPTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a block says of its maker. `next_set_hash` is that of the set after this epoch."""
+    """Who this validator is: its account, and where its fees go."""
 
     proposer: Address
     coinbase: Address
-    next_set_hash: Hash
 
 
 class Selection:
@@ -51,10 +50,8 @@ class Selection:
 class Builder:
     """Builds blocks on request of consensus; runs on the driver's thread."""
 
-    def __init__(
-        self, rules: Rules, identity: Identity, mempool: Mempool, config: BlocksConfig, clock: Clock
-    ) -> None:
-        self._rules, self._identity, self._mempool = rules, identity, mempool
+    def __init__(self, rules: Rules, mempool: Mempool, config: BlocksConfig, clock: Clock) -> None:
+        self._rules, self._mempool = rules, mempool
         self._config, self._clock = config, clock
         self._aside: dict[Hash, float] = {}
 
@@ -80,17 +77,19 @@ class Builder:
             return self._clock.get_seconds() - started > self._config.build_seconds
 
         proposal = Proposal(
-            epoch=request.epoch,
             view=request.view,
-            proposer=self._identity.proposer,
-            coinbase=self._identity.coinbase,
             timestamp=max(parent.header.timestamp, int(self._clock.get_unix_seconds())),
-            next_validator_set_hash=self._identity.next_set_hash,
-            withdrawals=(),
             ancestors=parent.ancestors,
         )
         built = build_block(
-            parent.nodes, parent.blobs, self._rules, parent.header, proposal, selection, should_stop
+            parent.nodes,
+            parent.blobs,
+            self._rules,
+            parent.header,
+            proposal,
+            selection,
+            parent.current,
+            should_stop,
         )
         for refused in built.outcome.refused:
             self._refuse(refused.raw, refused.error)

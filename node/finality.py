@@ -13,7 +13,7 @@ from steelyard.chain.execute import Outcome
 from steelyard.chain.types import BlobName, Hash
 
 from .blobs import BlobStore
-from .logs import log_event
+from .logs import log_alarm, log_event
 from .mempool import Mempool
 from .signer import Signer, encode_place
 from .store import ChainStore, FinalBlock
@@ -74,9 +74,24 @@ class Finalizer:
                 transactions=len(outcome.transactions),
                 gas=outcome.gas_used,
             )
+            self._report_next_set(outcome)
             self._on_final(final.block.header, len(outcome.transactions))
         if candidate.view % FORGET_VIEWS == 0:
             self._signer.forget(candidate.epoch, candidate.view)
+
+    def _report_next_set(self, outcome: Outcome) -> None:
+        """Say who comes next; that Staking could not be read is everybody's alarm."""
+        if outcome.next_set is None:
+            return
+        epoch_set, error = outcome.next_set.epoch_set, outcome.next_set.error
+        if error is not None:
+            log_alarm("next_set_kept", epoch=epoch_set.epoch, error=error)
+        log_event(
+            "epoch_decided",
+            epoch=epoch_set.epoch,
+            validators=len(epoch_set.members),
+            hash=epoch_set.hash,
+        )
 
     def _get_final(self, tree: BlockTree, block_hash: Hash, outcome: Outcome) -> FinalBlock:
         """All that is kept of a block; blobs that it made are put on disk before the commit."""
@@ -86,7 +101,8 @@ class Finalizer:
             self._blobs.put(name, outcome.blobs[name])
         names = dict.fromkeys((*outcome.declared, *sorted(outcome.blobs)))
         expiries = tuple((name, outcome.blobs_expire_at) for name in names)
-        return FinalBlock(block, outcome.receipts, outcome.nodes, expiries)
+        next_set = None if outcome.next_set is None else outcome.next_set.epoch_set
+        return FinalBlock(block, outcome.receipts, outcome.nodes, expiries, next_set)
 
     def _select_journal(self, head: Header, certificate: Certificate, new: Journal) -> Journal:
         """New entries that still matter, and deletions of stored ones that no longer do."""

@@ -30,13 +30,14 @@ from steelyard.chain.consensus.certificates import (
     decode_certificate,
     encode_certificate,
 )
+from steelyard.chain.epochs import EpochSet, decode_epoch_set, encode_epoch_set
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.receipts import Receipt, decode_receipts, encode_receipts
 from steelyard.chain.types import BlobName, Digest, Hash, Height
 
 from .records import Inclusion
 
-SCHEMA = b"1"
+SCHEMA = b"2"
 TABLES = (
     "meta",
     "hashes",
@@ -46,6 +47,7 @@ TABLES = (
     "receipts",
     "blooms",
     "certificates",
+    "sets",
     "transactions",
     "nodes",
     "blobs",
@@ -85,6 +87,8 @@ class FinalBlock:
     nodes: Mapping[bytes, bytes]
     expiries: tuple[tuple[BlobName, int], ...]
     """Blobs that it admitted or made, with the second until which they may be read."""
+    next_set: EpochSet | None = None
+    """The validators of the epoch that begins after it: of genesis and of boundary blocks."""
 
 
 class Database:
@@ -220,7 +224,9 @@ class ChainStore:
         schema = self.database.get("meta", b"schema")
         if schema != SCHEMA:
             raise SteelyardError(
-                "data_schema", f"{self.path} has format {schema!r}; this is {SCHEMA!r}"
+                "data_schema",
+                f"{self.path} has format {schema!r}, this release reads {SCHEMA!r}; go on with the "
+                "release that wrote it, or start from an empty directory",
             )
         held = self.get_hash(0)
         if held != genesis_hash:
@@ -281,6 +287,9 @@ class ChainStore:
             writer.put("nodes", node, final.nodes[node])
         for name, expires_at in final.expiries:
             put_expiry(writer, name, expires_at)
+        if final.next_set is not None:
+            epoch = encode_height(final.next_set.epoch)
+            writer.put("sets", epoch, encode_epoch_set(final.next_set))
 
     def write_journal(self, entries: Mapping[bytes, bytes | None]) -> None:
         """Consensus messages that must survive a kill before anything built on them leaves."""
@@ -343,6 +352,25 @@ class ChainStore:
         """The finalization of the block, or of its first descendant that has one."""
         found = self.database.scan("certificates", encode_height(height), 1)
         return decode_certificate(found[0][1]) if found else None
+
+    def get_epoch_set(self, epoch: int) -> EpochSet:
+        """The validators of an epoch that has begun, or begins next. Raises CorruptData."""
+        epoch_set = self.find_epoch_set(epoch)
+        if epoch_set is None:
+            raise CorruptData(self.path, f"the validators of epoch {epoch} are missing")
+        return epoch_set
+
+    def find_epoch_set(self, epoch: int) -> EpochSet | None:
+        """The validators of an epoch, or None if it is not known who they are."""
+        if not 0 <= epoch < 2**64:
+            return None
+        value = self.database.get("sets", encode_height(epoch))
+        if value is None:
+            return None
+        try:
+            return decode_epoch_set(value)
+        except SteelyardError as error:
+            raise CorruptData(self.path, f"epoch {epoch}: {error.message}") from error
 
     def find_transaction(self, transaction_hash: Hash) -> Inclusion | None:
         value = self.database.get("transactions", transaction_hash) if transaction_hash else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from steelyard.chain.block import MAX_ANCESTORS, Block, Header, Rules
 from steelyard.chain.consensus.messages import Candidate
 from steelyard.chain.environment import BlobSource
+from steelyard.chain.epochs import EpochSet, compute_epoch
 from steelyard.chain.execute import Outcome, apply_block
 from steelyard.chain.transactions import decode_transaction
 from steelyard.chain.trie import NodeSource
@@ -66,6 +67,8 @@ class Parent:
     """Hashes from the parent backwards, as many as BLOCKHASH reaches."""
     nonces: Mapping[Address, int]
     """Next nonces of the senders in its unfinalized branch."""
+    current: EpochSet
+    """The validators that decide the block after the root."""
 
 
 def get_candidate(block: Block) -> Candidate:
@@ -82,12 +85,18 @@ def get_candidate(block: Block) -> Candidate:
 
 
 class BlockTree:
-    """Known blocks above `root`, the finalized head."""
+    """Known blocks above `root`, the finalized head; `current` are the validators above it."""
 
     def __init__(self, rules: Rules, store: ChainStore, blobs: BlobSource) -> None:
         self._rules, self._store, self._blobs = rules, store, blobs
         self._branches: dict[Hash, Branch] = {}
         self.root = store.get_head()
+        self.current = self._read_current()
+
+    def _read_current(self) -> EpochSet:
+        """The validators that decide the block after the root. Raises CorruptData."""
+        epoch = compute_epoch(self.root.height + 1, self._rules.epoch_blocks)
+        return self._store.get_epoch_set(epoch)
 
     def add(self, block: Block, outcome: Outcome | None) -> None:
         """Know a block; a second time adds at most the outcome."""
@@ -150,6 +159,7 @@ class BlockTree:
                     parent.header,
                     one.block,
                     parent.ancestors,
+                    parent.current,
                 )
         assert branch.outcome is not None
         return branch.outcome
@@ -173,11 +183,13 @@ class BlockTree:
             blobs=BranchBlobs(tuple(one.blobs for one in outcomes), self._blobs),
             ancestors=hashes[:MAX_ANCESTORS],
             nonces=nonces,
+            current=self.current,
         )
 
     def set_root(self, header: Header) -> tuple[Hash, ...]:
         """Move the root up and drop what does not descend from it. Returns what was dropped."""
         self.root = header
+        self.current = self._read_current()
         kept = {candidate.hash for candidate in self.get_candidates()}
         dropped = tuple(one for one in self._branches if one not in kept)
         for block_hash in dropped:

@@ -35,7 +35,7 @@ from steelyard.chain.genesis import (
 from steelyard.chain.params import BLOB_DECLARATION_ADDRESS, EVM_STACK_BYTES
 from steelyard.chain.proofs import get_account
 from steelyard.chain.rlp import encode_rlp
-from steelyard.chain.types import Address, BlobName, Digest, Epoch, Hash, View
+from steelyard.chain.types import Address, BlobName, Digest, Hash, View
 
 T = TypeVar("T")
 CHAIN_ID = 7
@@ -226,6 +226,7 @@ class Chain:
         )
         self.nodes = dict(state.nodes)
         self.headers: list[Header] = [state.block.header]
+        self.current = state.epoch_set
 
     @property
     def head(self) -> Header:
@@ -238,12 +239,8 @@ class Chain:
     def propose(self, timestamp: int | None = None, view: int = 1) -> Proposal:
         """Return a proposal on the head, one second later."""
         return Proposal(
-            epoch=Epoch(0),
             view=View(view),
-            proposer=ADDRESSES[-1],
-            coinbase=FEES,
             timestamp=self.head.timestamp + 1 if timestamp is None else timestamp,
-            next_validator_set_hash=Hash(bytes(32)),
             ancestors=self.ancestors,
         )
 
@@ -257,6 +254,7 @@ class Chain:
                 self.head,
                 proposal or self.propose(),
                 raw,
+                self.current,
             )
         )
 
@@ -270,10 +268,13 @@ class Chain:
                 self.head,
                 built.block,
                 self.ancestors,
+                self.current,
             )
         )
         self.nodes.update(outcome.nodes)
         self.blobs.held.update(outcome.blobs)
+        if outcome.next_set is not None:
+            self.current = outcome.next_set.epoch_set
         self.headers.append(built.block.header)
         return outcome
 

@@ -83,12 +83,6 @@ def test_a_block_survives_the_wire() -> None:
     check_block(PARENT, make_block(), RULES)
 
 
-def test_a_leader_cannot_pay_itself_by_a_withdrawal() -> None:
-    with pytest.raises(InvalidBlock) as caught:
-        check_block(PARENT, make_block(WITHDRAWAL), RULES)
-    assert caught.value.code == "block_withdrawals"
-
-
 @pytest.mark.parametrize(
     "data", [b"", b"\xc0", b"\xc4\xc0\xc0\xc0\xc0", b"\xff" * 40, b"\xc1" * 99]
 )

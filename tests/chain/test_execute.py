@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from eth_hash.auto import keccak
 
 from steelyard.chain import execute, params, precompile
 from steelyard.chain.admission import Admission, compute_admission_slot, decode_admission
-from steelyard.chain.block import Block, Withdrawal, compute_transactions_root
+from steelyard.chain.block import Block, compute_transactions_root
 from steelyard.chain.errors import (
     InvalidAggregation,
     InvalidBlock,
@@ -23,7 +22,7 @@ from steelyard.chain.params import (
     MAX_BLOB_BYTES_PER_BLOCK,
 )
 from steelyard.chain.proofs import Account, get_account, get_storage
-from steelyard.chain.trie import MissingState, get_trie_value
+from steelyard.chain.trie import MissingState
 from steelyard.chain.types import Address, BlobName, Digest, Hash
 
 from .evm_kit import (
@@ -164,19 +163,6 @@ def test_blockhash_reaches_the_ancestors() -> None:
         assert result.output == chain.headers[height].hash
 
 
-def test_a_block_with_withdrawals_makes_money_and_is_refused() -> None:
-    chain = Chain()
-    empty = Address(b"\x78" * 20)
-    withdrawals = (Withdrawal(0, 0, STRANGER, 3), Withdrawal(1, 0, empty, 0))
-    built = chain.build(proposal=replace(chain.propose(), withdrawals=withdrawals))
-    nodes, root = {**chain.nodes, **built.outcome.nodes}, built.outcome.state_root
-    assert get_account(nodes, root, STRANGER).balance == 3 * GWEI
-    assert get_trie_value(nodes, root, keccak(empty)) is None
-    with pytest.raises(InvalidBlock) as caught:
-        chain.import_block(built)
-    assert caught.value.code == "block_withdrawals"
-
-
 def test_the_builder_stops_when_told_to() -> None:
     chain = Chain()
     answers = iter([False, True])
@@ -188,6 +174,7 @@ def test_the_builder_stops_when_told_to() -> None:
             chain.head,
             chain.propose(),
             [sign(Draft()), sign(Draft(nonce=1))],
+            chain.current,
             lambda: next(answers),
         )
     )
@@ -536,6 +523,12 @@ def test_a_state_that_is_not_here_is_missing_state() -> None:
     with pytest.raises(MissingState):
         run_with_stack(
             lambda: apply_block(
-                {}, chain.blobs, chain.genesis.rules, chain.head, built.block, chain.ancestors
+                {},
+                chain.blobs,
+                chain.genesis.rules,
+                chain.head,
+                built.block,
+                chain.ancestors,
+                chain.current,
             )
         )

@@ -68,7 +68,14 @@ def test_a_document_survives_and_its_layout_does_not_matter() -> None:
 def test_every_parameter_moves_the_hash_of_block_zero() -> None:
     block = get_genesis_state().block
     assert block.header.extra_data == make_genesis().hash
-    for change in ({"blob_retention_seconds": 5}, {"epoch_blocks": 5}, {"name": "other"}):
+    for change in (
+        {"blob_retention_seconds": 5},
+        {"epoch_blocks": 5},
+        {"issuance_gwei": 5},
+        {"unbonding_seconds": 5},
+        {"min_stake": 5},
+        {"name": "other"},
+    ):
         other = make_genesis(**change)
         assert run_with_stack(lambda genesis=other: build_genesis(genesis)).block.hash != block.hash
 
@@ -129,6 +136,12 @@ def test_unknown_keys_are_refused() -> None:
         ("base_fee", "1", "genesis_range"),
         ("blob_retention_seconds", 0, "genesis_range"),
         ("epoch_blocks", 0, "genesis_range"),
+        ("issuance_gwei", -1, "genesis_range"),
+        ("issuance_gwei", 2**53 + 1, "genesis_range"),
+        ("issuance_gwei", "7", "genesis_malformed"),
+        ("unbonding_seconds", 0, "genesis_range"),
+        ("min_stake", 7, "genesis_malformed"),
+        ("min_stake", str(10**21 + 1), "genesis_validators"),
         ("consensus", {"timeout_ms": 0, "heartbeat_ms": 1}, "genesis_range"),
         ("forks", {"tomorrow": 5}, "genesis_fork"),
         ("alloc", {"0x" + "00" * 20: {"balance": "1"}}, "genesis_alloc"),
@@ -226,7 +239,7 @@ def test_the_staking_contract_holds_the_validators_and_their_stakes() -> None:
 def test_block_zero_names_the_first_validators_and_can_be_followed() -> None:
     state = get_genesis_state()
     block = state.block
-    assert block.extension.next_validator_set_hash == state.validators.hash
+    assert block.extension.next_validator_set_hash == state.epoch_set.hash
     assert block.header.parent_beacon_block_root == compute_extension_hash(block.extension)
     assert state.validators[0].power == make_validator().stake
     chain = Chain()

@@ -20,7 +20,7 @@ from steelyard.chain.genesis import (
 )
 from steelyard.chain.types import Epoch, Hash, View
 from steelyard.node import builder as builder_module
-from steelyard.node.builder import Builder, Identity
+from steelyard.node.builder import Builder
 from steelyard.node.clock import Clock
 from steelyard.node.driver import Arrival, Driver
 from steelyard.node.keyfiles import Secrets
@@ -91,9 +91,8 @@ def build_theirs(node: Node, view: View, timestamp: float, transactions: list[by
     for raw in transactions:
         node.mempool.add(raw)
     tree = BlockTree(node.rules, node.store, node.blobs)
-    identity = Identity(OTHER.address, OTHER.address, node.validators.hash)
     clock = Clock(get_unix_seconds=lambda: timestamp)
-    builder = Builder(node.rules, identity, node.mempool, CONFIG.blocks, clock)
+    builder = Builder(node.rules, node.mempool, CONFIG.blocks, clock)
     parent = tree.prepare(tree.root.hash)
     root = node.store.get_block(tree.root.hash)
     assert root is not None
@@ -189,7 +188,7 @@ def test_a_transaction_that_cannot_be_executed_here_does_not_stop_the_chain(
     build_block = builder_module.build_block
 
     def build(*arguments: object) -> object:
-        *front, transactions, should_stop = arguments
+        *front, transactions, current, should_stop = arguments
 
         def iter_transactions() -> Iterator[bytes]:
             for raw in transactions:  # type: ignore[attr-defined]
@@ -197,7 +196,7 @@ def test_a_transaction_that_cannot_be_executed_here_does_not_stop_the_chain(
                     raise error
                 yield raw
 
-        return build_block(*front, iter_transactions(), should_stop)  # type: ignore[arg-type]
+        return build_block(*front, iter_transactions(), current, should_stop)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builder_module, "build_block", build)
     node.submit_transaction(poison)

@@ -1,6 +1,7 @@
 """The chain on disk: one commit a block, and a broken directory is refused, never guessed about."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import lmdb
@@ -8,7 +9,7 @@ import pytest
 
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import build_genesis, parse_genesis
-from steelyard.chain.types import Hash
+from steelyard.chain.types import Epoch, Hash
 from steelyard.node.directory import GENESIS_FILE
 from steelyard.node.store import (
     ChainStore,
@@ -30,7 +31,7 @@ SECOND, _ = make_blob(20)
 def genesis(tmp_path_factory: pytest.TempPathFactory) -> FinalBlock:
     directory = found(tmp_path_factory.mktemp("store") / "node")
     state = build_genesis(parse_genesis((directory / GENESIS_FILE).read_bytes()))
-    return FinalBlock(state.block, (), state.nodes, ())
+    return FinalBlock(state.block, (), state.nodes, (), state.epoch_set)
 
 
 @pytest.fixture
@@ -182,3 +183,30 @@ def test_an_error_of_our_own_leaves_a_write_undone(store: ChainStore) -> None:
         writer.put("journal", b"x", b"1")
         raise ZeroDivisionError
     assert store.read_journal() == []
+
+
+# -- the validators of the epochs ------------------------------------------------------------------
+def test_genesis_begins_epoch_0_and_a_boundary_block_the_next(
+    store: ChainStore, genesis: FinalBlock
+) -> None:
+    assert genesis.next_set is not None
+    assert store.get_epoch_set(0) == genesis.next_set
+    assert store.find_epoch_set(1) is None
+    following = replace(genesis.next_set, epoch=Epoch(1))
+    store.commit([replace(genesis, next_set=following)], None, {})
+    assert store.get_epoch_set(1) == following
+    assert store.get_epoch_set(0) == genesis.next_set
+
+
+def test_the_validators_of_an_epoch_that_is_not_here_are_missing_data(store: ChainStore) -> None:
+    for epoch in (1, -1, 2**64):
+        assert store.find_epoch_set(epoch) is None
+        with pytest.raises(CorruptData, match="missing"):
+            store.get_epoch_set(epoch)
+
+
+def test_validators_that_were_altered_on_disk_are_not_believed(store: ChainStore) -> None:
+    with store.database.write() as writer:
+        writer.put("sets", encode_height(0), b"\xc0")
+    with pytest.raises(CorruptData):
+        store.get_epoch_set(0)
