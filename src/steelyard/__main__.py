@@ -37,6 +37,9 @@ PARTS = {
     "keys": Part("steelyard.client.commands", "keys", "", "make and show encrypted key files"),
     "new": Part("steelyard.client.commands", "new", "", "a client project to start from"),
     "node": Part("steelyard.node.commands", "app", "node", "run a validator"),
+    "localnet": Part(
+        "steelyard.node.localnet_commands", "app", "node", "run several validators on this machine"
+    ),
     "selftest": Part("steelyard.selftest", "app", "audit", "check this machine's kernels"),
 }
 
