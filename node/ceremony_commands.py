@@ -5,7 +5,6 @@ one coordinator   steelyard node genesis entry-1.json …               → gene
 each operator     steelyard node init DIR --genesis genesis.json      → the same hash
 """
 
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +24,6 @@ from .directory import KEYS
 from .entries import ENTRY_FILE, parse_address, read_entry
 from .founding import (
     DEFAULT_EPOCH_BLOCKS,
-    Foundation,
     create_entry,
     create_shared_document,
     parse_amount,
@@ -33,7 +31,6 @@ from .founding import (
 )
 from .keyfiles import describe_keys
 from .options import (
-    DAY_SECONDS,
     AsJson,
     Balance,
     ChainId,
@@ -43,13 +40,15 @@ from .options import (
     Funds,
     GasLimit,
     Heartbeat,
+    Issuance,
+    MinStake,
     PasswordFile,
     RetentionDays,
     Timeout,
+    UnbondingDays,
     answer,
     get_password,
-    merge_funds,
-    parse_pace,
+    read_choices,
 )
 
 SHOW = "show"
@@ -119,21 +118,25 @@ def make_genesis(
     gas_limit: GasLimit = DEFAULT_GAS_LIMIT,
     retention_days: RetentionDays = 30,
     epoch_blocks: EpochBlocks = DEFAULT_EPOCH_BLOCKS,
+    issuance: Issuance = "0",
+    unbonding_days: UnbondingDays = 14,
+    min_stake: MinStake = "1",
     as_json: AsJson = False,
 ) -> None:
     """Make the genesis document of a new chain from its validators' entries."""
-    foundation = Foundation(
+    foundation = read_choices(
         chain_id=chain_id,
         name=name,
-        timestamp=int(time.time()),
-        stake=0,
-        validator_balance=parse_amount(balance),
-        funds=merge_funds(fund),
-        heartbeat_ms=parse_pace("--heartbeat", heartbeat),
-        timeout_ms=parse_pace("--timeout", timeout),
+        balance=balance,
+        fund=fund,
+        heartbeat=heartbeat,
+        timeout=timeout,
         gas_limit=gas_limit,
-        blob_retention_seconds=retention_days * DAY_SECONDS,
+        retention_days=retention_days,
         epoch_blocks=epoch_blocks,
+        issuance=issuance,
+        unbonding_days=unbonding_days,
+        min_stake=min_stake,
     )
     genesis = create_shared_document(foundation, [read_entry(path) for path in entries])
     chain_hash = compute_chain_hash(genesis)

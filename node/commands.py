@@ -3,7 +3,6 @@
 Exit codes: 0 yes, 1 no, 2 could not tell. Faults go to stderr and say what to do next.
 """
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -18,16 +17,13 @@ from .config import NodeConfig, load_config
 from .directory import KEYS
 from .founding import (
     DEFAULT_EPOCH_BLOCKS,
-    Foundation,
     init_directory,
     is_validator,
-    parse_amount,
     set_address,
 )
 from .keyfiles import describe_keys, read_secrets
 from .logs import configure_logs
 from .options import (
-    DAY_SECONDS,
     NO,
     YES,
     AsJson,
@@ -39,16 +35,18 @@ from .options import (
     Funds,
     GasLimit,
     Heartbeat,
+    Issuance,
+    MinStake,
     PasswordFile,
     RetentionDays,
     Timeout,
+    UnbondingDays,
     Url,
     answer,
     find_url,
     get_password,
-    merge_funds,
     new_app,
-    parse_pace,
+    read_choices,
 )
 from .store import CorruptData
 
@@ -85,6 +83,9 @@ def init(
     gas_limit: GasLimit = DEFAULT_GAS_LIMIT,
     retention_days: RetentionDays = 30,
     epoch_blocks: EpochBlocks = DEFAULT_EPOCH_BLOCKS,
+    issuance: Issuance = "0",
+    unbonding_days: UnbondingDays = 14,
+    min_stake: MinStake = "1",
     host: Host = None,
     port: Port = None,
     password_file: PasswordFile = None,
@@ -97,18 +98,20 @@ def init(
     plan = (
         read_document(genesis)
         if genesis is not None
-        else Foundation(
+        else read_choices(
             chain_id=chain_id,
             name=name,
-            timestamp=int(time.time()),
-            stake=parse_amount(stake),
-            validator_balance=parse_amount(balance),
-            funds=merge_funds(fund),
-            heartbeat_ms=parse_pace("--heartbeat", heartbeat),
-            timeout_ms=parse_pace("--timeout", timeout),
+            balance=balance,
+            fund=fund,
+            heartbeat=heartbeat,
+            timeout=timeout,
             gas_limit=gas_limit,
-            blob_retention_seconds=retention_days * DAY_SECONDS,
+            retention_days=retention_days,
             epoch_blocks=epoch_blocks,
+            issuance=issuance,
+            unbonding_days=unbonding_days,
+            min_stake=min_stake,
+            stake=stake,
         )
     )
     config = set_address(NodeConfig(), host, port)

@@ -16,22 +16,21 @@ from eth_utils.address import is_address, is_checksum_address, to_canonical_addr
 from steelyard.chain.bls import check_possession, compute_public_key, prove_possession
 from steelyard.chain.errors import InvalidKey, SteelyardError
 from steelyard.chain.genesis import Genesis, GenesisValidator
-from steelyard.chain.genesis_document import MAX_NAME_BYTES, RESERVED_BELOW
+from steelyard.chain.genesis_document import RESERVED_BELOW
+from steelyard.chain.params import MAX_ENDPOINT_BYTES
 from steelyard.chain.types import Address
 
 from .keyfiles import Secrets, compute_network_key
+from .network.endpoint import Endpoint, InvalidEndpoint, parse_endpoint
 
 ENTRY_FILE: Final = "entry.json"
 FORMAT: Final = "steelyard-validator-entry"
 VERSION: Final = 1
 MAX_ENTRY_BYTES: Final = 16_384
 MAX_STAKE_DIGITS: Final = 39
-MAX_ENDPOINT_PORT: Final = 65_534
-"""The bulk lane has the port above."""
 SIZES: Final = {"bls_key": 48, "proof_of_possession": 96, "network_key": 32}
 FIELDS: Final = {"format", "version", "address", "fee_recipient", "endpoint", "stake", *SIZES}
-HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\]")
-WILDCARDS: Final = {"0.0.0.0", "[::]", "[::0]"}  # noqa: S104 - refused, not listened on
+WILDCARDS: Final = {"0.0.0.0", "::"}  # noqa: S104 - refused, not listened on
 
 
 class InvalidEntry(SteelyardError):
@@ -42,7 +41,7 @@ def make_entry(
     secrets: Secrets, endpoint: str, stake: int, fee_recipient: Address | None = None
 ) -> GenesisValidator:
     """The entry of these keys; fees go to its own account unless told otherwise. Stake in wei."""
-    parse_endpoint(endpoint)
+    check_reachable(endpoint)
     return GenesisValidator(
         address=secrets.address,
         bls_key=compute_public_key(secrets.voting),
@@ -98,7 +97,7 @@ def parse_entry(data: bytes) -> GenesisValidator:
     endpoint = fields["endpoint"]
     if not isinstance(endpoint, str):
         raise InvalidEntry("entry_malformed", "endpoint is not text")
-    parse_endpoint(endpoint)
+    check_reachable(endpoint)
     try:
         check_possession(keys["bls_key"], keys["proof_of_possession"])
     except InvalidKey as error:
@@ -163,39 +162,35 @@ def parse_address(text: str) -> Address:
     return address
 
 
-def parse_endpoint(text: str) -> tuple[str, int]:
-    """Host and port of `host:port`, where other validators reach one. Raises InvalidEntry."""
-    host, _, port = text.rpartition(":")
-    if (
-        not HOST.fullmatch(host)
-        or not re.fullmatch(r"[1-9][0-9]{0,4}", port, re.ASCII)
-        or int(port) > MAX_ENDPOINT_PORT
-        or len(text) > MAX_NAME_BYTES
-    ):
+def check_reachable(text: str) -> Endpoint:
+    """Where the other validators reach one. Raises InvalidEntry entry_endpoint."""
+    try:
+        endpoint = parse_endpoint(text)
+    except InvalidEndpoint as error:
         raise InvalidEntry(
-            "entry_endpoint",
-            f"{text[: 2 * MAX_NAME_BYTES]!r} is not HOST:PORT with a port up to "
-            f"{MAX_ENDPOINT_PORT} (the one above is used, too) and at most {MAX_NAME_BYTES} bytes",
-        )
-    if host in WILDCARDS:
+            "entry_endpoint", f"{error.message}; like validator.example:8546"
+        ) from None
+    if len(text) > MAX_ENDPOINT_BYTES:
+        raise InvalidEntry("entry_endpoint", f"above {MAX_ENDPOINT_BYTES} bytes: {text[:80]!r}")
+    if endpoint.host in WILDCARDS:
         raise InvalidEntry(
             "entry_endpoint", f"{text}: name the address under which the others reach this machine"
         )
-    return host.lower(), int(port)
+    return endpoint
 
 
 def check_distinct(entries: Sequence[GenesisValidator]) -> None:
     """No two entries share an address, a key or a port. Raises InvalidEntry entry_repeated."""
     seen: dict[object, int] = {}
     for place, entry in enumerate(entries, 1):
-        host, port = parse_endpoint(entry.endpoint)
-        claims = {
+        endpoint = check_reachable(entry.endpoint)
+        claims: dict[str, object] = {
             "the address": entry.address,
             "the BLS key": entry.bls_key,
             "the network key": entry.network_key,
-            f"port {port} of {host}": (host, port),
-            f"port {port + 1} of {host} (the bulk lane)": (host, port + 1),
         }
+        for port in endpoint.ports:
+            claims[f"port {port} of {endpoint.host}"] = (endpoint.host.lower(), port)
         for what, claim in claims.items():
             if claim in seen:
                 raise InvalidEntry(

@@ -45,7 +45,9 @@ from .keyfiles import (
 )
 
 WEI_PER_COIN = 10**18
+WEI_PER_GWEI = 10**9
 DEFAULT_EPOCH_BLOCKS = 1_000
+DEFAULT_UNBONDING_SECONDS = 14 * 86_400
 ENDPOINT = "127.0.0.1:8546"
 """Where other validators will reach this one; a set of one has nobody to reach it."""
 
@@ -65,6 +67,9 @@ class Foundation:
     gas_limit: int
     blob_retention_seconds: int
     epoch_blocks: int = DEFAULT_EPOCH_BLOCKS
+    issuance_gwei: int = 0
+    unbonding_seconds: int = DEFAULT_UNBONDING_SECONDS
+    min_stake: int = WEI_PER_COIN
 
 
 def parse_amount(text: str) -> int:
@@ -116,6 +121,9 @@ def create_shared_document(foundation: Foundation, entries: Sequence[GenesisVali
         gas_limit=foundation.gas_limit,
         blob_retention_seconds=foundation.blob_retention_seconds,
         epoch_blocks=foundation.epoch_blocks,
+        issuance_gwei=foundation.issuance_gwei,
+        unbonding_seconds=foundation.unbonding_seconds,
+        min_stake=foundation.min_stake,
         consensus=ConsensusSettings(
             timeout_ms=foundation.timeout_ms, heartbeat_ms=foundation.heartbeat_ms
         ),

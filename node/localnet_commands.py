@@ -1,7 +1,6 @@
 """`steelyard localnet up|status|down`: several validators on this machine."""
 
 import json
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +9,9 @@ import typer
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import DEFAULT_GAS_LIMIT
 
-from .founding import DEFAULT_EPOCH_BLOCKS, Foundation, parse_amount
+from .founding import DEFAULT_EPOCH_BLOCKS
 from .localnet import PASSWORD_FILE, PATIENCE_SECONDS, Localnet, Report, encode_reports
 from .options import (
-    DAY_SECONDS,
     NO,
     YES,
     AsJson,
@@ -24,11 +22,13 @@ from .options import (
     Funds,
     GasLimit,
     Heartbeat,
+    Issuance,
+    MinStake,
     RetentionDays,
     Timeout,
-    merge_funds,
+    UnbondingDays,
     new_app,
-    parse_pace,
+    read_choices,
 )
 
 FIRST_HTTP_PORT = 8545
@@ -60,6 +60,9 @@ def up(
     gas_limit: GasLimit = DEFAULT_GAS_LIMIT,
     retention_days: RetentionDays = 30,
     epoch_blocks: EpochBlocks = DEFAULT_EPOCH_BLOCKS,
+    issuance: Issuance = "0",
+    unbonding_days: UnbondingDays = 14,
+    min_stake: MinStake = "1",
     only: Only = None,
     patience: Annotated[float, typer.Option(help="Seconds to wait.")] = PATIENCE_SECONDS,
     as_json: AsJson = False,
@@ -76,18 +79,20 @@ def up(
                 "data_exists", f"{directory} has {len(net.numbers)} validators; choose another"
             )
     else:
-        foundation = Foundation(
+        foundation = read_choices(
             chain_id=chain_id,
             name=name,
-            timestamp=int(time.time()),
-            stake=parse_amount(stake),
-            validator_balance=parse_amount(balance),
-            funds=merge_funds(fund),
-            heartbeat_ms=parse_pace("--heartbeat", heartbeat),
-            timeout_ms=parse_pace("--timeout", timeout),
+            balance=balance,
+            fund=fund,
+            heartbeat=heartbeat,
+            timeout=timeout,
             gas_limit=gas_limit,
-            blob_retention_seconds=retention_days * DAY_SECONDS,
+            retention_days=retention_days,
             epoch_blocks=epoch_blocks,
+            issuance=issuance,
+            unbonding_days=unbonding_days,
+            min_stake=min_stake,
+            stake=stake,
         )
         net = Localnet.create(
             directory,

@@ -6,6 +6,7 @@ Exit codes: 0 yes, 1 no, 2 could not tell. Faults go to stderr and say what to d
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ from steelyard.chain.types import Address
 
 from .config import NodeConfig
 from .directory import ENDPOINT
-from .founding import parse_fund
+from .founding import WEI_PER_GWEI, Foundation, parse_amount, parse_fund
 
 PASSWORD_VARIABLE = "STEELYARD_PASSWORD"  # noqa: S105
 YES, NO, UNKNOWN = 0, 1, 2
@@ -49,6 +50,11 @@ RetentionDays = Annotated[int, typer.Option(help="How long blobs are kept.")]
 EpochBlocks = Annotated[
     int, typer.Option(help="Blocks of an epoch: how often the set of validators changes.")
 ]
+Issuance = Annotated[str, typer.Option(help="Coins that each epoch pays to its validators.")]
+UnbondingDays = Annotated[
+    float, typer.Option(help="How long a stake waits after its validator left.")
+]
+MinStake = Annotated[str, typer.Option(help="Coins that a validator has at stake at least.")]
 Url = Annotated[str | None, typer.Option(help="Ask this node instead.")]
 
 
@@ -66,6 +72,43 @@ def parse_pace(option: str, seconds: float) -> int:
             "genesis_range", f"{option} {seconds} is not in 0.001 to {MAX_PACE_SECONDS} seconds"
         )
     return round(seconds * 1000)
+
+
+def read_choices(
+    *,
+    chain_id: int,
+    name: str,
+    balance: str,
+    fund: list[str] | None,
+    heartbeat: float,
+    timeout: float,
+    gas_limit: int,
+    retention_days: int,
+    epoch_blocks: int,
+    issuance: str,
+    unbonding_days: float,
+    min_stake: str,
+    stake: str = "0",
+) -> Foundation:
+    """The options that say what a new chain is like. Raises SteelyardError, InvalidGenesis."""
+    if not 0 < unbonding_days < 2**32 / DAY_SECONDS:
+        raise InvalidGenesis("genesis_range", f"--unbonding-days {unbonding_days}: 0 to 136 years")
+    return Foundation(
+        chain_id=chain_id,
+        name=name,
+        timestamp=int(time.time()),
+        stake=parse_amount(stake),
+        validator_balance=parse_amount(balance),
+        funds=merge_funds(fund),
+        heartbeat_ms=parse_pace("--heartbeat", heartbeat),
+        timeout_ms=parse_pace("--timeout", timeout),
+        gas_limit=gas_limit,
+        blob_retention_seconds=retention_days * DAY_SECONDS,
+        epoch_blocks=epoch_blocks,
+        issuance_gwei=parse_amount(issuance) // WEI_PER_GWEI,
+        unbonding_seconds=round(unbonding_days * DAY_SECONDS),
+        min_stake=parse_amount(min_stake),
+    )
 
 
 def merge_funds(texts: list[str] | None) -> dict[Address, int]:

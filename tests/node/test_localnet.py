@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import parse_genesis
 from steelyard.node.config import load_config
-from steelyard.node.entries import parse_endpoint
 from steelyard.node.localnet import (
     PASSWORD_FILE,
     PID_FILE,
@@ -61,8 +60,9 @@ def test_each_validator_has_its_keys_and_all_have_one_document(net: Localnet) ->
     assert len(documents) == 1
     genesis = parse_genesis(documents.pop())
     assert len(genesis.validators) == 3
-    endpoints = {parse_endpoint(one.endpoint)[1] for one in genesis.validators}
-    assert endpoints == {load_config(net.get_directory(i)).http.port + 1 for i in net.numbers}
+    ports = [load_config(net.get_directory(i)).http.port for i in net.numbers]
+    endpoints = {one.endpoint for one in genesis.validators}
+    assert endpoints == {f"127.0.0.1:{port + 1}" for port in ports}
 
 
 def test_the_password_is_for_its_owner_only(net: Localnet) -> None:
