@@ -7,7 +7,8 @@ Amounts are decimal strings in wei; addresses and keys are lower-case hex. Unkno
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, TypeAlias
 
@@ -38,6 +39,7 @@ RESERVED_BELOW: Final = 2**16
 """Addresses of precompiles and of our own contracts."""
 KNOWN_FORKS: Final = frozenset[str]()
 """Rule changes this software knows; none yet."""
+MAX_FORK_HEIGHT: Final = 2**63
 CONTRACT_ADDRESSES: Final = {"Staking": STAKING_ADDRESS, "Tasks": TASKS_ADDRESS}
 
 assert MAX_GENESIS_VALIDATORS <= MAX_VALIDATORS
@@ -326,14 +328,37 @@ def _read_hex(value: Json, where: str, size: int) -> bytes:
     raise InvalidGenesis("genesis_malformed", f"{where} is not {size} bytes of lower-case hex")
 
 
-def _read_forks(value: Json) -> tuple[tuple[str, int], ...]:
-    forks = _read_map(value, "forks")
+def schedule_forks(rules: Rules, upgrades: Mapping[str, int]) -> Rules:
+    """Return the rules with changes that were agreed upon after genesis, by name and height.
+
+    All nodes need the same ones: from the first height on, they would not agree otherwise.
+    Raises: InvalidGenesis genesis_fork, genesis_range.
+    """
+    forks = dict(rules.forks)
+    for name, height in upgrades.items():
+        if forks.get(name, height) != height:
+            raise InvalidGenesis(
+                "genesis_fork", f"genesis activates {name!r} at height {forks[name]}, not {height}"
+            )
+        if not 1 <= height <= MAX_FORK_HEIGHT:
+            raise InvalidGenesis("genesis_range", f"{name} is not in 1 to {MAX_FORK_HEIGHT}")
+        forks[name] = height
+    _check_known(forks)
+    return replace(rules, forks=tuple(sorted(forks.items())))
+
+
+def _check_known(forks: Iterable[str]) -> None:
     unknown = sorted(set(forks) - KNOWN_FORKS)
     if unknown:
         raise InvalidGenesis(
             "genesis_fork", f"rule changes this software does not know: {unknown}; upgrade it"
         )
-    return tuple((name, _read_int(forks, name, 0, 2**63)) for name in sorted(forks))
+
+
+def _read_forks(value: Json) -> tuple[tuple[str, int], ...]:
+    forks = _read_map(value, "forks")
+    _check_known(forks)
+    return tuple((name, _read_int(forks, name, 0, MAX_FORK_HEIGHT)) for name in sorted(forks))
 
 
 def _read_alloc(value: Json) -> tuple[tuple[Address, int], ...]:

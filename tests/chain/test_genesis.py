@@ -25,6 +25,7 @@ from steelyard.chain.genesis_document import (
     MAX_GENESIS_BYTES,
     MAX_GENESIS_VALIDATORS,
     MAX_SUPPLY,
+    schedule_forks,
 )
 from steelyard.chain.params import FEDAVG_ADDRESS, STAKING_ADDRESS, TASKS_ADDRESS
 from steelyard.chain.proofs import get_account, get_code
@@ -161,6 +162,56 @@ def test_unknown_keys_are_refused() -> None:
 )
 def test_a_value_out_of_range_is_refused(key: str, value: object, code: str) -> None:
     assert refuse({**get_document(), key: value}) == code
+
+
+# -- rule changes ----------------------------------------------------------------------------------
+FORK = "test-only"
+
+
+@pytest.fixture
+def known_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that knows one rule change."""
+    monkeypatch.setattr("steelyard.chain.genesis_document.KNOWN_FORKS", frozenset({FORK}))
+
+
+@pytest.mark.usefixtures("known_fork")
+def test_a_rule_change_holds_from_its_height_on() -> None:
+    genesis = parse_genesis(json.dumps({**get_document(), "forks": {FORK: 5}}).encode())
+    assert [genesis.rules.is_active(FORK, height) for height in (4, 5, 6)] == [False, True, True]
+    assert not genesis.rules.is_active("other", 6)
+    assert genesis.hash != make_genesis().hash
+    moved = parse_genesis(json.dumps({**get_document(), "forks": {FORK: 6}}).encode())
+    assert moved.hash != genesis.hash
+
+
+@pytest.mark.usefixtures("known_fork")
+def test_a_rule_change_can_be_scheduled_after_genesis() -> None:
+    rules = schedule_forks(make_genesis().rules, {FORK: 7})
+    assert [rules.is_active(FORK, height) for height in (6, 7)] == [False, True]
+    assert rules == replace(make_genesis().rules, forks=((FORK, 7),))
+    assert schedule_forks(rules, {FORK: 7}) == rules
+    assert schedule_forks(rules, {}) == rules
+
+
+@pytest.mark.usefixtures("known_fork")
+def test_a_schedule_never_contradicts_genesis() -> None:
+    rules = schedule_forks(make_genesis().rules, {FORK: 7})
+    with pytest.raises(InvalidGenesis) as caught:
+        schedule_forks(rules, {FORK: 8})
+    assert caught.value.code == "genesis_fork"
+    for height in (0, -1, 2**63 + 1):
+        with pytest.raises(InvalidGenesis) as caught:
+            schedule_forks(make_genesis().rules, {FORK: height})
+        assert caught.value.code == "genesis_range"
+
+
+@pytest.mark.usefixtures("known_fork")
+def test_a_release_that_does_not_know_a_rule_change_asks_for_an_upgrade() -> None:
+    with pytest.raises(InvalidGenesis, match="upgrade") as caught:
+        schedule_forks(make_genesis().rules, {FORK: 7, "tomorrow": 9})
+    assert caught.value.code == "genesis_fork"
+    document = {**get_document(), "forks": {FORK: 5, "tomorrow": 9}}
+    assert refuse(document) == "genesis_fork"
 
 
 def test_too_many_accounts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
