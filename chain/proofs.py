@@ -57,7 +57,7 @@ class AccountProof:
 # -- read ------------------------------------------------------------------------------------------
 def get_account(nodes: NodeSource, state_root: Hash, address: Address) -> Account:
     """Return the account, an empty one if there is none. Raises MissingState."""
-    return _decode_account(get_trie_value(nodes, state_root, keccak(address)))
+    return decode_account(get_trie_value(nodes, state_root, keccak(address)))
 
 
 def get_code(nodes: NodeSource, state_root: Hash, address: Address) -> bytes:
@@ -100,7 +100,7 @@ def check_proof(state_root: Hash, proof: AccountProof) -> None:
     """Raise InvalidProof unless every value in `proof` is the one under `state_root`."""
     value = check_trie_proof(state_root, keccak(proof.address), proof.proof)
     try:
-        account = _decode_account(value)
+        account = decode_account(value)
     except MissingState as error:
         raise InvalidProof("the leaf is not an account") from error
     if account != proof.account:
@@ -120,7 +120,8 @@ def _compute_slot_key(slot: int) -> bytes:
     return keccak(slot.to_bytes(32, "big"))
 
 
-def _decode_account(leaf: bytes | None) -> Account:
+def decode_account(leaf: bytes | None) -> Account:
+    """Return what a leaf of the state trie says. Raises MissingState."""
     if leaf is None:
         return Account()
     try:

@@ -142,7 +142,7 @@ def _walk(nodes: NodeSource, root: Hash, key: bytes, path: list[bytes]) -> bytes
                 return read_bytes(node[16]) or None
             reference, rest = node[rest[0]], rest[1:]
         else:
-            nibbles, is_leaf = _decode_path(read_bytes(node[0]))
+            nibbles, is_leaf = decode_path(read_bytes(node[0]))
             if is_leaf:
                 return read_bytes(node[1]) if nibbles == rest else None
             if not nibbles or rest[: len(nibbles)] != nibbles:
@@ -179,7 +179,11 @@ def _encode_path(nibbles: bytes, *, is_leaf: bool) -> bytes:
     return bytes(full[i] << 4 | full[i + 1] for i in range(0, len(full), 2))
 
 
-def _decode_path(data: bytes) -> tuple[bytes, bool]:
+def decode_path(data: bytes) -> tuple[bytes, bool]:
+    """Return the nibbles of a leaf's or extension's path, and whether it is a leaf's.
+
+    Raises MissingState if there are none.
+    """
     nibbles = _split_nibbles(data)
     if not nibbles:
         raise MissingState(b"")
