@@ -148,8 +148,9 @@ class Edge:
     async def get_health(self, _request: Request) -> Response:
         """The node's status: 200, or 503 while it needs a person."""
         status = await self.quick.run(self.node.get_status)
-        body = {"healthy": status.alarm is None, **dataclasses.asdict(status)}
-        return answer_json(body, 200 if status.alarm is None else 503)
+        is_healthy = status.alarm is None and not status.alarms
+        body = {"healthy": is_healthy, **dataclasses.asdict(status)}
+        return answer_json(body, 200 if is_healthy else 503)
 
     async def get_metrics(self, _request: Request) -> Response:
         """Prometheus text."""

@@ -12,7 +12,11 @@ BUCKETS_SECONDS: Final = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 GAUGES: Final = {
     "height": "Height of the finalized head.",
     "timestamp": "Timestamp of the finalized head, in seconds.",
+    "epoch": "Epoch of the next block.",
     "view": "Consensus view.",
+    "validators": "Validators of this epoch.",
+    "is_validator": "1 while this node is one of them.",
+    "peers": "Other validators of this epoch that this one reaches.",
     "uptime_seconds": "Seconds since the node started.",
     "blocks_built": "Blocks that this validator built since it started.",
     "transactions_finalized": "Transactions finalized since the node started.",
@@ -66,8 +70,8 @@ class Metrics:
             gauge.set(getattr(status, name))
         self.subscribers.set(sockets)
         self.alarm.clear()
-        if status.alarm is not None:
-            self.alarm.labels(status.alarm).set(1)
+        for code in {status.alarm, *(alarm.code for alarm in status.alarms)} - {None}:
+            self.alarm.labels(code).set(1)
         return generate_latest(self.registry)
 
     def _create_gauge(self, name: str, text: str) -> Gauge:

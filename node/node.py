@@ -39,6 +39,7 @@ from .mempool import Mempool
 from .records import BlobFile, Inclusion, LogEntry, LogQuery, NodeStatus
 from .status import build_status
 from .store import ChainStore
+from .watcher import Watcher
 
 SUGGESTED_TIP_WEI = 10**6
 
@@ -71,6 +72,7 @@ class Node:
         self.started_at = self.clock.get_seconds()
         self.transactions_finalized = 0
         assembly.on_final.append(self._announce)
+        self.watcher = Watcher(self)
 
     @classmethod
     def open(
@@ -324,6 +326,7 @@ class Node:
             validator=self.identity.proposer,
         )
         self.driver.start()
+        self.watcher.start()
         if self.config.keeper.enabled:
             self._keeper.start()
 
@@ -331,6 +334,7 @@ class Node:
         """Stop the threads and close the directory. Nothing final is lost by not calling it."""
         height = self.get_head().height
         self._keeper.stop()
+        self.watcher.stop()
         self.driver.stop()
         self._signer.close()
         self.store.close()

@@ -50,8 +50,35 @@ class BlobFile:
 
 
 @dataclass(frozen=True, slots=True)
+class FollowingStatus:
+    """How following over HTTP goes. `refusal` is None, or the code of why it does not.
+
+    `sources` maps each URL to the height it claims, or to what was wrong with it last.
+    """
+
+    target: int
+    behind: int
+    refusal: str | None
+    missing_blobs: int
+    sources: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that a person must look at; the message says what to do."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """For /health, /metrics and `node status`. `alarm` is None, or the code of what is wrong."""
+    """For /health, /metrics and `node status`.
+
+    `alarm` is None, or the code of why this node takes no part in making blocks; `alarms` has
+    everything that a person must look at, that included. `peers` counts those that we reach, of
+    the validators of `epoch`, which is that of the next block.
+    """
 
     version: str
     chain_id: int
@@ -72,3 +99,8 @@ class NodeStatus:
     last_block_seconds: float
     alarm: str | None
     alarm_message: str | None
+    epoch: int = 0
+    validators: int = 1
+    is_validator: bool = True
+    peers: int = 0
+    alarms: tuple[Alarm, ...] = ()

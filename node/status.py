@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 def build_status(node: "Node") -> NodeStatus:
     head, alarm = node.get_head(), node.driver.alarm
+    current = node.watcher.get_current_set()
     transactions, pool_bytes = node.mempool.get_size()
     files, blob_bytes = node.blobs.get_size()
     genesis_hash = node.store.get_hash(0) or b""
@@ -26,14 +27,19 @@ def build_status(node: "Node") -> NodeStatus:
         timestamp=head.timestamp,
         view=node.driver.get_view(),
         uptime_seconds=node.clock.get_seconds() - node.started_at,
-        blocks_built=node.driver.blocks_built,
+        blocks_built=node.driver.progress.blocks_built,
         transactions_finalized=node.transactions_finalized,
         mempool_transactions=transactions,
         mempool_bytes=pool_bytes,
         blob_files=files,
         blob_bytes=blob_bytes,
         free_disk_bytes=shutil.disk_usage(node.directory).free,
-        last_block_seconds=node.driver.last_block_seconds,
+        last_block_seconds=node.driver.progress.last_block_seconds,
         alarm=None if alarm is None else alarm.code,
         alarm_message=None if alarm is None else alarm.message,
+        epoch=current.epoch,
+        validators=len(current.members),
+        is_validator=current.find(node.identity.proposer) is not None,
+        peers=len(node.watcher.find_reached(current)),
+        alarms=node.watcher.get_alarms(),
     )
