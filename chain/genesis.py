@@ -27,7 +27,7 @@ from .genesis_document import (
     encode_hex,
     parse_genesis,
 )
-from .params import FEDAVG_ADDRESS
+from .params import EVIDENCE_ADDRESS, FEDAVG_ADDRESS
 from .trie import EMPTY_ROOT
 from .types import Address, Epoch, Height, View
 
@@ -137,7 +137,8 @@ def build_genesis(genesis: Genesis) -> GenesisState:
     nothing: dict[bytes, bytes] = {}
     state = BlockState(nothing, NoBlobs(), genesis.rules, EMPTY_ROOT, environment)
     state.process_system_contracts()
-    state.process_account(Address(FEDAVG_ADDRESS), balance=0, nonce=1, code=GUARD_CODE)
+    for precompile in (FEDAVG_ADDRESS, EVIDENCE_ADDRESS):
+        state.process_account(Address(precompile), balance=0, nonce=1, code=GUARD_CODE)
     for address, balance in genesis.alloc:
         if state.get_nonce(address):
             raise InvalidGenesis("genesis_alloc", f"{encode_hex(address)} is a system contract")
@@ -198,7 +199,10 @@ def _deploy(state: "BlockState", genesis: Genesis, contract: GenesisContract) ->
             )
             for item in genesis.validators
         ]
-        init_code += encode([_VALIDATORS_ABI], [rows])
+        init_code += encode(
+            [_VALIDATORS_ABI, "uint256", "uint256", "uint256"],
+            [rows, genesis.min_stake, genesis.unbonding_seconds, genesis.epoch_blocks],
+        )
         value = sum(item.stake for item in genesis.validators)
     error = state.process_deployment(contract.address, init_code, value=value, gas=DEPLOY_GAS)
     if error is not None:

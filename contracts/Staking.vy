@@ -5,22 +5,57 @@
 """
 @title The validators of the chain
 @license Apache-2.0
-@notice Genesis registers the first validators and endows this contract with their stakes. The keys'
-        proofs of possession are checked where genesis is read.
+@notice Genesis registers the first validators and endows this contract with their stakes; others
+        deposit. Consensus reads `get_validators` before the last block of each epoch: that is the
+        set of the next one. Whoever leaves stays slashable until its stake is paid out. The balance
+        is the sum of all stakes, always. Issuance is consensus' affair. docs/staking.md
 """
 
+import evidence
+
 MAX_VALIDATORS: constant(uint256) = 64
+
+# An active validator that checked in for the last time in epoch e may be jailed from e + 9 on.
+JAIL_EPOCHS: constant(uint256) = 8
+# Of the stake: what two conflicting votes cost, and what conflicting certificates cost.
+VOTE_PERCENT: constant(uint256) = 10
+CERTIFICATE_PERCENT: constant(uint256) = 100
+# The reporter's part of what is slashed is one in this many.
+REWARD_DIVISOR: constant(uint256) = 10
+
+# States. WAITING has a stake and no place among the active.
+NOBODY: constant(uint8) = 0
+ACTIVE: constant(uint8) = 1
+WAITING: constant(uint8) = 2
+JAILED: constant(uint8) = 3
+LEAVING: constant(uint8) = 4
+
+# What `next_duty` answers.
+NOTHING: constant(uint8) = 0
+CHECK_IN: constant(uint8) = 1
+UNJAIL: constant(uint8) = 2
 
 
 struct Validator:
     account: address
     # BLS12-381 public key in G1, compressed: verifies this validator's votes.
     bls_key: Bytes[48]
-    # Ed25519 public key of its network endpoint.
+    # Curve25519 public key of its network endpoint.
     network_key: bytes32
+    # host:port
     endpoint: String[64]
     fee_recipient: address
     stake: uint256
+
+
+struct Standing:
+    state: uint8
+    # Epoch of the last check-in; whoever becomes active counts as checked in for the epoch after.
+    checked_in: uint256
+    # Epoch in which it was jailed or left.
+    since: uint256
+    # Second from which a leaving stake may be withdrawn.
+    unlocks_at: uint256
 
 
 event Registered:
@@ -32,68 +67,638 @@ event Registered:
     stake: uint256
 
 
+event StakeAdded:
+    account: indexed(address)
+    amount: uint256
+
+
+event Entered:
+    account: indexed(address)
+
+
+event Displaced:
+    account: indexed(address)
+
+
+event CheckedIn:
+    account: indexed(address)
+    epoch: uint256
+
+
+event Jailed:
+    account: indexed(address)
+    epoch: uint256
+
+
+event Left:
+    account: indexed(address)
+    stake: uint256
+    unlocks_at: uint256
+
+
+event Withdrawn:
+    account: indexed(address)
+    amount: uint256
+
+
+event Slashed:
+    account: indexed(address)
+    epoch: uint256
+    view: uint256
+    offence: uint256
+    amount: uint256
+
+
+event Reported:
+    reporter: indexed(address)
+    epoch: uint256
+    view: uint256
+    offence: uint256
+    slashed: uint256
+    reward: uint256
+
+
+event EndpointSet:
+    account: indexed(address)
+    endpoint: String[64]
+
+
+event NetworkKeySet:
+    account: indexed(address)
+    network_key: bytes32
+
+
+event FeeRecipientSet:
+    account: indexed(address)
+    fee_recipient: address
+
+
+MIN_STAKE: public(immutable(uint256))
+UNBONDING_SECONDS: public(immutable(uint256))
+EPOCH_BLOCKS: public(immutable(uint256))
+
+# Of everybody, in wei; and of the active.
 total_stake: public(uint256)
-validators: DynArray[Validator, MAX_VALIDATORS]
-# One more than the place in the list; 0 for a stranger.
-positions: HashMap[address, uint256]
+active_stake: public(uint256)
+active: DynArray[address, MAX_VALIDATORS]
+standings: HashMap[address, Standing]
+stakes: HashMap[address, uint256]
+# An account has one BLS key for ever, so that evidence of any age finds it.
+keys: HashMap[address, evidence.Key]
 key_owners: HashMap[bytes32, address]
+network_keys: HashMap[address, bytes32]
+network_key_owners: HashMap[bytes32, address]
+endpoints: HashMap[address, String[64]]
+fee_recipients: HashMap[address, address]
+banned: public(HashMap[address, bool])
+# Percent taken so far, by account, epoch and view.
+penalties: HashMap[address, HashMap[uint256, HashMap[uint256, uint256]]]
 
 
 @deploy
 @payable
-def __init__(validators: DynArray[Validator, MAX_VALIDATORS]):
+def __init__(
+    validators: DynArray[Validator, MAX_VALIDATORS],
+    min_stake: uint256,
+    unbonding_seconds: uint256,
+    epoch_blocks: uint256,
+):
     """
     @notice Register the first validators, in the order of the validator set. The value sent must be
-            the sum of their stakes, in wei.
+            the sum of their stakes, in wei. Genesis checks their keys' proofs of possession.
     """
+    assert min_stake > 0, "staking: no minimum stake"
+    assert epoch_blocks > 0, "staking: no epoch length"
+    MIN_STAKE = min_stake
+    UNBONDING_SECONDS = unbonding_seconds
+    EPOCH_BLOCKS = epoch_blocks
+
     assert len(validators) > 0, "staking: no validators"
     for validator: Validator in validators:
-        self._register(validator)
+        self._register(validator, (max(block.number, 1) - 1) // epoch_blocks)
     assert self.total_stake == msg.value, "staking: value differs from the stakes"
 
 
+# -- reading ---------------------------------------------------------------------------------------
 @view
 @external
 def get_validators() -> DynArray[Validator, MAX_VALIDATORS]:
     """
-    @notice The validator set of the epoch, in its order.
+    @notice The active validators: the set of the next epoch, in its order.
     """
-    return self.validators
+    validators: DynArray[Validator, MAX_VALIDATORS] = []
+    for account: address in self.active:
+        validators.append(self._get_validator(account))
+    return validators
 
 
 @view
 @external
 def get_validator(account: address) -> Validator:
-    position: uint256 = self.positions[account]
-    assert position > 0, "staking: not a validator"
-    return self.validators[position - 1]
+    """
+    @notice What an account registered, whatever its state.
+    """
+    assert self.standings[account].state != NOBODY, "staking: not a validator"
+    return self._get_validator(account)
 
 
 @view
 @external
 def is_validator(account: address) -> bool:
-    return self.positions[account] > 0
+    """
+    @notice Is it active?
+    """
+    return self.standings[account].state == ACTIVE
+
+
+@view
+@external
+def get_standing(account: address) -> Standing:
+    return self.standings[account]
+
+
+@view
+@external
+def get_penalty(account: address, epoch: uint256, view: uint256) -> uint256:
+    """
+    @notice Percent of its stake that an account lost for what it signed in a view.
+    """
+    return self.penalties[account][epoch][view]
+
+
+@view
+@external
+def epoch() -> uint256:
+    return self._get_epoch()
+
+
+@view
+@external
+def next_duty(account: address) -> uint8:
+    """
+    @notice What the account may do now: 0 nothing, 1 `check_in`, 2 `unjail`.
+    """
+    standing: Standing = self.standings[account]
+    epoch: uint256 = self._get_epoch()
+    if standing.state == ACTIVE and standing.checked_in < epoch:
+        return CHECK_IN
+    if standing.state == JAILED and standing.since < epoch:
+        return UNJAIL
+    return NOTHING
+
+
+@view
+@external
+def list_absent() -> DynArray[address, MAX_VALIDATORS]:
+    """
+    @notice Whom `jail` takes now.
+    """
+    absent: DynArray[address, MAX_VALIDATORS] = []
+    if self._has_witnesses():
+        for account: address in self.active:
+            if self._is_absent(account):
+                absent.append(account)
+    return absent
+
+
+# -- joining ---------------------------------------------------------------------------------------
+@external
+@payable
+def deposit(
+    bls_key: Bytes[48],
+    proof: Bytes[96],
+    network_key: bytes32,
+    endpoint: String[64],
+    fee_recipient: address,
+):
+    """
+    @notice Become a validator from the next epoch on, with the value sent as stake. If all places
+            are taken, the lowest stake gives way to a higher one.
+    @param proof The proof of possession: a signature of the BLS key over itself.
+    """
+    assert not self.banned[msg.sender], "staking: banned"
+    assert msg.value >= MIN_STAKE, "staking: stake below the minimum"
+    evidence._check_possession(bls_key, proof)
+
+    self._register(
+        Validator(
+            account=msg.sender,
+            bls_key=bls_key,
+            network_key=network_key,
+            endpoint=endpoint,
+            fee_recipient=fee_recipient,
+            stake=msg.value,
+        ),
+        self._get_epoch() + 1,
+    )
+
+
+@external
+@payable
+def add_stake():
+    """
+    @notice Add the value sent to the caller's stake.
+    """
+    state: uint8 = self._get_staying(msg.sender)
+    assert msg.value > 0, "staking: no stake"
+
+    self.stakes[msg.sender] += msg.value
+    self.total_stake += msg.value
+    if state == ACTIVE:
+        self.active_stake += msg.value
+    log StakeAdded(account=msg.sender, amount=msg.value)
+
+
+@external
+def enter():
+    """
+    @notice Take a place again, after a higher stake took it.
+    """
+    assert self.standings[msg.sender].state == WAITING, "staking: not waiting"
+    self._enter(msg.sender, self._get_epoch() + 1)
+
+
+@external
+def set_endpoint(endpoint: String[64]):
+    """
+    @notice Be found elsewhere from the next epoch on.
+    """
+    self._get_staying(msg.sender)
+    self._set_endpoint(msg.sender, endpoint)
+    log EndpointSet(account=msg.sender, endpoint=endpoint)
+
+
+@external
+def set_network_key(network_key: bytes32):
+    """
+    @notice Use another network key from the next epoch on.
+    """
+    self._get_staying(msg.sender)
+    self.network_key_owners[self.network_keys[msg.sender]] = empty(address)
+    self._set_network_key(msg.sender, network_key)
+    log NetworkKeySet(account=msg.sender, network_key=network_key)
+
+
+@external
+def set_fee_recipient(fee_recipient: address):
+    """
+    @notice Have fees and issuance paid elsewhere from the next epoch on.
+    """
+    self._get_staying(msg.sender)
+    self._set_fee_recipient(msg.sender, fee_recipient)
+    log FeeRecipientSet(account=msg.sender, fee_recipient=fee_recipient)
+
+
+# -- liveness --------------------------------------------------------------------------------------
+@external
+def check_in():
+    """
+    @notice Show that the caller's node works. Once an epoch.
+    """
+    epoch: uint256 = self._get_epoch()
+    assert self.standings[msg.sender].state == ACTIVE, "staking: not active"
+    assert self.standings[msg.sender].checked_in < epoch, "staking: already checked in"
+
+    self.standings[msg.sender].checked_in = epoch
+    log CheckedIn(account=msg.sender, epoch=epoch)
+
+
+@external
+def jail(account: address):
+    """
+    @notice Take a validator that stopped checking in out of the next set. It costs no stake. Not
+            while a third of the active stake is missing: then the chain is ill, not the validator.
+    """
+    assert self.standings[account].state == ACTIVE, "staking: not active"
+    assert self._is_absent(account), "staking: not absent"
+    assert self._has_witnesses(), "staking: too few checked in"
+
+    self._remove(account, JAILED)
+    self.standings[account].since = self._get_epoch()
+    log Jailed(account=account, epoch=self._get_epoch())
+
+
+@external
+def unjail():
+    """
+    @notice Take a place again, from the epoch after the one in which the caller was jailed.
+    """
+    assert self.standings[msg.sender].state == JAILED, "staking: not jailed"
+    assert self.standings[msg.sender].since < self._get_epoch(), "staking: still jailed"
+    self._enter(msg.sender, self._get_epoch() + 1)
+
+
+# -- leaving ---------------------------------------------------------------------------------------
+@external
+def request_exit():
+    """
+    @notice Leave from the next epoch on. The stake stays here, and slashable, for the unbonding
+            time, and at least until the epoch is over.
+    """
+    state: uint8 = self._get_staying(msg.sender)
+    if state == ACTIVE:
+        assert len(self.active) > 1, "staking: the last validator"
+        self._remove(msg.sender, WAITING)
+    self._leave(msg.sender)
+
+
+@external
+def withdraw():
+    """
+    @notice Pay the caller's stake out once it has waited.
+    """
+    standing: Standing = self.standings[msg.sender]
+    assert standing.state == LEAVING, "staking: not leaving"
+    assert block.timestamp >= standing.unlocks_at, "staking: still unbonding"
+    assert self._get_epoch() > standing.since, "staking: still in the set"
+
+    amount: uint256 = self.stakes[msg.sender]
+    self.total_stake -= amount
+    self._forget(msg.sender)
+    log Withdrawn(account=msg.sender, amount=amount)
+    self._send(msg.sender, amount)
+
+
+# -- slashing --------------------------------------------------------------------------------------
+@external
+def report(
+    first_statement: Bytes[evidence.MAX_STATEMENT_BYTES],
+    first_signers: DynArray[address, MAX_VALIDATORS],
+    first_signature: Bytes[96],
+    second_statement: Bytes[evidence.MAX_STATEMENT_BYTES],
+    second_signers: DynArray[address, MAX_VALIDATORS],
+    second_signature: Bytes[96],
+):
+    """
+    @notice Slash and ban all who signed both of two statements that nobody may sign both, each
+            once per epoch and view. A pair of votes costs a tenth of the stake. If each statement
+            has several signers, and those who signed both hold a third of the active stake or
+            more, it is an attack on finality and costs all of it, less what the same view cost
+            before. A tenth of what is slashed goes to the caller, the rest to the zero address.
+    @param first_statement rlp([epoch, view, kind, hash]).
+    @param first_signature The sum of the signatures of all its signers.
+    """
+    offence: uint256 = 0
+    epoch: uint256 = 0
+    view: uint256 = 0
+    offence, epoch, view = evidence._check_conflict(
+        first_statement,
+        self._list_keys(first_signers),
+        first_signature,
+        second_statement,
+        self._list_keys(second_signers),
+        second_signature,
+    )
+
+    guilty: DynArray[address, MAX_VALIDATORS] = []
+    guilty_stake: uint256 = 0
+    for account: address in second_signers:
+        if account in first_signers:
+            guilty.append(account)
+            guilty_stake += self.stakes[account]
+    percent: uint256 = VOTE_PERCENT
+    if len(first_signers) > 1 and len(second_signers) > 1 and guilty_stake * 3 >= self.active_stake:
+        percent = CERTIFICATE_PERCENT
+
+    slashed: uint256 = 0
+    for account: address in guilty:
+        slashed += self._slash(account, epoch, view, offence, percent)
+    assert slashed > 0, "staking: nothing to slash"
+
+    reward: uint256 = slashed // REWARD_DIVISOR
+    log Reported(
+        reporter=msg.sender,
+        epoch=epoch,
+        view=view,
+        offence=offence,
+        slashed=slashed,
+        reward=reward,
+    )
+    self._send(empty(address), slashed - reward)
+    self._send(msg.sender, reward)
 
 
 @internal
-def _register(validator: Validator):
-    key_hash: bytes32 = keccak256(validator.bls_key)
-    assert validator.account != empty(address), "staking: no account"
-    assert validator.fee_recipient != empty(address), "staking: no fee recipient"
-    assert len(validator.bls_key) == 48, "staking: BLS key must have 48 bytes"
-    assert validator.stake > 0, "staking: no stake"
-    assert self.positions[validator.account] == 0, "staking: already a validator"
-    assert self.key_owners[key_hash] == empty(address), "staking: BLS key already registered"
+def _slash(
+    account: address, epoch: uint256, view: uint256, offence: uint256, percent: uint256
+) -> uint256:
+    """
+    @notice Take `percent` of the stake, rounded up, unless the view cost as much already.
+    @return The wei taken, which the caller must send away.
+    """
+    stake: uint256 = self.stakes[account]
+    if stake == 0 or self.penalties[account][epoch][view] >= percent:
+        return 0
 
-    self.validators.append(validator)
-    self.positions[validator.account] = len(self.validators)
-    self.key_owners[key_hash] = validator.account
+    self.penalties[account][epoch][view] = percent
+    self.banned[account] = True
+    state: uint8 = self.standings[account].state
+    if state == ACTIVE:
+        self._remove(account, WAITING)
+    amount: uint256 = (stake * percent + 99) // 100
+    self.stakes[account] = stake - amount
+    self.total_stake -= amount
+    log Slashed(account=account, epoch=epoch, view=view, offence=offence, amount=amount)
+    if amount == stake:
+        self._forget(account)
+    elif state != LEAVING:
+        self._leave(account)
+    return amount
+
+
+@view
+@internal
+def _list_keys(
+    signers: DynArray[address, MAX_VALIDATORS]
+) -> DynArray[evidence.Key, evidence.MAX_SIGNERS]:
+    keys: DynArray[evidence.Key, evidence.MAX_SIGNERS] = []
+    for account: address in signers:
+        key: evidence.Key = self.keys[account]
+        assert key.head != empty(bytes32), "staking: unknown signer"
+        keys.append(key)
+    return keys
+
+
+# -- records ---------------------------------------------------------------------------------------
+@internal
+def _register(validator: Validator, checked_in: uint256):
+    account: address = validator.account
+    assert account != empty(address), "staking: no account"
+    assert validator.stake > 0, "staking: no stake"
+    assert self.standings[account].state == NOBODY, "staking: already a validator"
+
+    self._set_bls_key(account, validator.bls_key)
+    self._set_network_key(account, validator.network_key)
+    self._set_endpoint(account, validator.endpoint)
+    self._set_fee_recipient(account, validator.fee_recipient)
+    self.stakes[account] = validator.stake
     self.total_stake += validator.stake
     log Registered(
-        account=validator.account,
+        account=account,
         bls_key=validator.bls_key,
         network_key=validator.network_key,
         endpoint=validator.endpoint,
         fee_recipient=validator.fee_recipient,
         stake=validator.stake,
     )
+    self._enter(account, checked_in)
+
+
+@internal
+def _set_bls_key(account: address, bls_key: Bytes[48]):
+    key: evidence.Key = evidence._split(bls_key)
+    key_hash: bytes32 = keccak256(bls_key)
+    owner: address = self.key_owners[key_hash]
+    if owner == empty(address):
+        assert self.keys[account].head == empty(bytes32), "staking: account has another BLS key"
+        self.keys[account] = key
+        self.key_owners[key_hash] = account
+    else:
+        assert owner == account, "staking: BLS key already registered"
+
+
+@internal
+def _set_network_key(account: address, network_key: bytes32):
+    """
+    @notice Two validators with one network key would be taken for each other.
+    """
+    owner: address = self.network_key_owners[network_key]
+    assert owner == empty(address), "staking: network key already registered"
+    self.network_keys[account] = network_key
+    self.network_key_owners[network_key] = account
+
+
+@internal
+def _set_endpoint(account: address, endpoint: String[64]):
+    assert len(endpoint) > 0, "staking: no endpoint"
+    self.endpoints[account] = endpoint
+
+
+@internal
+def _set_fee_recipient(account: address, fee_recipient: address):
+    assert fee_recipient != empty(address), "staking: no fee recipient"
+    self.fee_recipients[account] = fee_recipient
+
+
+@internal
+def _enter(account: address, checked_in: uint256):
+    """
+    @notice Give the account a place, if need be that of the first with the lowest stake.
+    """
+    stake: uint256 = self.stakes[account]
+    if len(self.active) == MAX_VALIDATORS:
+        lowest: address = self.active[0]
+        for other: address in self.active:
+            if self.stakes[other] < self.stakes[lowest]:
+                lowest = other
+        assert stake > self.stakes[lowest], "staking: the set is full"
+        self._remove(lowest, WAITING)
+        log Displaced(account=lowest)
+
+    self.active.append(account)
+    self.active_stake += stake
+    self.standings[account] = Standing(state=ACTIVE, checked_in=checked_in, since=0, unlocks_at=0)
+    log Entered(account=account)
+
+
+@internal
+def _remove(account: address, state: uint8):
+    """
+    @notice Take an active account's place away; the last one moves there.
+    """
+    last: address = self.active.pop()
+    if last != account:
+        for place: uint256 in range(MAX_VALIDATORS):
+            if self.active[place] == account:
+                self.active[place] = last
+                break
+    self.active_stake -= self.stakes[account]
+    self.standings[account].state = state
+
+
+@internal
+def _leave(account: address):
+    """
+    @notice Begin the unbonding of an account that has no place.
+    """
+    unlocks_at: uint256 = block.timestamp + UNBONDING_SECONDS
+    self.standings[account] = Standing(
+        state=LEAVING,
+        checked_in=self.standings[account].checked_in,
+        since=self._get_epoch(),
+        unlocks_at=unlocks_at,
+    )
+    log Left(account=account, stake=self.stakes[account], unlocks_at=unlocks_at)
+
+
+@internal
+def _forget(account: address):
+    """
+    @notice Clear everything but the BLS key, penalties and the ban.
+    """
+    self.network_key_owners[self.network_keys[account]] = empty(address)
+    self.network_keys[account] = empty(bytes32)
+    self.endpoints[account] = ""
+    self.fee_recipients[account] = empty(address)
+    self.stakes[account] = 0
+    self.standings[account] = empty(Standing)
+
+
+@view
+@internal
+def _get_validator(account: address) -> Validator:
+    return Validator(
+        account=account,
+        bls_key=evidence._join(self.keys[account]),
+        network_key=self.network_keys[account],
+        endpoint=self.endpoints[account],
+        fee_recipient=self.fee_recipients[account],
+        stake=self.stakes[account],
+    )
+
+
+@view
+@internal
+def _get_staying(account: address) -> uint8:
+    """
+    @notice The state of an account that is a validator and is not leaving.
+    """
+    state: uint8 = self.standings[account].state
+    assert state != NOBODY, "staking: not a validator"
+    assert state != LEAVING, "staking: already leaving"
+    return state
+
+
+@view
+@internal
+def _get_epoch() -> uint256:
+    """
+    @notice Epochs go by height; block 0 belongs to the first.
+    """
+    return (max(block.number, 1) - 1) // EPOCH_BLOCKS
+
+
+@view
+@internal
+def _is_absent(account: address) -> bool:
+    return self._get_epoch() > self.standings[account].checked_in + JAIL_EPOCHS
+
+
+@view
+@internal
+def _has_witnesses() -> bool:
+    """
+    @notice Did more than two thirds of the active stake check in in this epoch or the last one?
+    """
+    present: uint256 = 0
+    epoch: uint256 = self._get_epoch()
+    for account: address in self.active:
+        if self.standings[account].checked_in + 1 >= epoch:
+            present += self.stakes[account]
+    return present * 3 > self.active_stake * 2
+
+
+@internal
+def _send(owner: address, amount: uint256):
+    # The lock and the order of writes guard this; a fixed stipend would exclude contracts.
+    raw_call(owner, b"", value=amount)

@@ -1,4 +1,4 @@
-"""Fixtures for `ape test contracts/tests`, on ape's local py-evm with the real precompile injected.
+"""Fixtures for `ape test contracts/tests`: ape's local py-evm with the real precompiles in it.
 
 This environment has no installed `steelyard`: the package is read from the repository's `src`.
 """
@@ -10,14 +10,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from injection import BlobShelf, inject_precompile
+from injection import BlobShelf, inject_precompiles
+from stage import Stage
 from world import World
 
 
 @pytest.fixture(scope="session")
 def shelf():
     shelf = BlobShelf()
-    inject_precompile(shelf)
+    inject_precompiles(shelf)
     return shelf
 
 
@@ -37,3 +38,8 @@ def deployed(compiled, accounts, shelf):
 def world(deployed, accounts, chain, shelf):
     shelf.clear()
     return World(deployed, accounts, chain, shelf)
+
+
+@pytest.fixture
+def stage(compiled, accounts, chain, shelf):
+    return Stage(compiled.Staking, accounts, chain)

@@ -1,4 +1,4 @@
-"""The aggregation precompile inside ape's local py-evm: the same `call` that nodes run.
+"""Our precompiles inside ape's local py-evm: the same `call`s that nodes run.
 
 Blobs live on a shelf in this process instead of in transactions and on disk.
 """
@@ -9,10 +9,10 @@ from eth.exceptions import Revert
 from eth.vm.forks.prague.computation import PragueComputation
 from eth_abi import encode
 
+from steelyard.chain import evidence, precompile
 from steelyard.chain.admission import Admission
 from steelyard.chain.errors import SteelyardError
-from steelyard.chain.params import FEDAVG_ADDRESS
-from steelyard.chain.precompile import call
+from steelyard.chain.params import EVIDENCE_ADDRESS, FEDAVG_ADDRESS
 from steelyard.chain.types import BlobName, Digest
 
 RETENTION_SECONDS = 30 * 86_400
@@ -39,7 +39,7 @@ class BlobShelf:
 
 
 class ComputationHost:
-    """What the precompile may see of one py-evm call."""
+    """What the precompiles may see of one py-evm call."""
 
     def __init__(self, computation, shelf):
         self.computation, self.shelf = computation, shelf
@@ -61,17 +61,23 @@ class ComputationHost:
         assert self.shelf.put(data, self.height, self.timestamp) == name
 
 
-def inject_precompile(shelf):
-    """Give ape's local network the precompile, for as long as this process lives."""
+def inject_precompiles(shelf):
+    """Give ape's local network the precompiles, for as long as this process lives."""
 
-    def run(computation):
-        try:
-            computation.output = call(
-                ComputationHost(computation, shelf), computation.msg.data_as_bytes
-            )
-        except SteelyardError as error:
-            computation.output = ERROR_SELECTOR + encode(["string"], [f"fedavg: {error.code}"])
-            raise Revert(computation.output) from error
-        return computation
+    def build(name, module):
+        def run(computation):
+            host = ComputationHost(computation, shelf)
+            try:
+                computation.output = module.call(host, computation.msg.data_as_bytes)
+            except SteelyardError as error:
+                computation.output = ERROR_SELECTOR + encode(["string"], [f"{name}: {error.code}"])
+                raise Revert(computation.output) from error
+            return computation
 
-    PragueComputation._precompiles = {**PragueComputation._precompiles, FEDAVG_ADDRESS: run}
+        return run
+
+    PragueComputation._precompiles = {
+        **PragueComputation._precompiles,
+        FEDAVG_ADDRESS: build("fedavg", precompile),
+        EVIDENCE_ADDRESS: build("evidence", evidence),
+    }

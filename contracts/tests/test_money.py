@@ -3,12 +3,13 @@
 import random
 
 import ape
-import injection
 import pytest
 from ape.exceptions import ContractLogicError
 from eth_abi import encode
 from eth_utils import keccak
 from world import CLOSE_TIMEOUT_SECONDS, FINISHED, LOBBY, PARAMETERS, RUNNING
+
+from steelyard.chain import precompile
 
 AGGREGATE = keccak(
     text="aggregate((uint8,uint256),(bytes32,uint256),(bytes32,uint256)[],uint256[])"
@@ -106,8 +107,8 @@ def test_a_precompile_that_shares_out_more_than_the_pool_pays_nobody(world, monk
             return genuine(host, data)
         return encode(output, [(bytes(32), 1), shares, [0] * len(shares), [0] * len(shares), 0])
 
-    genuine = injection.call
-    monkeypatch.setattr(injection, "call", call)
+    genuine = precompile.call
+    monkeypatch.setattr(precompile, "call", call)
     with ape.reverts("tasks: wrong shares"):
         world.play_round(task, 1, world.hospitals[:2])
     assert world.tasks.get_account(task).paid == 0
