@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import aggregate, consensus
+from . import aggregate, consensus, faults, finality, soak
 from .timing import Measurement
 
 BENCHMARKS: dict[str, Callable[[], list[Measurement]]] = {
     "aggregate": aggregate.run,
     "consensus": consensus.run,
+    "finality": finality.run,
+    "faults": faults.run,
+    "soak": soak.run,
 }
 REPORT = Path(__file__).resolve().parents[2] / "build" / "bench.json"
 

@@ -1,0 +1,199 @@
+"""How long a user of four validators waits: one small transaction; four 1 MB updates together.
+
+Real processes with their network on loopback. The clock starts when the bytes are handed to one
+validator and ends when the same one says that they are final; upload included.
+"""
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median, quantiles
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.chain.model import Model, decode_model
+from steelyard.chain.params import TASKS_ADDRESS
+from steelyard.chain.types import Address, BlobName
+from steelyard.client import Client, Organisation, Result, Task, coins
+from steelyard.client.contracts import RoundState, compute_commitment
+from steelyard.client.training import prepare_update
+from steelyard.client.transactions import Call, compute_blob_call_gas
+from steelyard.node.localnet import Localnet
+
+from .cluster import CHAIN_ID, Wallet, make_account, run_cluster, wait_until
+from .timing import Measurement
+
+SMALL = 200
+PAUSES = (0.05, 0.31)
+"""Seconds between two transactions, in turn: so that they meet the chain's rhythm anywhere."""
+ROUNDS = 7
+CLIENTS = 4
+PARAMETERS = 1_000_000
+SALT = bytes(32)
+Arrays = dict[str, NDArray[np.float32]]
+
+
+def run() -> list[Measurement]:
+    """Return a row for the small transactions and one for the updates."""
+    with run_cluster(accounts=CLIENTS + 2) as net:
+        return [measure_small(net), measure_updates(net)]
+
+
+def measure_small(net: Localnet) -> Measurement:
+    wallets = [
+        Wallet.open(make_account(place), net.urls[number])
+        for place, number in enumerate(net.numbers)
+    ]
+    times = []
+    try:
+        for wallet in wallets:
+            wallet.hand_in(wallet.sign_transfer())
+        for turn in range(SMALL):
+            wallet = wallets[turn % len(wallets)]
+            raw = wallet.sign_transfer()
+            times.append(wallet.hand_in(raw))
+            time.sleep(PAUSES[turn % 2])
+    finally:
+        for wallet in wallets:
+            wallet.close()
+    p50, p99 = median(times), quantiles(times, n=100)[98]
+    return Measurement(
+        "4 validators, idle",
+        f"a transfer is final ({SMALL})",
+        p50,
+        1.0,
+        {"ms p99": p99 * 1e3, "ms worst": max(times) * 1e3},
+        {
+            "finality_small_p50_ms": round(p50 * 1e3, 1),
+            "finality_small_p99_ms": round(p99 * 1e3, 1),
+        },
+    )
+
+
+# -- four updates at once --------------------------------------------------------------------------
+class Site:
+    """One client, driven step by step: its update is ready before the clock starts."""
+
+    def __init__(self, client: Client, task: int, seed: int) -> None:
+        self.client, self.task = client, task
+        self._random = np.random.default_rng(seed)
+
+    def prepare(self, number: int, model: Model, base: BlobName) -> None:
+        """Make the round's update and commit to it."""
+        arrays: Arrays = {
+            spec.name: self._random.normal(0, 1e-3, spec.shape).astype(np.float32)
+            for spec in model.manifest.updated
+        }
+        self.update = prepare_update(
+            model,
+            base,
+            Result(arrays, samples=10),
+            chain_id=CHAIN_ID,
+            task=self.task,
+            round_number=number,
+            sender=self.client.address,
+            bits=8,
+            max_norm2=self.client.tasks.get_task(self.task).parameters.admission_norm2,
+        )
+        commitment = compute_commitment(
+            CHAIN_ID, self.task, number, self.client.address, self.update.update, 10, SALT
+        )
+        self.client.send(f"commit/{number}", "commit", self.task, number, commitment)
+        self._base = base
+
+    def reveal(self, number: int) -> None:
+        """Hand transaction and update to our validator; return when it is final."""
+        name = self.update.update
+        data = self.client.tasks.encode(
+            "reveal", self.task, number, (name.digest, name.size), 10, SALT
+        )
+        gas = compute_blob_call_gas((name,), (name, self._base), name.size)
+        call = Call(Address(TASKS_ADDRESS), data, gas=gas, blobs=(name,))
+        self.client.outbox.send(f"reveal/{number}", call, {name: self.update.data})
+
+
+def measure_updates(net: Localnet) -> Measurement:
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as opened:
+        organisation = opened.enter_context(open_organisation(net, Path(temporary)))
+        rng = np.random.default_rng(1)
+        published = organisation.publish(
+            Task(
+                name="finality",
+                model={"weights": rng.normal(0, 0.1, PARAMETERS).astype(np.float32)},
+                rounds=ROUNDS,
+                min_clients=CLIENTS,
+                max_clients=CLIENTS,
+                join_seconds=600,
+                round_seconds=600,
+                reward=coins(10),
+                admission_norm=100.0,
+                stake_per_sample=coins("0.01"),
+            )
+        )
+        task = published.number
+        sites = []
+        for place in range(CLIENTS):
+            client = Client(
+                net.urls[net.numbers[place % len(net.numbers)]],
+                key=make_account(1 + place),
+                state=Path(temporary) / f"site-{place}",
+                report=lambda _line: None,
+                poll_seconds=0.02,
+            )
+            sites.append(Site(opened.enter_context(client), task, place))
+        for site in sites:
+            site.client.join(task, 10)
+        times = [time_round(organisation, sites, task, number) for number in range(1, ROUNDS + 1)]
+    return Measurement(
+        "4 validators, 4 x 1 MB",
+        f"all revealed and final ({ROUNDS})",
+        median(times),
+        1.0,
+        {"ms worst": max(times) * 1e3},
+        {"finality_4x1mb_p50_ms": round(median(times) * 1e3, 1)},
+    )
+
+
+def time_round(organisation: Organisation, sites: list[Site], task: int, number: int) -> float:
+    """Return the seconds from the first update's hand-over to the last one's finality."""
+    tasks = organisation.tasks
+    wait_until(lambda: tasks.get_task(task).round == number, f"round {number} begins")
+    base = tasks.get_round(task, number).base
+    model = decode_model(organisation.rpc.get_blob(base))
+    for site in sites:
+        site.prepare(number, model, base)
+    ready = threading.Barrier(len(sites) + 1)
+
+    def reveal(site: Site) -> float:
+        ready.wait()
+        site.reveal(number)
+        return time.perf_counter()
+
+    with ThreadPoolExecutor(len(sites)) as pool:
+        ends = [pool.submit(reveal, site) for site in sites]
+        ready.wait()
+        started = time.perf_counter()
+        ended = max(end.result() for end in ends)
+    wait_until(
+        lambda: tasks.get_round(task, number).state is RoundState.AGGREGATED,
+        f"round {number} is aggregated",
+    )
+    return ended - started
+
+
+@contextmanager
+def open_organisation(net: Localnet, directory: Path) -> Iterator[Organisation]:
+    """Open the account that publishes; the first rich one."""
+    with Organisation(
+        [net.urls[number] for number in net.numbers],
+        key=make_account(0),
+        state=directory / "organisation",
+        report=lambda _line: None,
+        poll_seconds=0.05,
+    ) as organisation:
+        yield organisation
