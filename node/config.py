@@ -96,6 +96,40 @@ class KeeperConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """Connections to the other validators. Limits are for each peer and each of the two lanes."""
+
+    listen: str = ""
+    """`HOST:PORT`; empty: every interface, at the port of the own endpoint in Staking."""
+    peers: tuple[str, ...] = ()
+    """`0xADDRESS=HOST:PORT`: where to reach that validator, whatever Staking says."""
+    messages_per_second: float = 1_000.0
+    bytes_per_second: int = 64 * 2**20
+    """What a peer may send; the rest is dropped."""
+    queue_messages: int = 1_024
+    queue_bytes: int = 16 * 2**20
+    """What may wait for a peer; the oldest is dropped."""
+    mute_seconds: float = 60.0
+    """How long a peer that keeps sending garbage is not listened to."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowConfig:
+    """Following the chain over HTTP: what a node does that is no validator."""
+
+    nodes: tuple[str, ...] = ()
+    """Where to fetch from, `http://HOST:PORT`; none of them is trusted. Empty: do not follow."""
+    interval_seconds: float = 0.5
+    """Between two looks at the sources' heads."""
+    forward: bool = True
+    """Pass on to the sources the transactions and blobs that clients send here."""
+    checkpoint: str = ""
+    """`HEIGHT:0xHASH` of the block that an empty directory begins at; empty: from genesis."""
+    trust_old_head: bool = False
+    """Go on from a head, or from a genesis, that is older than half the unbonding time."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """Everything in `config.toml`; each section may be left out."""
 
@@ -106,6 +140,8 @@ class NodeConfig:
     storage: StorageConfig = field(default_factory=StorageConfig)
     calls: CallsConfig = field(default_factory=CallsConfig)
     keeper: KeeperConfig = field(default_factory=KeeperConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    follow: FollowConfig = field(default_factory=FollowConfig)
 
 
 SECTIONS: Mapping[str, type] = {
@@ -116,6 +152,8 @@ SECTIONS: Mapping[str, type] = {
     "storage": StorageConfig,
     "calls": CallsConfig,
     "keeper": KeeperConfig,
+    "network": NetworkConfig,
+    "follow": FollowConfig,
 }
 
 
@@ -170,6 +208,10 @@ def check_keys(what: str, given: Mapping[str, object], known: Mapping[str, objec
 
 def check_value(name: str, kind: object, value: object) -> object:
     """The value in its field's type. Booleans are not numbers; numbers are not negative."""
+    if kind == tuple[str, ...]:
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise InvalidConfig("config_value", f"{name} must be a list of texts")
+        return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind:
@@ -195,6 +237,8 @@ def encode_config(config: NodeConfig) -> str:
 
 
 def encode_value(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(encode_value, value))}]"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):

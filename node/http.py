@@ -171,7 +171,11 @@ def create_app(node: "Node") -> Starlette:
         Route("/ipfs/{cid}", edge.gateway.get_ipfs, methods=["GET"]),
         Route("/chain/genesis", edge.follow.get_genesis),
         Route("/chain/blocks/{height}", edge.follow.get_block),
+        Route("/chain/head", edge.follow.get_head),
         Route("/chain/certificates/{height}", edge.follow.get_certificate),
+        Route("/chain/segments/{height}", edge.follow.get_segment),
+        Route("/chain/validators/{epoch}", edge.follow.get_validators),
+        Route("/chain/nodes", edge.follow.post_nodes, methods=["POST"]),
         Route("/health", edge.get_health),
         Route("/metrics", edge.get_metrics),
     ]

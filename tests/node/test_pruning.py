@@ -1,0 +1,139 @@
+"""Pruning lets go of old states, of nothing else, and survives being killed at any instant."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from steelyard.chain import proofs
+from steelyard.chain.errors import SteelyardError
+from steelyard.chain.traversal import list_references, list_roots
+from steelyard.chain.trie import MissingState
+from steelyard.chain.types import Hash
+from steelyard.node import pruning
+from steelyard.node.history import StatePruned, check_state, get_oldest_state
+from steelyard.node.pruning import PRUNING, prune
+from steelyard.node.store import ChainStore, CorruptData, Database
+
+from .follow_kit import Chain
+from .world import ALICE, BOB, get_address, sign_transaction
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Chain]:
+    one = Chain(tmp_path)
+    for nonce in range(8):
+        one.grow(1, [sign_transaction(ALICE, nonce, value=10**18)])
+    yield one
+    one.close()
+
+
+def walk(store: ChainStore, state_root: Hash) -> set[bytes]:
+    """Everything that a state is made of. Raises MissingState."""
+    seen: set[bytes] = set()
+    stack = list(list_roots(state_root))
+    while stack:
+        one = stack.pop()
+        data = store.get_node(one.hash)
+        if data is None:
+            raise MissingState(one.hash)
+        seen.add(one.hash)
+        stack.extend(list_references(one.kind, data))
+    return seen
+
+
+def walk_at(chain: Chain, height: int) -> set[bytes]:
+    block_hash = chain.store.get_hash(height)
+    assert block_hash is not None
+    header = chain.store.get_header(block_hash)
+    assert header is not None
+    return walk(chain.store, header.state_root)
+
+
+def list_keys(store: ChainStore) -> set[bytes]:
+    return {bytes(key) for key, _ in store.database.scan("nodes", b"", 10**6)}
+
+
+def run(chain: Chain, keep: int) -> pruning.Pruned:
+    return prune(chain.store, chain.directory / PRUNING, keep, lambda _: None)
+
+
+def test_exactly_the_states_of_the_last_blocks_stay(chain: Chain) -> None:
+    before = list_keys(chain.store)
+    kept = walk_at(chain, 8) | walk_at(chain, 7) | walk_at(chain, 6)
+    pruned = run(chain, 3)
+    assert list_keys(chain.store) == kept
+    assert (pruned.oldest_state, pruned.nodes_kept) == (6, len(kept))
+    assert pruned.nodes_deleted == len(before) - len(kept) > 0
+    assert pruned.bytes_freed > 0
+    assert not (chain.directory / PRUNING).exists()
+
+
+def test_the_chain_goes_on_and_accounts_are_as_before(chain: Chain) -> None:
+    run(chain, 1)
+    chain.grow(2, [sign_transaction(ALICE, 8), sign_transaction(BOB, 0)])
+    account = proofs.get_account(chain.store, chain.head.state_root, get_address(ALICE))
+    assert account.nonce == 9
+    walk_at(chain, 10)
+
+
+def test_a_height_that_is_pruned_has_a_typed_error(chain: Chain) -> None:
+    run(chain, 2)
+    assert get_oldest_state(chain.store) == 7
+    check_state(chain.store, 7)
+    with pytest.raises(StatePruned, match="block 6"):
+        check_state(chain.store, 6)
+
+
+def test_more_blocks_than_there_are_keep_everything(chain: Chain) -> None:
+    before = list_keys(chain.store)
+    assert run(chain, 1_000).oldest_state == 0
+    assert set.union(*(walk_at(chain, height) for height in range(9))) == list_keys(chain.store)
+    assert list_keys(chain.store) <= before
+
+
+def test_nothing_is_kept_of_nothing(chain: Chain) -> None:
+    with pytest.raises(SteelyardError) as caught:
+        run(chain, 0)
+    assert caught.value.code == "prune_keep"
+
+
+class Killed(Exception):
+    """In the place of kill -9."""
+
+
+@pytest.mark.parametrize("writes", range(1, 12, 2))
+def test_a_kill_at_any_instant_harms_nothing(
+    writes: int, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "BATCH", 16)
+    original, done = Database.write, [0]
+
+    def write(database: Database) -> object:
+        done[0] += 1
+        if done[0] > writes:
+            raise Killed
+        return original(database)
+
+    monkeypatch.setattr(Database, "write", write)
+    with pytest.raises(Killed):
+        run(chain, 2)
+    monkeypatch.setattr(Database, "write", original)
+    walk_at(chain, 8)
+    chain.grow(3, [sign_transaction(ALICE, 8)])  # the node runs in between
+    run(chain, 2)
+    assert walk_at(chain, 11) | walk_at(chain, 10) <= list_keys(chain.store)
+    with pytest.raises(MissingState):
+        walk_at(chain, 1)
+    run(chain, 2)
+    assert list_keys(chain.store) == walk_at(chain, 11) | walk_at(chain, 10)
+
+
+def test_a_head_without_its_state_is_never_swept(chain: Chain) -> None:
+    before = list_keys(chain.store)
+    victim = sorted(walk_at(chain, 8) - {chain.head.state_root})[0]
+    with chain.store.database.write() as writer:
+        writer.delete("nodes", victim)
+    with pytest.raises(CorruptData):
+        run(chain, 2)
+    assert list_keys(chain.store) == before - {victim}
