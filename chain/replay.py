@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from .block import MAX_ANCESTORS, Block, Header
 from .environment import BlobSource
+from .epochs import EpochSet
 from .errors import InvalidBlock, UnavailableBlob
 from .execute import Outcome, apply_block
 from .genesis import Genesis, build_genesis
@@ -18,11 +19,15 @@ from .types import BlobName, Hash, Height
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """One height. `difference` is None if the block does what it says, else the code of what
-    differs (`block_state_root`, …), and `message` explains it."""
+    """One height, and the validators whose certificate makes it final, as execution found them.
+
+    `difference` is None if the block does what it says, else the code of what differs
+    (`block_state_root`, …), and `message` explains it.
+    """
 
     height: Height
     block_hash: Hash
+    epoch_set: EpochSet
     difference: str | None = None
     message: str = ""
 
@@ -65,12 +70,12 @@ def replay(genesis: Genesis, blocks: Iterable[Block], blobs: BlobSource) -> Iter
                 nodes, made, genesis.rules, parent, block, tuple(ancestors), current
             )
         except InvalidBlock as error:
-            yield Replayed(block.height, block.hash, error.code, error.message)
+            yield Replayed(block.height, block.hash, current, error.code, error.message)
             return
         nodes.update(outcome.nodes)
         made.made.update(outcome.blobs)
-        if outcome.next_set is not None:
-            current = outcome.next_set.epoch_set
         parent = block.header
         ancestors.appendleft(parent.hash)
-        yield Replayed(block.height, block.hash)
+        yield Replayed(block.height, block.hash, current)
+        if outcome.next_set is not None:
+            current = outcome.next_set.epoch_set

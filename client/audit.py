@@ -2,7 +2,8 @@
 
 `audit_round` follows one chain of evidence and says at each link YES, REFUTED or UNKNOWN:
 
-    genesis -> validator set -> certificate -> header -> receipts root -> the record (event)
+    genesis, or a checkpoint -> validator sets -> certificate -> header
+    header -> receipts root -> the record (event)
     header -> state root -> storage: the task's terms, who submitted what with which weight
     record -> blobs by name -> updates verified -> aggregate recomputed -> same model, same shares
     storage before and after the block -> everybody was credited what the shares say
@@ -11,13 +12,13 @@ The recomputation is `chain/reference.py`: plain Python integers, no code shared
 A node can withhold (UNKNOWN); it cannot make a wrong round look right.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from steelyard.chain.block import Block, decode_block
 from steelyard.chain.cid import compute_blob_name, encode_cid
 from steelyard.chain.errors import SteelyardError
+from steelyard.chain.following import Checkpoint
 from steelyard.chain.genesis import Genesis, parse_genesis
 from steelyard.chain.model import decode_model
 from steelyard.chain.receipts import Log as ChainLog
@@ -30,17 +31,13 @@ from steelyard.chain.update import Binding
 
 from .contracts import Event, RoundState, Tasks
 from .errors import ClientError, NodeRefused, NodeUnreachable
+from .finality import MAX_BLOCK_ANSWER_BYTES, can_check_certificates, verify_certificate
 from .proven import ProvenRound, read_money, read_round
 from .reckoning import compute_credits, compute_weight
 from .rpc import Json, Rpc, as_bytes, as_hex, as_int
 from .verdicts import Report, Stop, Verdict
 
-MAX_BLOCK_ANSWER_BYTES: Final = 8 * 2**20
 MAX_GENESIS_BYTES: Final = 16 * 2**20
-MAX_CERTIFICATE_ANSWER_BYTES: Final = 4096
-MAX_DESCENDANTS: Final = 256
-"""Blocks from one to the certificate that finalizes it: each has its own, but for faults."""
-
 
 Fetch = Callable[[BlobName], bytes]
 
@@ -51,18 +48,20 @@ def audit_round(
     round_number: int,
     *,
     genesis: bytes | None = None,
+    checkpoint: Checkpoint | None = None,
     fetch: Fetch | None = None,
 ) -> Report:
     """Recompute one round of a task and compare everything with the chain's record.
 
     `genesis`: the document that the auditor trusts; without it the node's own is used, and the
-    report says so. `fetch`: where blobs come from instead of the node; names are checked here.
+    report says so. `checkpoint`: a block that the auditor trusts, to follow the validators from
+    there. `fetch`: where blobs come from instead of the node; names are checked here.
     """
     report = Report(f"round {round_number} of task {task}")
     audit = _RoundAudit(rpc, task, round_number, report)
     try:
         event = audit.find_record()
-        block, chain_id, logs = audit.check_finality(event, genesis)
+        block, chain_id, logs = audit.check_finality(event, genesis, checkpoint)
         terms = audit.check_storage(event, block, logs)
         audit.recompute(event, terms, chain_id, fetch or audit.fetch)
         audit.check_payments(event, terms, block, logs)
@@ -115,14 +114,14 @@ class _RoundAudit:
 
     # -- finality ----------------------------------------------------------------------------------
     def check_finality(
-        self, event: Event, trusted: bytes | None
+        self, event: Event, trusted: bytes | None, checkpoint: Checkpoint | None
     ) -> tuple[Block, int, list[ChainLog]]:
         """Follow certificate, header and receipts root down to the record.
 
         Returns the block, the chain id of its genesis and the proven logs of Tasks in it.
         """
         block = self._fetch_block(event.height)
-        chain_id = self._check_certificate(block, trusted)
+        chain_id = self._check_certificate(block, trusted, checkpoint)
         return block, chain_id, self._check_receipts(block, event)
 
     def _fetch_block(self, height: int) -> Block:
@@ -137,10 +136,12 @@ class _RoundAudit:
             raise Stop
         return block
 
-    def _check_certificate(self, block: Block, trusted: bytes | None) -> int:
+    def _check_certificate(
+        self, block: Block, trusted: bytes | None, checkpoint: Checkpoint | None
+    ) -> int:
         genesis = self._check_genesis(trusted)
         if can_check_certificates():
-            verdict, detail = verify_certificate(self._rpc, block, genesis)
+            verdict, detail = verify_certificate(self._rpc, block, genesis, checkpoint)
         else:
             verdict = Verdict.UNKNOWN
             detail = "not checked: pip install 'steelyard[audit]' for BLS signatures"
@@ -394,6 +395,7 @@ def audit_replay(
     genesis: bytes | None = None,
     last_height: int | None = None,
     progress: Callable[[int], object] = int,
+    checkpoint: Checkpoint | None = None,
 ) -> Report:
     """Re-execute the chain from genesis and name the first height that differs.
 
@@ -406,67 +408,7 @@ def audit_replay(
             "audit_extra", f"replaying needs {error.name}: pip install 'steelyard[audit]'"
         ) from None
 
-    return replay_chain(rpc, genesis, last_height, progress)
-
-
-def can_check_certificates() -> bool:
-    """Whether a BLS backend is installed."""
-    for name in ("pyblst", "py_ecc"):
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            continue
-        return True
-    return False
-
-
-def verify_certificate(rpc: Rpc, block: Block, genesis: Genesis) -> tuple[Verdict, str]:
-    """Return whether the genesis' validators finalized `block`, and who signed.
-
-    A certificate may be that of a descendant: it finalizes all blocks before its own.
-    """
-    from steelyard.chain.bls import PublicKey
-    from steelyard.chain.consensus.certificates import check_certificate, decode_certificate
-    from steelyard.chain.consensus.validators import Validator, ValidatorSet
-    from steelyard.chain.consensus.votes import Kind
-    from steelyard.chain.types import Power
-
-    path = f"/chain/certificates/{block.height}"
-    try:
-        certificate = decode_certificate(rpc.get_bytes(path, MAX_CERTIFICATE_ANSWER_BYTES))
-        validators = ValidatorSet(
-            tuple(
-                Validator(item.address, PublicKey(item.bls_key), Power(item.stake))
-                for item in genesis.validators
-            )
-        )
-        check_certificate(certificate, validators, genesis.chain_id)
-        if certificate.kind != Kind.FINALIZE:
-            return Verdict.REFUTED, "the certificate does not finalize anything"
-        if not is_ancestor(rpc, block, certificate.hash):
-            return Verdict.REFUTED, "the certificate is for another block"
-    except (NodeRefused, NodeUnreachable) as error:
-        return Verdict.UNKNOWN, f"no certificate from this node: {error.message}"
-    except SteelyardError as error:
-        return Verdict.REFUTED, f"{error.code}: {error.message}"
-    signers = sum(byte.bit_count() for byte in certificate.bitmap)
-    return (
-        Verdict.YES,
-        f"{signers} of {len(validators)} validators signed 0x{certificate.hash.hex()}",
-    )
-
-
-def is_ancestor(rpc: Rpc, block: Block, descendant: Hash) -> bool:
-    """Whether the block `descendant` is `block` or follows it, at most MAX_DESCENDANTS later."""
-    for _ in range(MAX_DESCENDANTS):
-        if block.hash == descendant:
-            return True
-        path = f"/chain/blocks/{block.height + 1}"
-        child = decode_block(rpc.get_bytes(path, MAX_BLOCK_ANSWER_BYTES))
-        if child.header.parent_hash != block.hash:
-            return False
-        block = child
-    return False
+    return replay_chain(rpc, genesis, last_height, progress, checkpoint)
 
 
 def decode_receipts(answer: Json) -> list[ChainReceipt]:

@@ -5,14 +5,18 @@ import threading
 from collections.abc import Callable, Iterator
 
 from steelyard.chain.block import Block, decode_block
+from steelyard.chain.epochs import is_boundary
 from steelyard.chain.errors import SteelyardError, UnavailableBlob
+from steelyard.chain.following import Checkpoint, check_checkpoint
 from steelyard.chain.genesis import Genesis, parse_genesis
 from steelyard.chain.params import EVM_STACK_BYTES
 from steelyard.chain.replay import replay
+from steelyard.chain.segments import InvalidSegment
 from steelyard.chain.types import BlobName
 
-from .audit import MAX_BLOCK_ANSWER_BYTES, MAX_GENESIS_BYTES, verify_certificate
+from .audit import MAX_GENESIS_BYTES
 from .errors import ClientError, NodeUnreachable
+from .finality import MAX_BLOCK_ANSWER_BYTES, Follower
 from .rpc import Rpc, as_int
 from .verdicts import Report, Verdict
 
@@ -31,10 +35,19 @@ class RemoteBlobs:
             raise UnavailableBlob("blob_unavailable", error.message) from None
 
 
-def iter_blocks(rpc: Rpc, last_height: int, first_height: int = 1) -> Iterator[Block]:
-    """Yield blocks `first_height` to `last_height`."""
-    for height in range(first_height, last_height + 1):
-        yield decode_block(rpc.get_bytes(f"/chain/blocks/{height}", MAX_BLOCK_ANSWER_BYTES))
+class Blocks:
+    """Blocks 1 to `last` as the node serves them; `block` is the one handed out last."""
+
+    def __init__(self, rpc: Rpc, last: int) -> None:
+        self._rpc, self._last = rpc, last
+        self.block: Block | None = None
+
+    def __iter__(self) -> Iterator[Block]:
+        for height in range(1, self._last + 1):
+            self.block = decode_block(
+                self._rpc.get_bytes(f"/chain/blocks/{height}", MAX_BLOCK_ANSWER_BYTES)
+            )
+            yield self.block
 
 
 def replay_chain(
@@ -42,6 +55,7 @@ def replay_chain(
     trusted: bytes | None,
     last_height: int | None,
     progress: Callable[[int], object],
+    checkpoint: Checkpoint | None = None,
 ) -> Report:
     """Re-execute blocks 1 to `last_height` (the node's head) in a thread with a large stack."""
     report = Report("replay")
@@ -62,17 +76,27 @@ def replay_chain(
         report.add("node", Verdict.UNKNOWN, f"{error.code}: {error.message}")
         return report
     report.add("genesis", Verdict.YES, f"{genesis.name} 0x{genesis.hash.hex()}")
-    run_with_stack(lambda: replay_blocks(rpc, genesis, last, progress, report))
+    run_with_stack(lambda: replay_blocks(rpc, genesis, last, progress, report, checkpoint))
     return report
 
 
 def replay_blocks(
-    rpc: Rpc, genesis: Genesis, last: int, progress: Callable[[int], object], report: Report
+    rpc: Rpc,
+    genesis: Genesis,
+    last: int,
+    progress: Callable[[int], object],
+    report: Report,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
-    """Re-execute, and add what came of it to the report."""
-    done, block_hash = 0, genesis.hash
+    """Re-execute, and add what came of it to the report.
+
+    Each epoch's last block needs a certificate by the validators that execution found: without,
+    whoever could not convince them could still invent a chain in which they lose their places.
+    """
+    done, blocks, follower = 0, Blocks(rpc, last), Follower(rpc, genesis)
+    verdict, detail = Verdict.UNKNOWN, "nothing was replayed"
     try:
-        for replayed in replay(genesis, iter_blocks(rpc, last), RemoteBlobs(rpc)):
+        for replayed in replay(genesis, blocks, RemoteBlobs(rpc)):
             if replayed.difference is not None:
                 report.add(
                     "execution",
@@ -80,22 +104,29 @@ def replay_blocks(
                     f"height {replayed.height} differs: {replayed.difference}: {replayed.message}",
                 )
                 return
-            done, block_hash = replayed.height, replayed.block_hash
+            done, block = replayed.height, blocks.block
+            assert block is not None, "a replayed block was handed out"
             progress(done)
-        block = next(iter_blocks(rpc, last, last))
+            if checkpoint is not None and checkpoint.height == done:
+                check_checkpoint(checkpoint, block.header)
+            if done == last or is_boundary(done, genesis.epoch_blocks):
+                verdict, detail = follower.verify_by(block, replayed.epoch_set)
+                if verdict is not Verdict.YES:
+                    detail = f"block {done}: {detail}"
+                    break
     except (NodeUnreachable, UnavailableBlob, ClientError) as error:
         report.add("execution", Verdict.UNKNOWN, f"after height {done}: {error.message}")
+        return
+    except InvalidSegment as error:
+        report.add("checkpoint", Verdict.REFUTED, error.message)
         return
     except SteelyardError as error:
         report.add(
             "execution", Verdict.REFUTED, f"height {done + 1}: {error.code}: {error.message}"
         )
         return
-    if (done, block.hash) != (last, block_hash):
-        report.add("execution", Verdict.REFUTED, f"the node sent two blocks {last}")
-        return
     report.add("execution", Verdict.YES, f"{done} blocks re-executed, every root agrees")
-    report.add("finality", *verify_certificate(rpc, block, genesis))
+    report.add("finality", verdict, detail)
 
 
 def run_with_stack(function: Callable[[], None]) -> None:

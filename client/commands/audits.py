@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from steelyard.chain.following import parse_checkpoint
+
 from ..audit import audit_replay, audit_round
 from ..verdicts import Report, Verdict
 from .options import (
@@ -28,6 +30,12 @@ GenesisFile = Annotated[
         "--genesis", exists=True, dir_okay=False, help="the genesis document that you trust"
     ),
 ]
+TrustedBlock = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint", metavar="HEIGHT:HASH", help="a recent block's hash that you trust"
+    ),
+]
 CODES = {Verdict.YES: YES, Verdict.REFUTED: NO, Verdict.UNKNOWN: UNKNOWN}
 
 
@@ -37,23 +45,29 @@ def check_round(
     number: RoundNumber,
     node: Nodes = None,
     genesis: GenesisFile = None,
+    checkpoint: TrustedBlock = None,
     json: Json = False,
 ) -> None:
     """Recompute one round with plain integers and compare everything with the record."""
     trusted = None if genesis is None else genesis.read_bytes()
-    finish(audit_round(open_nodes(node), task, number, genesis=trusted), json)
+    start = None if checkpoint is None else parse_checkpoint(checkpoint)
+    nodes = open_nodes(node)
+    finish(audit_round(nodes, task, number, genesis=trusted, checkpoint=start), json)
 
 
 @app.command("replay")
 def check_replay(
     node: Nodes = None,
     genesis: GenesisFile = None,
+    checkpoint: TrustedBlock = None,
     until: Annotated[int | None, typer.Option("--until", help="last height")] = None,
     json: Json = False,
 ) -> None:
     """Re-execute every block from genesis; name the first height that differs."""
     trusted = None if genesis is None else genesis.read_bytes()
-    finish(audit_replay(open_nodes(node), genesis=trusted, last_height=until), json)
+    start = None if checkpoint is None else parse_checkpoint(checkpoint)
+    nodes = open_nodes(node)
+    finish(audit_replay(nodes, genesis=trusted, last_height=until, checkpoint=start), json)
 
 
 def finish(report: Report, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from eth_hash.auto import keccak
 from eth_keys.datatypes import PrivateKey
 
 from steelyard.chain import bls
-from steelyard.chain.block import Header
+from steelyard.chain.block import Header, compute_extension_hash
 from steelyard.chain.errors import UnavailableBlob
 from steelyard.chain.evm import BlockState
 from steelyard.chain.execute import (
@@ -311,6 +311,13 @@ class Chain:
                 gas_cap,
             )
         )
+
+
+def alter(built: Built, **changes: object) -> Built:
+    """Return the block with another extension, and a header that commits to it."""
+    extension = replace(built.block.extension, **changes)
+    header = replace(built.block.header, parent_beacon_block_root=compute_extension_hash(extension))
+    return Built(replace(built.block, header=header, extension=extension), built.outcome)
 
 
 def put_account(

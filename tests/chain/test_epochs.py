@@ -12,7 +12,6 @@ from steelyard.chain import bls
 from steelyard.chain.block import (
     Block,
     Withdrawal,
-    compute_extension_hash,
     compute_prev_randao,
     compute_withdrawals_root,
 )
@@ -49,6 +48,7 @@ from .evm_kit import (
     REVERT,
     Chain,
     Draft,
+    alter,
     make_genesis,
     make_validator,
     push,
@@ -215,13 +215,6 @@ def test_issuance_is_floored_and_nothing_is_left_out(issuance: int, powers: list
     paid = compute_issuance(EpochSet(Epoch(1), members), issuance)
     assert issuance - len(members) < sum(one.amount_gwei for one in paid) <= issuance
     assert all(one.amount_gwei for one in paid)
-
-
-def alter(built: Built, **changes: object) -> Built:
-    """Return the block with another extension, and a header that commits to it."""
-    extension = replace(built.block.extension, **changes)
-    header = replace(built.block.header, parent_beacon_block_root=compute_extension_hash(extension))
-    return Built(replace(built.block, header=header, extension=extension), built.outcome)
 
 
 def pay(block: Block, *withdrawals: Withdrawal) -> Block:
