@@ -12,7 +12,7 @@ alone for a while, the longer the more often; so a liar costs a question now and
 Sans-IO. One thread owns a `CatchUp`; methods return the messages to send.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,8 +71,11 @@ class CatchUpCounters:
 class CatchUp:
     """See the module."""
 
-    def __init__(self, chain_id: int, epoch_blocks: int) -> None:
-        self._chain_id, self._epoch_blocks = chain_id, epoch_blocks
+    def __init__(
+        self, chain_id: int, epoch_blocks: int, blame: Callable[[Address, str], None]
+    ) -> None:
+        """`blame` learns who sent a wrong segment."""
+        self._chain_id, self._epoch_blocks, self._blame = chain_id, epoch_blocks, blame
         self._sources: dict[Address, Source] = {}
         self._sets: dict[Epoch, EpochSet] = {}
         self._head: Header | None = None
@@ -129,6 +132,7 @@ class CatchUp:
         except SteelyardError as error:
             self.counters.segments_wrong += 1
             log_event("segment_wrong", peer=peer, height=asked.height, code=error.code)
+            self._blame(peer, "segment_wrong")
             self._sources[peer].rests_until = now + LIAR_SECONDS
             self._sources[peer].failures += 1
             return

@@ -21,10 +21,19 @@ from steelyard.chain.errors import UnavailableBlob
 from steelyard.chain.types import Address, BlobName
 
 from ..blobs import BlobStore
-from .fetcher import Fetcher
+from .fetcher import MAX_ASKED, Fetcher
 from .outgoing import Outgoing
 from .partners import Electorate, Partner, create_electorate
-from .wire import MAX_ANNOUNCED, Absent, Announcement, BlobChunk, BlobRequest, compute_chunk_size
+from .quota import Bucket
+from .wire import (
+    CHUNK_BYTES,
+    MAX_ANNOUNCED,
+    Absent,
+    Announcement,
+    BlobChunk,
+    BlobRequest,
+    compute_chunk_size,
+)
 
 REPEAT_SECONDS: Final = 5.0
 """Held blobs of pending transactions are announced again this often."""
@@ -33,7 +42,8 @@ REPEAT_SECONDS: Final = 5.0
 class Exchange:
     """See the module. `is_declared`: by a pending transaction of ours; `get_declared`: all those;
     `check_space` raises StorageFull if so many more bytes must not be written; `on_available`
-    learns that a declared blob may be in a block now."""
+    learns that a declared blob may be in a block now; `blame` who served wrong bytes;
+    `bytes_per_second`: what one validator may send us."""
 
     def __init__(
         self,
@@ -43,6 +53,8 @@ class Exchange:
         get_declared: Callable[[], tuple[BlobName, ...]],
         check_space: Callable[[int], None],
         on_available: Callable[[], None],
+        blame: Callable[[Address, str], None],
+        bytes_per_second: int,
     ) -> None:
         self._me, self._blobs = me, blobs
         self._is_declared, self._get_declared = is_declared, get_declared
@@ -50,7 +62,8 @@ class Exchange:
         self._electorate = Electorate()
         self._unannounced: dict[BlobName, None] = {}
         self._repeat_at = float("-inf")
-        self._fetcher = Fetcher(blobs, is_declared, check_space)
+        self._fetcher = Fetcher(blobs, is_declared, check_space, blame)
+        self._pieces_per_second = bytes_per_second / CHUNK_BYTES / 2
         self.partners: dict[Address, Partner] = {}
         self.counters = self._fetcher.counters
         self.chunks_served = self.requests_refused = 0
@@ -61,7 +74,7 @@ class Exchange:
     ) -> list[Outgoing]:
         """The set that votes, and everybody (but us) that the mesh connects."""
         self.partners = {
-            address: self.partners.get(address) or Partner()
+            address: self.partners.get(address) or self._create_partner(now)
             for address in peers
             if address != self._me
         }
@@ -69,6 +82,11 @@ class Exchange:
         self._fetcher.set_partners(self.partners)
         self._on_available()
         return self._fetcher.pump(now)
+
+    def _create_partner(self, now: float) -> Partner:
+        """Half of what it may send us is asked for: nothing that comes should be dropped."""
+        burst = max(MAX_ASKED, self._pieces_per_second)
+        return Partner(Bucket.create(self._pieces_per_second, burst, now))
 
     def set_connected(self, peer: Address, now: float, *, is_connected: bool) -> list[Outgoing]:
         """A new connection is told what we hold; one that ended is not waited for."""
@@ -163,6 +181,10 @@ class Exchange:
         sending = self._announce(fresh, None)
         self._fetcher.tick(now)
         return sending + self._fetcher.pump(now)
+
+    def close(self) -> None:
+        """Throw away what is not complete."""
+        self._fetcher.close()
 
     # -- serving -----------------------------------------------------------------------------------
     def on_request(self, peer: Address, request: BlobRequest) -> list[Outgoing]:

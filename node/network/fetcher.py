@@ -48,15 +48,18 @@ class FetchCounters:
 
 
 class Fetcher:
-    """See the module. `is_declared`: by a pending transaction; `check_space` raises StorageFull."""
+    """See the module. `is_declared`: by a pending transaction; `check_space` raises StorageFull;
+    `blame` learns who served wrong bytes."""
 
     def __init__(
         self,
         blobs: BlobStore,
         is_declared: Callable[[BlobName], bool],
         check_space: Callable[[int], None],
+        blame: Callable[[Address, str], None],
     ) -> None:
-        self._blobs, self._is_declared, self._check_space = blobs, is_declared, check_space
+        self._blobs, self._is_declared = blobs, is_declared
+        self._check_space, self._blame = check_space, blame
         self._fetches: dict[BlobName, Fetch] = {}
         self._needed: dict[BlobName, float] = {}
         self._paused_until = float("-inf")
@@ -138,6 +141,7 @@ class Fetcher:
             log_event("blob_wrong", blob=encode_cid(fetch.name), peer=author or b"")
             if author is not None and author in self.partners:
                 self.partners[author].wrong_blobs += 1
+                self._blame(author, "blob_wrong")
         elif error.code in OVER:
             self._drop(fetch)
         else:
@@ -158,6 +162,11 @@ class Fetcher:
             if fetch.source == peer:
                 self._release(fetch)
                 fetch.rest(peer, now)
+
+    def close(self) -> None:
+        """Throw away what is not complete."""
+        for fetch in tuple(self._fetches.values()):
+            self._drop(fetch)
 
     # -- turns -------------------------------------------------------------------------------------
     def tick(self, now: float) -> None:
@@ -193,7 +202,12 @@ class Fetcher:
             if fetch.source is None:
                 continue
             partner = self.partners[fetch.source]
-            while fetch.can_continue() and partner.asked < MAX_ASKED and owed < MAX_ASKED_TOTAL:
+            while (
+                fetch.can_continue()
+                and partner.asked < MAX_ASKED
+                and owed < MAX_ASKED_TOTAL
+                and partner.pace.has_taken(1, now)
+            ):
                 request = BlobRequest(fetch.name, fetch.ask(now))
                 sending.append((fetch.source, request))
                 partner.asked += 1
@@ -203,19 +217,17 @@ class Fetcher:
     def _choose_source(self, fetch: Fetch, now: float) -> None:
         """The best of those that should have it; for a block also the best of all others."""
         is_needed = fetch.name in self._needed
-        best = min(
-            (
-                (not is_holder, not one.is_connected, one.misses, one.asked, address)
-                for address, one in self.partners.items()
-                for is_holder in (fetch.name in one.announced or address in fetch.holders,)
-                if (is_holder or is_needed) and fetch.can_ask(address, now)
-            ),
-            default=None,
-        )
-        if best is None:
+        candidates = [
+            (not is_holder, not one.is_connected, one.misses, one.asked, address)
+            for address, one in self.partners.items()
+            for is_holder in (fetch.name in one.announced or address in fetch.holders,)
+            if (is_holder or is_needed) and fetch.can_ask(address, now)
+        ]
+        if not candidates:
             fetch.look_at = now + LOOK_SECONDS
-        else:
-            fetch.begin(best[-1], now)
+        free = [one for one in candidates if one[3] < MAX_ASKED]
+        if free:
+            fetch.begin(min(free)[-1], now)
 
     def _release(self, fetch: Fetch) -> None:
         partner = None if fetch.source is None else self.partners.get(fetch.source)

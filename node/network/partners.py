@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 from steelyard.chain.consensus.validators import has_quorum
 from steelyard.chain.types import Address, BlobName
 
+from .quota import Bucket
+
 MAX_REMEMBERED = 4_096
 """Announced names kept for each validator; its oldest go first, so a flood costs only itself."""
 
 
 @dataclass(slots=True)
 class Partner:
-    """One other validator. `asked` counts the pieces that it still owes us."""
+    """One other validator. `asked` counts the pieces that it still owes us, `pace` bounds how
+    many it is asked for in a second."""
 
+    pace: Bucket
     announced: OrderedDict[BlobName, None] = field(default_factory=OrderedDict)
     is_connected: bool = False
     asked: int = 0

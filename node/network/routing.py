@@ -48,9 +48,14 @@ Routed = Signed | Status | BlockAnswer | BlockRequest | CertificatesRequest
 class Router:
     """See the module. `route` is called on one thread, `set_current` on another."""
 
-    def __init__(self, genesis_hash: Hash, is_expected: Callable[[Hash], bool]) -> None:
-        """`is_expected(hash)`: was that block asked for?"""
-        self._genesis_hash, self._is_expected = genesis_hash, is_expected
+    def __init__(
+        self,
+        genesis_hash: Hash,
+        is_expected: Callable[[Hash], bool],
+        blame: Callable[[Address, str], None],
+    ) -> None:
+        """`is_expected(hash)`: was that block asked for? `blame` learns who broke a rule."""
+        self._genesis_hash, self._is_expected, self._blame = genesis_hash, is_expected, blame
         self._lock = threading.Lock()
         self._current: EpochSet | None = None
         self._early: dict[Address, deque[Signed]] = {}
@@ -98,6 +103,10 @@ class Router:
         self.dropped[reason] += 1
         return None
 
+    def _drop_relayed(self, peer: Address, reason: str) -> Incoming | None:
+        self._blame(peer, reason)
+        return self._drop(reason)
+
     def _may_request(self, peer: Address, now: float) -> bool:
         bucket = self._allowances.get(peer)
         if bucket is None:
@@ -138,10 +147,12 @@ class Router:
         match message:
             case VoteMessage(vote):
                 is_own = is_signed_by(vote, peer, current)
-                return VoteReceived(vote) if is_own else self._drop("vote_relayed")
+                return VoteReceived(vote) if is_own else self._drop_relayed(peer, "vote_relayed")
             case ProposalMessage(block, vote):
                 is_own = is_signed_by(vote, peer, current)
-                return Arrival(block, vote) if is_own else self._drop("proposal_relayed")
+                if not is_own:
+                    return self._drop_relayed(peer, "proposal_relayed")
+                return Arrival(block, vote)
             case CertificateMessage(certificate):
                 return CertificateReceived(certificate)
 

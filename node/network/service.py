@@ -8,7 +8,7 @@
 mesh never blocks) or left to one of the two threads, each of which owns its part.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeAlias
@@ -23,6 +23,7 @@ from steelyard.chain.types import Address, BlobName, Epoch, Hash, View
 
 from ..blobs import BlobStore
 from ..clock import Clock
+from ..config import NetworkConfig
 from ..inbox import Incoming
 from ..mempool import Mempool
 from ..store import ChainStore
@@ -45,6 +46,7 @@ from .wire import (
     BlobRequest,
     BlockAnswer,
     CertificateMessage,
+    Lane,
     Message,
     ProposalMessage,
     SegmentAnswer,
@@ -91,13 +93,14 @@ class MeshLike(Protocol):
     def set_peers(self, peers: Iterable[Peer]) -> None: ...
     def broadcast(self, message: Message) -> None: ...
     def send(self, address: Address, message: Message) -> None: ...
+    def refuse(self, address: Address, lane: Lane, code: str) -> None: ...
     def get_peers(self) -> tuple[PeerStatus, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkParts:
     """What the network works with. `check_space` raises StorageFull if so many more bytes must
-    not be written; `endpoints` replace those that the chain names, by account."""
+    not be written."""
 
     address: Address
     chain_id: int
@@ -108,7 +111,7 @@ class NetworkParts:
     blobs: BlobStore
     check_space: Callable[[int], None]
     clock: Clock
-    endpoints: Mapping[Address, str]
+    config: NetworkConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +140,11 @@ class Network:
             "blobs", self._take_bulk_turn, self._get_seconds, MAX_BULK_FOR_PEER, MAX_BULK_WAITING
         )
         self.requests = Requests()
-        self.router = Router(parts.genesis_hash, self.requests.is_expected)
+        self.router = Router(
+            parts.genesis_hash, self.requests.is_expected, partial(self._blame, Lane.CONSENSUS)
+        )
         self.gossip = Gossip(parts.mempool)
-        self.catch_up = CatchUp(parts.chain_id, parts.epoch_blocks)
+        self.catch_up = CatchUp(parts.chain_id, parts.epoch_blocks, partial(self._blame, Lane.BULK))
         self.exchange = Exchange(
             parts.address,
             parts.blobs,
@@ -147,6 +152,8 @@ class Network:
             parts.mempool.get_declared,
             parts.check_space,
             self._on_available,
+            partial(self._blame, Lane.BULK),
+            parts.config.bytes_per_second,
         )
         self.statuses: dict[Address, Status] = {}
         """What each validator said of its place; replaced as a whole."""
@@ -178,6 +185,7 @@ class Network:
         self.mesh.stop()
         self._loop.stop()
         self._bulk.stop()
+        self.exchange.close()
 
     # -- from the pool and the blobs ---------------------------------------------------------------
     def on_added(self, transaction: Transaction, source: Address | None) -> None:
@@ -238,10 +246,8 @@ class Network:
         """Connect the members of these sets; what the first says of a member counts."""
         members = {one.address: one for epoch_set in epoch_sets[::-1] for one in epoch_set.members}
         members.pop(self._parts.address, None)
-        endpoints = self._parts.endpoints
         self.mesh.set_peers(
-            Peer(one.address, one.network_key, endpoints.get(one.address, one.endpoint))
-            for one in members.values()
+            Peer(one.address, one.network_key, one.endpoint) for one in members.values()
         )
         peers = tuple(members)
         powers = {one.address: int(one.power) for one in epoch_sets[0].members}
@@ -398,6 +404,10 @@ class Network:
         self._send(self.exchange.tick(now))
 
     # -- sending -----------------------------------------------------------------------------------
+    def _blame(self, lane: Lane, peer: Address, code: str) -> None:
+        """No honest validator does this: whoever goes on is muted on that lane."""
+        self.mesh.refuse(peer, lane, code)
+
     def _do(
         self, loop: Loop, work: Callable[[float], list[Outgoing]], peer: Address | None = None
     ) -> None:
