@@ -29,7 +29,8 @@ from .founding import (
     parse_amount,
     write_new,
 )
-from .keyfiles import describe_keys
+from .interchange import Votes, export_votes, import_votes
+from .keyfiles import describe_keys, read_secrets
 from .options import (
     AsJson,
     Balance,
@@ -52,6 +53,7 @@ from .options import (
 )
 
 SHOW = "show"
+VotesFile = Annotated[Path, typer.Argument(help="JSON in the form of docs/operating.md.")]
 
 
 class KeysGroup(TyperGroup):
@@ -104,6 +106,45 @@ def make_keys(
             f"Back up {directory / KEYS}. Send {entry} to the coordinator; it is public. Then: "
             f"steelyard node init {directory} --genesis genesis.json"
         )
+
+
+@keys_app.command("export-votes")
+def export(
+    directory: Directory,
+    file: VotesFile,
+    retire: Annotated[
+        bool, typer.Option("--retire", help="Never sign anything in this directory again.")
+    ] = False,
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write what this validator's key has voted for, to take to another machine."""
+    secrets = read_secrets(directory / KEYS, get_password(password_file, is_new=False))
+    votes = export_votes(directory, secrets, file, retire=retire)
+    answer(describe_votes(votes) | {"retired": retire}, as_json)
+
+
+@keys_app.command("import-votes")
+def import_(
+    directory: Directory,
+    file: VotesFile,
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take over what the same key has voted for on another machine; only ever forbids more."""
+    secrets = read_secrets(directory / KEYS, get_password(password_file, is_new=False))
+    answer(describe_votes(import_votes(directory, secrets, file)), as_json)
+
+
+def describe_votes(votes: Votes) -> dict[str, object]:
+    """What a file of votes holds."""
+    epoch, view = votes.floor
+    return {
+        "bls_key": encode_hex(votes.bls_key),
+        "genesis_hash": encode_hex(votes.genesis_hash),
+        "floor": f"epoch {epoch}, view {view}",
+        "statements": len(votes.statements),
+    }
 
 
 def make_genesis(
