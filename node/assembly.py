@@ -5,39 +5,27 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steelyard.chain import proofs, selftest
+from steelyard.chain import proofs
 from steelyard.chain.block import Header, compute_base_fee
 from steelyard.chain.bls import compute_public_key
-from steelyard.chain.consensus.simplex import Settings
-from steelyard.chain.consensus.validators import ValidatorSet
-from steelyard.chain.consensus.votes import Kind, Statement
-from steelyard.chain.errors import InvalidKey, SteelyardError
-from steelyard.chain.genesis import Genesis, GenesisState, build_genesis
-from steelyard.chain.types import Address, Epoch, Height
+from steelyard.chain.genesis import Genesis, build_genesis
+from steelyard.chain.types import Address
 
 from .blobs import BlobStore
-from .builder import Builder, Identity
+from .builder import Builder
 from .clock import Clock
 from .config import NodeConfig
 from .directory import CHAIN, SIGNER
-from .driver import Driver, Parts, read_journal
+from .driver import Driver
 from .finality import Finalizer
 from .keyfiles import Secrets
-from .logs import log_event
 from .mempool import Mempool, Sender
+from .opening import check_kernels, check_votes, open_chain
+from .parts import Parts
+from .session import check_key, read_journal
 from .signer import Signer
-from .store import ChainStore, CorruptData, FinalBlock
-from .tree import BlockTree, get_candidate
-
-FIRST_EPOCH = Epoch(0)
-WHOLE = (
-    "restore the whole directory from one backup: then the blocks made final since are lost, so "
-    "tell clients and auditors"
-)
-CHAIN_ADVICE = (
-    f"put back the chain/ and blobs/ that lay beside this signer/; if they are lost, {WHOLE}"
-)
-SIGNER_ADVICE = f"put back the signer/ that lay beside this chain/; if it is lost, {WHOLE}"
+from .store import ChainStore
+from .tree import BlockTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +40,7 @@ class Assembly:
     mempool: Mempool
     signer: Signer
     driver: Driver
-    identity: Identity
-    validators: ValidatorSet
+    address: Address
     on_final: list[Callable[[Header, int], None]] = field(default_factory=list)
 
 
@@ -66,17 +53,18 @@ def assemble(
     """
     check_kernels()
     state = build_genesis(genesis)
-    me = find_validator(state.validators, secrets)
+    voting_key = compute_public_key(secrets.voting)
     with ExitStack() as opened:
         store = ChainStore(directory / CHAIN, config.storage.map_bytes)
         opened.callback(store.close)
-        signer = Signer(directory / SIGNER, secrets.voting, me, genesis.chain_id, state.block.hash)
+        signer = Signer(directory / SIGNER, secrets.voting, genesis.chain_id, state.block.hash)
         opened.callback(signer.close)
-        open_chain(store, signer, state)
+        open_chain(store, signer, state, secrets.address)
         blobs = BlobStore(directory, config.blobs)
         tree = BlockTree(genesis.rules, store, blobs)
+        check_key(tree.current, secrets.address, voting_key)
         read_journal(store, tree)
-        check_votes(directory, store, signer, tree)
+        check_votes(directory, store, signer, tree, secrets.address)
         opened.pop_all()
 
     def read_sender(address: Address) -> Sender:
@@ -96,20 +84,12 @@ def assemble(
         for callback in on_final:
             callback(header, transactions)
 
-    fee_recipient = genesis.validators[me].fee_recipient
-    identity = Identity(secrets.address, fee_recipient)
     parts = Parts(
         directory=directory,
         rules=genesis.rules,
-        settings=Settings(
-            chain_id=genesis.chain_id,
-            epoch=FIRST_EPOCH,
-            last_height=Height(genesis.epoch_blocks),
-            validators=state.validators,
-            me=me,
-            timeout_ms=genesis.consensus.timeout_ms,
-            heartbeat_ms=genesis.consensus.heartbeat_ms,
-        ),
+        consensus=genesis.consensus,
+        address=secrets.address,
+        voting_key=voting_key,
         config=config,
         store=store,
         blobs=blobs,
@@ -120,86 +100,6 @@ def assemble(
         clock=clock,
     )
     driver = Driver(parts)
-    blobs.on_arrival = lambda _: driver.wake()
+    blobs.on_arrival = lambda _: driver.wake_for_blob()
     driver.sweep()
-    return Assembly(
-        config, clock, store, blobs, mempool, signer, driver, identity, state.validators, on_final
-    )
-
-
-def check_kernels() -> None:
-    """Refuse to vote with kernels that compute something else. Raises SteelyardError selftest."""
-    failures = selftest.run()
-    if failures:
-        raise SteelyardError(
-            "selftest",
-            f"this machine computes wrong aggregates ({failures[0]}); run `steelyard selftest` and "
-            "install the versions of constraints.txt",
-        )
-
-
-def find_validator(validators: ValidatorSet, secrets: Secrets) -> int:
-    """Our place in the set. Raises InvalidKey key_validator, SteelyardError validators_quorum."""
-    place = validators.find(secrets.address)
-    if place is None or validators[place].key != compute_public_key(secrets.voting):
-        raise InvalidKey(
-            "key_validator",
-            f"0x{secrets.address.hex()} with this voting key is no validator of genesis.json; use "
-            "the keys that were made with it",
-        )
-    if not validators.has_quorum((place,)):
-        raise SteelyardError(
-            "validators_quorum",
-            "this validator alone has no quorum of the power, and this release cannot connect to "
-            "others; make a genesis with one validator",
-        )
-    return place
-
-
-def open_chain(store: ChainStore, signer: Signer, state: GenesisState) -> None:
-    """Start an empty store from block 0, or check the one that is there."""
-    if not store.is_empty():
-        store.check(state.block.hash)
-        return
-    if not signer.is_new():
-        raise CorruptData(store.path, "the chain is gone, but this key has voted on it")
-    store.commit([FinalBlock(state.block, (), state.nodes, (), state.epoch_set)], None, {})
-    log_event("genesis_committed", hash=state.block.hash)
-
-
-def check_votes(directory: Path, store: ChainStore, signer: Signer, tree: BlockTree) -> None:
-    """Refuse a chain and a signer of different ages. Raises CorruptData.
-
-    No certificate is made without us (`find_validator`), so what made the head final was signed
-    here before the commit; and a block is on disk before our vote for it (`Driver`). A kill leaves
-    both true. With an older chain consensus would wait for ever for the blocks that were voted for;
-    with an older signer, or none, the key might contradict itself.
-    """
-    block = store.get_block(tree.root.hash)
-    assert block is not None, "the head's body is stored with it"
-    head = get_candidate(block)
-    place = (head.epoch, head.view)
-    known = {candidate.hash for candidate in tree.get_candidates()}
-    ahead = [
-        (said.epoch, said.view)
-        for said in signer.get_statements()
-        if (said.epoch, said.view) > place and said.kind != Kind.NULLIFY and said.hash not in known
-    ]
-    voted = max((signer.get_floor(), *ahead))
-    if voted > place:
-        raise CorruptData(
-            directory,
-            f"chain/ is older than signer/: this key has voted in view {voted[1]} for a block that "
-            f"chain/, which ends with block {head.height} of view {head.view}, does not hold, and "
-            "it never contradicts a vote: nothing would become final any more",
-            CHAIN_ADVICE,
-        )
-    if head.height > 0 and not signer.has_said(
-        Statement(head.epoch, head.view, Kind.FINALIZE, head.hash)
-    ):
-        raise CorruptData(
-            directory,
-            f"signer/ is gone, or older than chain/: it lacks the vote that made block "
-            f"{head.height} final, so this key could contradict what it said",
-            SIGNER_ADVICE,
-        )
+    return Assembly(config, clock, store, blobs, mempool, signer, driver, secrets.address, on_final)

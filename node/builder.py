@@ -5,14 +5,13 @@ because of a bug of ours, must not stop the chain: the block is built without it
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from steelyard.chain.block import Rules, compute_base_fee
 from steelyard.chain.consensus.messages import Propose
 from steelyard.chain.errors import InvalidTransaction, UnavailableBlob
 from steelyard.chain.execute import Built, Proposal, build_block
 from steelyard.chain.transactions import Transaction
-from steelyard.chain.types import Address, Hash
+from steelyard.chain.types import Hash
 
 from .clock import Clock
 from .config import BlocksConfig
@@ -23,14 +22,6 @@ from .tree import Parent
 
 SET_ASIDE_SECONDS = 30.0
 MAX_ATTEMPTS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who this validator is: its account, and where its fees go."""
-
-    proposer: Address
-    coinbase: Address
 
 
 class Selection:

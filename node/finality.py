@@ -15,17 +15,30 @@ from steelyard.chain.types import BlobName, Hash
 from .blobs import BlobStore
 from .logs import log_alarm, log_event
 from .mempool import Mempool
-from .signer import Signer, encode_place
+from .signer import Signer, decode_place, encode_place
 from .store import ChainStore, FinalBlock
-from .tree import BlockTree
+from .tree import BlockTree, get_place
 
-BLOCK, CERTIFICATE = b"b", b"c"
-"""First byte of a journal key."""
+BLOCK, CERTIFICATE, VOTED = b"b", b"c", b"v"
+"""First byte of a journal key. `VOTED` is a whole key: the place of a late vote of ours, mostly the
+last one, by which a signer/ that is older than chain/ is told."""
 FORGET_VIEWS = 64
 """The signer's floor follows the finalized view in steps of this, to save one fsync a block."""
 EXPIRED_AT_ONCE = 64
 
-Journal = Mapping[bytes, bytes | None]
+
+class Journal:
+    """What must be on disk before our next vote leaves, gathered for one write."""
+
+    def __init__(self, store: ChainStore) -> None:
+        self._store = store
+        self.entries: dict[bytes, bytes | None] = {}
+
+    def flush(self) -> None:
+        """Raises StorageFull, CorruptData; nothing is lost then."""
+        if self.entries:
+            self._store.write_journal(self.entries)
+            self.entries = {}
 
 
 def get_certificate_key(certificate: Certificate) -> bytes:
@@ -53,16 +66,19 @@ class Finalizer:
         self._archive = archive
 
     def finalize(self, effect: Finalize, tree: BlockTree, journal: Journal) -> None:
-        """Make the blocks final in one transaction, with `journal` entries not written before.
+        """Make the blocks final in one transaction, with the journal's entries that still matter.
 
-        Raises StorageFull, CorruptData; UnavailableBlob if a block was never executed here.
+        Raises StorageFull, CorruptData; of a block that was never executed here, UnavailableBlob
+        and InvalidBlock.
         """
         executed = [(one, tree.execute(one.hash)) for one in effect.blocks]
         finals = [self._get_final(tree, one.hash, outcome) for one, outcome in executed]
         head = finals[-1].block.header
-        kept = self._select_journal(head, effect.certificate, journal)
+        place = (effect.certificate.epoch, effect.certificate.view)
+        kept = self._select_journal(head, place, journal.entries)
         self._store.commit(finals, effect.certificate, kept)
-        tree.set_root(head)
+        journal.entries = {}
+        tree.set_root(head, place)
         for final, (candidate, outcome) in zip(finals, executed, strict=True):
             self._mempool.remove_included(outcome.transactions)
             self._blobs.set_admitted(name for name, _ in final.expiries)
@@ -76,8 +92,12 @@ class Finalizer:
             )
             self._report_next_set(outcome)
             self._on_final(final.block.header, len(outcome.transactions))
-        if candidate.view % FORGET_VIEWS == 0:
-            self._signer.forget(candidate.epoch, candidate.view)
+        self._forget(place)
+
+    def _forget(self, place: tuple[int, int]) -> None:
+        epoch, view = self._signer.get_floor()
+        if (epoch, view + FORGET_VIEWS) <= place:
+            self._signer.raise_floor(*place)
 
     def _report_next_set(self, outcome: Outcome) -> None:
         """Say who comes next; that Staking could not be read is everybody's alarm."""
@@ -104,14 +124,23 @@ class Finalizer:
         next_set = None if outcome.next_set is None else outcome.next_set.epoch_set
         return FinalBlock(block, outcome.receipts, outcome.nodes, expiries, next_set)
 
-    def _select_journal(self, head: Header, certificate: Certificate, new: Journal) -> Journal:
-        """New entries that still matter, and deletions of stored ones that no longer do."""
-        place = encode_place(certificate.epoch, certificate.view)
+    def _select_journal(
+        self, head: Header, place: tuple[int, int], new: Mapping[bytes, bytes | None]
+    ) -> dict[bytes, bytes | None]:
+        """New entries that still matter, and deletions of stored ones that no longer do.
+
+        `place` is the epoch and view of the finalization: what belongs to it or before is over.
+        """
 
         def is_over(key: bytes, value: bytes | None) -> bool:
+            if key == VOTED:
+                return False
             if key[:1] == CERTIFICATE:
-                return key[1:17] <= place
-            return value is None or decode_block(value).height <= head.height
+                return decode_place(key[1:]) <= place
+            if value is None:
+                return True
+            block = decode_block(value)
+            return block.height <= head.height or get_place(block) <= place
 
         entries: dict[bytes, bytes | None] = {
             key: None for key, value in self._store.read_journal() if is_over(key, value)

@@ -17,6 +17,7 @@ from steelyard.chain.block import MAX_ANCESTORS, Block, Header, Rules, compute_b
 from steelyard.chain.cid import Cid, encode_cid, is_named
 from steelyard.chain.consensus.certificates import Certificate
 from steelyard.chain.environment import Environment
+from steelyard.chain.epochs import EpochSet
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.execute import CallRequest, CallResult, build_environment, call
 from steelyard.chain.genesis import Genesis, parse_genesis
@@ -63,8 +64,7 @@ class Node:
         self.blobs: BlobStore = assembly.blobs
         self.driver = assembly.driver
         self.clock: Clock = assembly.clock
-        self.identity = assembly.identity
-        self.validators = assembly.validators
+        self.address = assembly.address
         self._lock, self._document, self._signer = lock, document, assembly.signer
         self._listeners: list[Callable[[Header], None]] = []
         self._listeners_lock = threading.Lock()
@@ -124,6 +124,10 @@ class Node:
     def get_certificate(self, height: int) -> Certificate | None:
         """The finalization of the block at this height, or of its first descendant with one."""
         return self.store.get_certificate(height)
+
+    def get_epoch_set(self) -> EpochSet:
+        """The validators that decide the block after the head."""
+        return self.driver.get_epoch_set()
 
     def find_transaction(self, transaction_hash: Hash) -> Inclusion | None:
         """Where a finalized transaction stands."""
@@ -210,13 +214,18 @@ class Node:
         return Environment(
             height=Height(header.height + 1),
             timestamp=max(header.timestamp, now),
-            coinbase=self.identity.coinbase,
+            coinbase=self._get_fee_recipient(),
             base_fee=self.get_next_base_fee(),
             prev_randao=header.prev_randao,
             parent_hash=header.hash,
             parent_beacon_block_root=header.parent_beacon_block_root,
             ancestors=ancestors,
         )
+
+    def _get_fee_recipient(self) -> Address:
+        """Who gets the fees of the blocks that this node makes."""
+        member = self.get_epoch_set().find(self.address)
+        return self.address if member is None else member.fee_recipient
 
     # -- fees --------------------------------------------------------------------------------------
     def get_next_base_fee(self) -> int:
@@ -323,7 +332,7 @@ class Node:
             chain=self.rules.chain_id,
             genesis=cast(bytes, self.store.get_hash(0)),
             height=self.get_head().height,
-            validator=self.identity.proposer,
+            validator=self.address,
         )
         self.driver.start()
         self.watcher.start()

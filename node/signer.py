@@ -4,10 +4,11 @@
 a bug elsewhere cannot make this key say two things in one view: the database refuses. It is small
 and separate from the chain, because it is the one thing that must move with the key.
 
-Nothing is signed at or below the *floor*, the last finalized view: what was said there may have
-been forgotten.
+Nothing is signed at or below the *floor*, a view that is decided without us: what was said there
+may have been forgotten, or said by an older life of this key whose database is lost.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from steelyard.chain.bls import SecretKey, compute_public_key, sign
@@ -17,6 +18,7 @@ from steelyard.chain.consensus.votes import (
     Vote,
     check_signable,
     compute_signing_root,
+    find_offence,
 )
 from steelyard.chain.errors import InvalidVote, SteelyardError
 from steelyard.chain.types import Epoch, Hash, View
@@ -35,11 +37,9 @@ class ConflictingVote(SteelyardError):
 class Signer:
     """Signs votes of one validator on one chain."""
 
-    def __init__(
-        self, path: Path, secret: SecretKey, signer: int, chain_id: int, genesis_hash: Hash
-    ) -> None:
-        """`signer` is our place in the validator set. Raises SteelyardError, CorruptData."""
-        self._secret, self._signer, self._chain_id = secret, signer, chain_id
+    def __init__(self, path: Path, secret: SecretKey, chain_id: int, genesis_hash: Hash) -> None:
+        """Raises SteelyardError signer_mismatch, CorruptData."""
+        self._secret, self._chain_id = secret, chain_id
         self._path = path
         self._database = Database(path, ("votes", "meta"), SIGNER_MAP_BYTES)
         self._check_identity(compute_public_key(secret) + genesis_hash)
@@ -66,8 +66,12 @@ class Signer:
         return self._floor == (0, 0) and not self._database.scan("votes", b"", 1)
 
     def get_floor(self) -> tuple[int, int]:
-        """Epoch and view up to which votes were forgotten; (0, 0) at first."""
+        """Epoch and view up to which nothing is signed any more; (0, 0) at first."""
         return self._floor
+
+    def get_last(self) -> tuple[int, int]:
+        """Epoch and view past which this key has certainly signed nothing here."""
+        return max((self._floor, *((said.epoch, said.view) for said in self.get_statements())))
 
     def has_said(self, statement: Statement) -> bool:
         """Was this signed, or is its view so old that it may have been?"""
@@ -83,18 +87,20 @@ class Signer:
         except ValueError as error:
             raise CorruptData(self._path, f"a vote cannot be read: {error}") from error
 
-    def sign_vote(self, statement: Statement) -> Vote:
-        """Remember, fsync, sign. The same statement again is fine. Raises ConflictingVote."""
-        place = (statement.epoch, statement.view)
+    def sign_vote(self, statement: Statement, place: int) -> Vote:
+        """Remember, fsync, sign. The same statement again is fine. Raises ConflictingVote.
+
+        `place` is ours in the set of the statement's epoch.
+        """
         key = encode_key(statement)
         if self._database.get("votes", key) != statement.hash:
-            if place <= self._floor:
+            if (statement.epoch, statement.view) <= self._floor:
                 raise ConflictingVote("vote_too_old", f"view {statement.view} is decided")
             with self._database.write() as writer:
                 self._check_signable(writer, statement)
                 writer.put("votes", key, statement.hash)
         root = compute_signing_root(statement, self._chain_id)
-        return Vote(statement, self._signer, sign(self._secret, root))
+        return Vote(statement, place, sign(self._secret, root))
 
     def _check_signable(self, writer: Writer, statement: Statement) -> None:
         place = encode_place(statement.epoch, statement.view)
@@ -105,17 +111,31 @@ class Signer:
         except InvalidVote as error:
             raise ConflictingVote("vote_conflict", f"refused to sign: {error.message}") from None
 
-    def forget(self, epoch: Epoch, view: View) -> None:
-        """A view is finalized: raise the floor to it and drop what was said up to it."""
-        if (epoch, view) <= self._floor:
+    def raise_floor(self, epoch: int, view: int) -> None:
+        """Sign nothing up to this view any more, and forget what was said there. Never lowers."""
+        self.merge((), (epoch, view))
+
+    def merge(self, statements: Iterable[Statement], floor: tuple[int, int]) -> None:
+        """Take over what this key said elsewhere, in one transaction: its statements, its floor.
+
+        A view in which both say something that no validator may say together ends up below the
+        floor, and so does every view before it.
+        """
+        ours, theirs = self.get_statements(), tuple(statements)
+        clashes = [(a.epoch, a.view) for a in ours for b in theirs if find_offence(a, b)]
+        held = {encode_key(said): said.hash for said in ours}
+        found = {encode_key(said): said.hash for said in theirs}
+        floor = max((self._floor, floor, *clashes))
+        kept = {key: said for key, said in {**found, **held}.items() if decode_place(key) > floor}
+        if floor == self._floor and kept.keys() == held.keys():
             return
-        floor = encode_place(epoch, view)
-        old = [key for key, _ in self._database.scan("votes", b"", 2**31) if key[:16] <= floor]
         with self._database.write() as writer:
-            writer.put("meta", FLOOR, floor)
-            for key in old:
+            writer.put("meta", FLOOR, encode_place(*floor))
+            for key in held.keys() - kept:
                 writer.delete("votes", key)
-        self._floor = (epoch, view)
+            for key in sorted(kept.keys() - held):
+                writer.put("votes", key, kept[key])
+        self._floor = floor
 
     def close(self) -> None:
         self._database.close()

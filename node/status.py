@@ -21,7 +21,7 @@ def build_status(node: "Node") -> NodeStatus:
         version=__version__,
         chain_id=node.rules.chain_id,
         genesis_hash="0x" + genesis_hash.hex(),
-        validator="0x" + node.identity.proposer.hex(),
+        validator="0x" + node.address.hex(),
         height=head.height,
         block_hash="0x" + head.hash.hex(),
         timestamp=head.timestamp,
@@ -39,7 +39,7 @@ def build_status(node: "Node") -> NodeStatus:
         alarm_message=None if alarm is None else alarm.message,
         epoch=current.epoch,
         validators=len(current.members),
-        is_validator=current.find(node.identity.proposer) is not None,
+        is_validator=current.find(node.address) is not None,
         peers=len(node.watcher.find_reached(current)),
         alarms=node.watcher.get_alarms(),
     )

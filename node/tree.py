@@ -8,10 +8,16 @@ branches can be built upon, and a losing one leaves nothing behind. Only the dri
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from steelyard.chain.block import MAX_ANCESTORS, Block, Header, Rules
+from steelyard.chain.block import (
+    MAX_ANCESTORS,
+    Block,
+    Header,
+    Rules,
+)
 from steelyard.chain.consensus.messages import Candidate
 from steelyard.chain.environment import BlobSource
 from steelyard.chain.epochs import EpochSet, compute_epoch
+from steelyard.chain.errors import InvalidTransaction, UnavailableBlob
 from steelyard.chain.execute import Outcome, apply_block
 from steelyard.chain.transactions import decode_transaction
 from steelyard.chain.trie import NodeSource
@@ -26,6 +32,23 @@ class Branch:
 
     block: Block
     outcome: Outcome | None
+    declared: tuple[BlobName, ...] | None = None
+
+    def get_declared(self) -> tuple[BlobName, ...]:
+        """Blobs that the block carries; nothing is for sure about those of an invalid one."""
+        if self.declared is None:
+            self.declared = tuple(
+                name for raw in self.block.transactions for name in read_declared(raw)
+            )
+        return self.declared
+
+
+def read_declared(raw: bytes) -> tuple[BlobName, ...]:
+    """The blobs of a transaction, none if it is not one: whoever executes it says so."""
+    try:
+        return decode_transaction(raw).blobs
+    except InvalidTransaction:
+        return ()
 
 
 class BranchNodes:
@@ -43,17 +66,29 @@ class BranchNodes:
 
 
 class BranchBlobs:
-    """Blobs as a block's branch sees them: made by an ancestor, or on disk."""
+    """Blobs as a block's branch sees them: made by an ancestor, or on disk.
 
-    def __init__(self, layers: tuple[Mapping[BlobName, bytes], ...], below: BlobSource) -> None:
-        self._layers, self._below = layers, below
+    Names that are neither are added to `missing`.
+    """
+
+    def __init__(
+        self,
+        layers: tuple[Mapping[BlobName, bytes], ...],
+        below: BlobSource,
+        missing: set[BlobName],
+    ) -> None:
+        self._layers, self._below, self._missing = layers, below, missing
 
     def read(self, name: BlobName, /) -> bytes | memoryview:
         for layer in self._layers:
             value = layer.get(name)
             if value is not None:
                 return value
-        return self._below.read(name)
+        try:
+            return self._below.read(name)
+        except UnavailableBlob:
+            self._missing.add(name)
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +119,18 @@ def get_candidate(block: Block) -> Candidate:
     )
 
 
+def get_place(block: Block) -> tuple[int, int]:
+    """Epoch and view in which a block was made."""
+    return block.extension.epoch, block.extension.view
+
+
 class BlockTree:
     """Known blocks above `root`, the finalized head; `current` are the validators above it."""
 
     def __init__(self, rules: Rules, store: ChainStore, blobs: BlobSource) -> None:
         self._rules, self._store, self._blobs = rules, store, blobs
         self._branches: dict[Hash, Branch] = {}
+        self._missing: set[BlobName] = set()
         self.root = store.get_head()
         self.current = self._read_current()
 
@@ -102,6 +143,16 @@ class BlockTree:
         """Know a block; a second time adds at most the outcome."""
         branch = self._branches.setdefault(block.hash, Branch(block, outcome))
         branch.outcome = branch.outcome or outcome
+
+    def remove(self, block_hash: Hash) -> None:
+        """Forget a block that nothing was built on."""
+        self._branches.pop(block_hash, None)
+
+    def take_missing(self) -> tuple[BlobName, ...]:
+        """Blobs that execution asked for in vain since this was last called."""
+        missing = tuple(sorted(self._missing))
+        self._missing.clear()
+        return missing
 
     def has(self, block_hash: Hash) -> bool:
         return block_hash == self.root.hash or block_hash in self._branches
@@ -129,12 +180,23 @@ class BlockTree:
 
     def get_declared(self) -> frozenset[BlobName]:
         """Blobs that known blocks carry."""
-        return frozenset(
-            name
-            for one in self._branches.values()
-            for raw in one.block.transactions
-            for name in decode_transaction(raw).blobs
-        )
+        return frozenset(name for one in self._branches.values() for name in one.get_declared())
+
+    def check_blobs(self, block_hash: Hash) -> None:
+        """Check that every blob which a block carries is here. Raises UnavailableBlob."""
+        missing = [
+            name for name in self._branches[block_hash].get_declared() if not self._is_here(name)
+        ]
+        if missing:
+            self._missing.update(missing)
+            raise UnavailableBlob("blob_unavailable", f"{len(missing)} are not here yet")
+
+    def _is_here(self, name: BlobName) -> bool:
+        try:
+            self._blobs.read(name)
+        except UnavailableBlob:
+            return False
+        return True
 
     def prepare(self, block_hash: Hash) -> Parent:
         """Make a block ready to be built on. Raises InvalidBlock, UnavailableBlob."""
@@ -180,21 +242,22 @@ class BlockTree:
         return Parent(
             header=branch[0].block.header if branch else self.root,
             nodes=BranchNodes(tuple(one.nodes for one in outcomes), self._store),
-            blobs=BranchBlobs(tuple(one.blobs for one in outcomes), self._blobs),
+            blobs=BranchBlobs(tuple(one.blobs for one in outcomes), self._blobs, self._missing),
             ancestors=hashes[:MAX_ANCESTORS],
             nonces=nonces,
             current=self.current,
         )
 
-    def set_root(self, header: Header) -> tuple[Hash, ...]:
-        """Move the root up and drop what does not descend from it. Returns what was dropped."""
+    def set_root(self, header: Header, place: tuple[int, int]) -> None:
+        """Move the root up; `place` is the epoch and view in which it became final.
+
+        Blocks of later views stay even if their parent is not here yet.
+        """
         self.root = header
         self.current = self._read_current()
-        kept = {candidate.hash for candidate in self.get_candidates()}
-        dropped = tuple(one for one in self._branches if one not in kept)
-        for block_hash in dropped:
-            del self._branches[block_hash]
-        return dropped
+        for block_hash, branch in tuple(self._branches.items()):
+            if get_place(branch.block) <= place or branch.block.height <= header.height:
+                del self._branches[block_hash]
 
     def _iter_branch(self, block_hash: Hash) -> Iterator[Branch]:
         """The block, its parent, and so on down to (not including) the root."""

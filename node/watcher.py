@@ -7,7 +7,7 @@ contract Staking with a call, as any client could.
 import shutil
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
@@ -32,6 +32,7 @@ from .alarms import (
 )
 from .calls import start_thread
 from .logs import log_alarm
+from .network.mesh import PeerStatus
 from .records import Alarm
 from .store import CorruptData
 
@@ -44,21 +45,10 @@ SILENT_SECONDS: Final = 30.0
 """Validators tell where they are every few seconds: one that is silent for this long is lost."""
 
 
-class Peer(Protocol):
-    """What the network knows of another validator; `seen_at` in monotonic seconds."""
-
-    @property
-    def address(self) -> Address: ...
-    @property
-    def is_connected(self) -> bool: ...
-    @property
-    def seen_at(self) -> float | None: ...
-
-
 class Watcher:
     """Looks at one node. `look` is one round, for tests to call."""
 
-    def __init__(self, node: "Node", get_peers: Callable[[], Iterable[Peer]] = tuple) -> None:
+    def __init__(self, node: "Node", get_peers: Callable[[], Iterable[PeerStatus]] = tuple) -> None:
         self._node, self._get_peers = node, get_peers
         self.board, self.clock = AlarmBoard(), ClockWatch()
         self._final_at = node.clock.get_seconds()
@@ -105,7 +95,7 @@ class Watcher:
         node, now = self._node, self._node.clock.get_seconds()
         consensus = node.genesis.consensus
         current = self.get_current_set()
-        me = node.identity.proposer
+        me = node.address
         self._was_member |= current.find(me) is not None
         if now - self._standing_at >= STANDING_SECONDS:
             self._standing_at, self._standing = now, self._read_standing(me)
@@ -119,6 +109,7 @@ class Watcher:
             reach=self._compute_reach(current, me),
             standing=self._standing,
             has_voted=self._was_member,
+            is_signer_outdated=node.driver.is_outdated(),
             skew_seconds=self.clock.estimate(),
         )
 
@@ -133,12 +124,12 @@ class Watcher:
         """Other validators of the set that we reach, and have heard lately."""
         now = self._node.clock.get_seconds()
         return {
-            peer.address
-            for peer in self._get_peers()
-            if peer.is_connected
-            and peer.seen_at is not None
-            and now - peer.seen_at < SILENT_SECONDS
-            and current.find(peer.address) is not None
+            status.peer.address
+            for status in self._get_peers()
+            if status.is_connected
+            and status.seen_at is not None
+            and now - status.seen_at < SILENT_SECONDS
+            and current.find(status.peer.address) is not None
         }
 
     def _compute_reach(self, current: EpochSet, me: Address) -> Reach | None:

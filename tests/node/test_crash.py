@@ -68,8 +68,8 @@ class Witness:
 def watch_votes(witness: Witness) -> None:
     original = Signer.sign_vote
 
-    def sign_vote(signer: Signer, statement: Statement) -> Vote:
-        vote = original(signer, statement)
+    def sign_vote(signer: Signer, statement: Statement, place: int) -> Vote:
+        vote = original(signer, statement, place)
         witness.saw_vote(vote)
         return vote
 

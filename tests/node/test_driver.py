@@ -22,8 +22,9 @@ from steelyard.chain.types import Epoch, Hash, View
 from steelyard.node import builder as builder_module
 from steelyard.node.builder import Builder
 from steelyard.node.clock import Clock
-from steelyard.node.driver import Arrival, Driver
-from steelyard.node.keyfiles import Secrets
+from steelyard.node.driver import Driver
+from steelyard.node.inbox import Arrival
+from steelyard.node.keyfiles import Secrets, compute_network_key
 from steelyard.node.node import Node
 from steelyard.node.tree import BlockTree, get_candidate
 
@@ -51,7 +52,7 @@ def list_validator(secrets: Secrets, stake: int) -> GenesisValidator:
         address=secrets.address,
         bls_key=compute_public_key(secrets.voting),
         proof_of_possession=prove_possession(secrets.voting),
-        network_key=b"\x01" * 32,
+        network_key=compute_network_key(secrets.network),
         endpoint="127.0.0.1:1",
         fee_recipient=secrets.address,
         stake=stake,
@@ -81,7 +82,7 @@ def find_view(node: Node, leader: int) -> View:
     return next(
         View(view)
         for view in range(1, 1_000)
-        if node.validators.get_leader(Epoch(0), View(view)) == leader
+        if node.get_epoch_set().validators.get_leader(Epoch(0), View(view)) == leader
     )
 
 

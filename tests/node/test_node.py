@@ -16,8 +16,8 @@ from steelyard.chain.errors import InvalidKey, InvalidTransaction, SteelyardErro
 from steelyard.chain.execute import CallRequest
 from steelyard.chain.proofs import check_proof
 from steelyard.chain.types import Address, BlobName, Hash
-from steelyard.node import assembly
 from steelyard.node import directory as directory_module
+from steelyard.node import opening
 from steelyard.node.config import BlobsConfig, MempoolConfig
 from steelyard.node.node import Node
 from steelyard.node.records import LogQuery
@@ -77,7 +77,7 @@ def test_every_block_has_a_certificate_that_verifies(node: Node) -> None:
         certificate = node.get_certificate(height)
         assert certificate is not None
         assert certificate.hash == node.get_hash(height)
-        check_certificate(certificate, node.validators, CHAIN_ID)
+        check_certificate(certificate, node.get_epoch_set().validators, CHAIN_ID)
     assert node.get_certificate(4) is None
 
 
@@ -418,7 +418,7 @@ def test_a_missing_directory_or_genesis_says_what_to_do(tmp_path: Path, home: Pa
 def test_a_machine_with_wrong_kernels_does_not_start(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assembly.selftest, "run", lambda: ["case: wrong bits"])
+    monkeypatch.setattr(opening.selftest, "run", lambda: ["case: wrong bits"])
     with pytest.raises(SteelyardError, match="wrong bits") as caught:
         open_node(home)
     assert caught.value.code == "selftest"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from steelyard.chain.types import Epoch, View
 from steelyard.node.signer import Signer
 from steelyard.node.store import RECOVERY, CorruptData
 
@@ -80,8 +79,8 @@ def test_a_chain_from_before_the_views_that_the_signer_forgot_is_refused(home: P
     genesis = node.get_hash(0)
     node.stop()
     assert genesis is not None
-    signer = Signer(home / "signer", SECRETS.voting, 0, CHAIN_ID, genesis)
-    signer.forget(Epoch(0), View(64))
+    signer = Signer(home / "signer", SECRETS.voting, CHAIN_ID, genesis)
+    signer.raise_floor(0, 64)
     signer.close()
     assert "voted in view 64" in get_refusal(home)
 

@@ -18,7 +18,7 @@ A, B, GENESIS = Hash(b"\xaa" * 32), Hash(b"\xbb" * 32), Hash(b"\x01" * 32)
 
 
 def open_signer(path: Path) -> Signer:
-    return Signer(path, SECRETS.voting, 0, CHAIN_ID, GENESIS)
+    return Signer(path, SECRETS.voting, CHAIN_ID, GENESIS)
 
 
 def say(kind: Kind, view: int, block: Hash = NO_HASH, epoch: int = 0) -> Statement:
@@ -29,16 +29,16 @@ def test_a_vote_verifies(tmp_path: Path) -> None:
     key = compute_public_key(SECRETS.voting)
     validators = ValidatorSet((Validator(SECRETS.address, key, Power(1)),))
     signer = open_signer(tmp_path)
-    check_vote(signer.sign_vote(say(Kind.NOTARIZE, 1, A)), validators, CHAIN_ID)
+    check_vote(signer.sign_vote(say(Kind.NOTARIZE, 1, A), 0), validators, CHAIN_ID)
     signer.close()
 
 
 def test_the_same_statement_again_has_the_same_bytes(tmp_path: Path) -> None:
     signer = open_signer(tmp_path)
-    first = signer.sign_vote(say(Kind.NOTARIZE, 1, A))
+    first = signer.sign_vote(say(Kind.NOTARIZE, 1, A), 0)
     signer.close()
     signer = open_signer(tmp_path)
-    assert signer.sign_vote(say(Kind.NOTARIZE, 1, A)) == first
+    assert signer.sign_vote(say(Kind.NOTARIZE, 1, A), 0) == first
     assert not signer.is_new()
     signer.close()
 
@@ -59,11 +59,11 @@ def test_a_conflicting_vote_is_refused_even_after_a_restart(
     tmp_path: Path, first: Statement, second: Statement
 ) -> None:
     signer = open_signer(tmp_path)
-    signer.sign_vote(first)
+    signer.sign_vote(first, 0)
     signer.close()
     signer = open_signer(tmp_path)
     with pytest.raises(ConflictingVote) as caught:
-        signer.sign_vote(second)
+        signer.sign_vote(second, 0)
     assert caught.value.code == "vote_conflict"
     assert signer.get_statements() == (first,)
     signer.close()
@@ -71,37 +71,37 @@ def test_a_conflicting_vote_is_refused_even_after_a_restart(
 
 def test_votes_that_may_go_together_do(tmp_path: Path) -> None:
     signer = open_signer(tmp_path)
-    signer.sign_vote(say(Kind.NOTARIZE, 5, A))
-    signer.sign_vote(say(Kind.NULLIFY, 5))
-    signer.sign_vote(say(Kind.NOTARIZE, 6, B))
-    signer.sign_vote(say(Kind.FINALIZE, 6, B))
+    signer.sign_vote(say(Kind.NOTARIZE, 5, A), 0)
+    signer.sign_vote(say(Kind.NULLIFY, 5), 0)
+    signer.sign_vote(say(Kind.NOTARIZE, 6, B), 0)
+    signer.sign_vote(say(Kind.FINALIZE, 6, B), 0)
     assert len(signer.get_statements()) == 4
     signer.close()
 
 
 def test_nothing_is_signed_at_or_below_a_forgotten_view(tmp_path: Path) -> None:
     signer = open_signer(tmp_path)
-    signer.sign_vote(say(Kind.NOTARIZE, 5, A))
-    signer.sign_vote(say(Kind.NOTARIZE, 8, A))
-    signer.forget(Epoch(0), View(6))
+    signer.sign_vote(say(Kind.NOTARIZE, 5, A), 0)
+    signer.sign_vote(say(Kind.NOTARIZE, 8, A), 0)
+    signer.raise_floor(0, 6)
     signer.close()
     signer = open_signer(tmp_path)
     assert signer.get_statements() == (say(Kind.NOTARIZE, 8, A),)
     for view in (5, 6):
         with pytest.raises(ConflictingVote) as caught:
-            signer.sign_vote(say(Kind.NOTARIZE, view, A))
+            signer.sign_vote(say(Kind.NOTARIZE, view, A), 0)
         assert caught.value.code == "vote_too_old"
-    signer.forget(Epoch(0), View(3))
+    signer.raise_floor(0, 3)
     with pytest.raises(ConflictingVote):
-        signer.sign_vote(say(Kind.NOTARIZE, 4, A))
-    signer.sign_vote(say(Kind.NOTARIZE, 7, A))
+        signer.sign_vote(say(Kind.NOTARIZE, 4, A), 0)
+    signer.sign_vote(say(Kind.NOTARIZE, 7, A), 0)
     signer.close()
 
 
 def test_a_database_of_another_key_or_chain_is_refused(tmp_path: Path) -> None:
     open_signer(tmp_path).close()
     with pytest.raises(SteelyardError) as caught:
-        Signer(tmp_path, SECRETS.voting, 0, CHAIN_ID, Hash(b"\x02" * 32))
+        Signer(tmp_path, SECRETS.voting, CHAIN_ID, Hash(b"\x02" * 32))
     assert caught.value.code == "signer_mismatch"
 
 

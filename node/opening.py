@@ -1,0 +1,120 @@
+"""Opening a data directory: do keys, chain and signer belong together, and is each the newest?
+
+What is refused, and what is not:
+
+chain/ older than signer/, or gone
+    If we alone are a quorum: refused, as nobody else has the blocks. Else fine: others have them.
+signer/ older than chain/, or gone
+    Refused, as the key could contradict itself: if we alone are a quorum whenever it lacks the vote
+    that made the head final, else whenever chain/ remembers a later vote than it does.
+both older (a whole backup)
+    Goes on from there; among several `voting` guards what the key says.
+
+An old chain and a new signer do no harm among several: the signer refuses to vote again in views
+that it voted in, consensus is told what was signed, and the others bring what we lack.
+"""
+
+from pathlib import Path
+
+from steelyard.chain import selftest
+from steelyard.chain.consensus.votes import Kind, Statement
+from steelyard.chain.epochs import EpochSet
+from steelyard.chain.errors import SteelyardError
+from steelyard.chain.genesis import GenesisState
+from steelyard.chain.types import Address
+
+from .finality import VOTED
+from .logs import log_event
+from .signer import Signer, decode_place
+from .store import ChainStore, CorruptData, FinalBlock
+from .tree import BlockTree, get_candidate
+
+WHOLE = (
+    "restore the whole directory from one backup: then the blocks made final since are lost, so "
+    "tell clients and auditors"
+)
+CHAIN_ADVICE = (
+    f"put back the chain/ and blobs/ that lay beside this signer/; if they are lost, {WHOLE}"
+)
+SIGNER_ADVICE = f"put back the signer/ that lay beside this chain/; if it is lost, {WHOLE}"
+
+
+def check_kernels() -> None:
+    """Refuse to vote with kernels that compute something else. Raises SteelyardError selftest."""
+    failures = selftest.run()
+    if failures:
+        raise SteelyardError(
+            "selftest",
+            f"this machine computes wrong aggregates ({failures[0]}); run `steelyard selftest` and "
+            "install the versions of constraints.txt",
+        )
+
+
+def is_alone(epoch_set: EpochSet, address: Address) -> bool:
+    """Has this validator a quorum by itself? Then nothing is certified without it."""
+    place = epoch_set.validators.find(address)
+    return place is not None and epoch_set.validators.has_quorum((place,))
+
+
+def open_chain(store: ChainStore, signer: Signer, state: GenesisState, address: Address) -> None:
+    """Start an empty store from block 0, or check the one that is there."""
+    if not store.is_empty():
+        store.check(state.block.hash)
+        return
+    if not signer.is_new() and is_alone(state.epoch_set, address):
+        raise CorruptData(store.path, "the chain is gone, but this key has voted on it")
+    store.commit([FinalBlock(state.block, (), state.nodes, (), state.epoch_set)], None, {})
+    log_event("genesis_committed", hash=state.block.hash)
+
+
+def check_votes(
+    directory: Path, store: ChainStore, signer: Signer, tree: BlockTree, address: Address
+) -> None:
+    """Refuse a chain and a signer of different ages, as the module says. Raises CorruptData."""
+    remembered = dict(store.read_journal()).get(VOTED)
+    if remembered is not None and signer.get_last() < decode_place(remembered):
+        raise _make_signer_error(directory, f"a vote in view {decode_place(remembered)[1]}")
+    if is_alone(tree.current, address):
+        _check_chain(directory, store, signer, tree)
+    head = tree.root
+    if head.height > 0:
+        block = store.get_block(head.hash)
+        assert block is not None, "the head's body is stored with it"
+        made = get_candidate(block)
+        final = Statement(made.epoch, made.view, Kind.FINALIZE, made.hash)
+        if is_alone(store.get_epoch_set(made.epoch), address) and not signer.has_said(final):
+            raise _make_signer_error(directory, f"the vote that made block {head.height} final")
+
+
+def _make_signer_error(directory: Path, what: str) -> CorruptData:
+    return CorruptData(
+        directory,
+        f"signer/ is gone, or older than chain/: it lacks {what}, so this key could contradict "
+        "what it said",
+        SIGNER_ADVICE,
+    )
+
+
+def _check_chain(directory: Path, store: ChainStore, signer: Signer, tree: BlockTree) -> None:
+    """No certificate is made without us, and a block is on disk before our vote for it. A kill
+    leaves that true. With an older chain consensus would wait for ever for what was voted for.
+    """
+    block = store.get_block(tree.root.hash)
+    assert block is not None, "the head's body is stored with it"
+    head = get_candidate(block)
+    place = (head.epoch, head.view)
+    known = {candidate.hash for candidate in tree.get_candidates()}
+    ahead = [
+        (said.epoch, said.view)
+        for said in signer.get_statements()
+        if (said.epoch, said.view) > place and said.kind != Kind.NULLIFY and said.hash not in known
+    ]
+    voted = max((signer.get_floor(), *ahead))
+    if voted > place:
+        raise CorruptData(
+            directory,
+            f"chain/ is older than signer/: this key has voted in view {voted[1]} for a block that "
+            f"chain/, which ends with block {head.height} of view {head.view}, does not hold, and "
+            "it never contradicts a vote: nothing would become final any more",
+            CHAIN_ADVICE,
+        )

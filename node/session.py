@@ -1,0 +1,497 @@
+"""One consensus machine from its recovery to its end, with everything that lives in memory only.
+
+It steps the machine, persists, performs the effects. A session ends with its epoch, when blocks
+came that others made final, when this key may vote at last, or with a fault; then the driver makes
+a new one from what is on disk. Nothing here waits: what cannot be done yet, because a blob is not
+here or a block is ahead of our clock, is set aside and tried again, and other events go on.
+
+What others send is kept only as far as consensus wants it: one proposal for a view that may still
+matter, blocks that were asked for, final blocks that follow ours.
+"""
+
+from collections import deque
+from typing import TypeAlias
+
+from steelyard.chain.block import Block, compute_base_fee, decode_block, encode_block
+from steelyard.chain.bls import PublicKey
+from steelyard.chain.consensus.certificates import (
+    Certificate,
+    check_certificate,
+    decode_bitmap,
+    decode_certificate,
+    encode_certificate,
+)
+from steelyard.chain.consensus.messages import (
+    BlockBuilt,
+    BlockFetched,
+    Broadcast,
+    CertificateReceived,
+    Effect,
+    Event,
+    FetchBlock,
+    FetchCertificates,
+    Finalize,
+    Message,
+    PersistCertificate,
+    Proposal,
+    ProposalReceived,
+    Propose,
+    ReportConflict,
+    ReportOffence,
+    SetTimer,
+    SignVote,
+    Started,
+    TimerFired,
+    Validate,
+    VoteReceived,
+    VoteSigned,
+    WorkArrived,
+)
+from steelyard.chain.consensus.simplex import Settings, Simplex
+from steelyard.chain.consensus.votes import Statement, check_vote
+from steelyard.chain.epochs import EpochSet, get_boundary
+from steelyard.chain.errors import InvalidKey, InvalidVote
+from steelyard.chain.params import (
+    MAX_LOOKAHEAD_VIEWS,
+    MAX_LOOKBEHIND_VIEWS,
+)
+from steelyard.chain.segments import InvalidSegment, check_body
+from steelyard.chain.types import Address, Epoch, Hash, View
+
+from .directory import check_space
+from .finality import BLOCK, CERTIFICATE, VOTED, Journal, get_certificate_key
+from .importing import Importer
+from .inbox import (
+    Arrival,
+    BlockAnswered,
+    BlockWanted,
+    CertificatesWanted,
+    Inbox,
+    Incoming,
+    PlaceHeard,
+    Segment,
+)
+from .logs import log_alarm, log_event
+from .outbox import Duties, Outbox
+from .parts import Parts
+from .records import Alarm
+from .requests import Requests
+from .signer import encode_place
+from .store import ChainStore
+from .tree import BlockTree, get_candidate
+from .voting import Voter
+
+Network: TypeAlias = VoteReceived | CertificateReceived | Arrival
+"""What consensus itself is told by others."""
+
+POLL_SECONDS = 0.5
+"""Longest sleep, and the pause before a blob or the clock is looked at again."""
+HOUSE_SECONDS = 1.0
+"""Expiry of pool entries and of blobs is looked at this often."""
+MAX_STREAK = 256
+"""Messages in a row before a timer, or work that is due, gets its turn."""
+MAX_WANTED = 256
+
+
+class Session:
+    """See the module. Used on the driver's thread only."""
+
+    def __init__(
+        self, parts: Parts, outbox: Outbox, duties: Duties, voter: Voter, inbox: Inbox, held: Inbox
+    ) -> None:
+        """Rebuild tree and machine from disk, and start the machine.
+
+        `held` keeps messages for the sessions to come. Raises StorageFull, CorruptData.
+        """
+        self._parts, self._outbox, self._duties = parts, outbox, duties
+        self._voter, self._inbox, self._held = voter, inbox, held
+        self.tree = BlockTree(parts.rules, parts.store, parts.blobs)
+        certificates = read_journal(parts.store, self.tree)
+        parts.finalizer.keep_house(self.tree)  # perhaps what nobody needs any more fills the disk
+        check_space(parts.directory, parts.config.storage.min_free_bytes)
+        self._journal = Journal(parts.store)
+        self._importer = Importer(parts, outbox, self.tree, self._journal)
+        self.epoch_set = self.tree.current
+        self._answers: deque[Event] = deque()
+        self._requests = Requests(parts, outbox, self.tree, self._journal)
+        self._timer_ms: int | None = None
+        self._kept: dict[View, Hash] = {}
+        self._wanted: dict[Hash, None] = {}
+        self._told_view = self._streak = 0
+        self._house_at = self._work_after = float("-inf")
+        self.is_asleep = not voter.may_vote(self.epoch_set, self.tree.root.height)
+        """We belong to the validators, but do not know yet whether it is safe to vote."""
+        self.me = None if self.is_asleep else find_place(self.epoch_set, parts)
+        if self.me is not None:
+            self._wake(certificates)
+        self.machine = self._recover(certificates)
+        self._step(Started())
+        self._tell_place()
+        while (message := held.take()) is not None:
+            inbox.put(message)
+
+    def _recover(self, certificates: list[Certificate]) -> Simplex:
+        parts, root = self._parts, self.tree.root
+        block = parts.store.get_block(root.hash)
+        assert block is not None, "the head's body is stored with it"
+        candidate, epoch = get_candidate(block), self.epoch_set.epoch
+        is_ours = candidate.epoch == epoch and root.height > 0
+        return Simplex.recover(
+            Settings(
+                chain_id=parts.rules.chain_id,
+                epoch=epoch,
+                last_height=get_boundary(epoch, parts.rules.epoch_blocks),
+                validators=self.epoch_set.validators,
+                me=self.me,
+                timeout_ms=parts.consensus.timeout_ms,
+                heartbeat_ms=parts.consensus.heartbeat_ms,
+            ),
+            candidate,
+            finalization=parts.store.get_certificate(root.height) if is_ours else None,
+            statements=() if self.me is None else parts.signer.get_statements(),
+            certificates=certificates,
+            candidates=self.tree.get_candidates(),
+        )
+
+    def _wake(self, certificates: list[Certificate]) -> None:
+        """Hold what the signer knows against what is certified."""
+        final = self._parts.store.get_certificate(self.tree.root.height)
+        known = [*certificates, *([] if final is None else [final])]
+        highest = max(((one.epoch, one.view) for one in known), default=(0, 0))
+        epoch_set = self._parts.store.get_epoch_set(highest[0])
+        was_member = epoch_set.find(self._parts.address) is not None
+        self._voter.wake(highest, was_member=was_member)
+
+    def _tell_place(self) -> None:
+        before = self._parts.store.find_epoch_set(self.epoch_set.epoch - 1)
+        sets = (self.epoch_set,) if before is None else (self.epoch_set, before)
+        self._outbox.set_place(sets, self.machine.view, self.tree.root)
+
+    # -- the loop ----------------------------------------------------------------------------------
+    def is_over(self) -> bool:
+        """Must there be a new session?"""
+        if self._importer.has_imported:
+            return True
+        if self.is_asleep and self._voter.may_vote(self.epoch_set, self.tree.root.height):
+            return True
+        return self.machine.is_over and not self._importer.is_waiting()
+
+    def close(self) -> None:
+        """Leave on disk what the next session should know. Raises StorageFull, CorruptData."""
+        self._journal.flush()
+
+    def find_alarm(self) -> Alarm | None:
+        """What a person should know although the session goes on."""
+        return self._importer.find_alarm()
+
+    def retry(self) -> None:
+        """A blob has come: what waits for one is tried at once."""
+        self._requests.retry_at = None
+        if self._importer.retry_at is not None:
+            self._importer.retry_at = float("-inf")
+
+    def advance(self) -> bool:
+        """Do the next thing that is due. False if nothing is until `compute_pause`."""
+        if self._answers:
+            self._step(self._answers.popleft())
+            return True
+        message = self._take_message()
+        if message is not None:
+            self._receive(message)
+            return True
+        event = self._take_due()
+        if event is not None:
+            self._step(event)
+            return True
+        if self._importer.retry_at is not None and self._get_now() >= self._importer.retry_at:
+            self._importer.work()
+            return True
+        request = self._requests.take_due()
+        if request is not None:
+            self._serve(request)
+            return True
+        self._keep_house()
+        return False
+
+    def compute_pause(self) -> float:
+        """Seconds until something is due, if nothing comes before."""
+        now, until = self._get_now(), [self._house_at]
+        if self._timer_ms is not None:
+            until.append(self._timer_ms / 1000)
+        if self._told_view != self.machine.view:
+            until.append(self._get_work_at())
+        until += [at for at in (self._requests.retry_at, self._importer.retry_at) if at is not None]
+        return min([POLL_SECONDS, *(at - now for at in until if at > now)])
+
+    def _get_now(self) -> float:
+        return self._parts.clock.get_seconds()
+
+    def _take_message(self) -> Incoming | None:
+        """The next message, unless a flood of them keeps the rest waiting."""
+        message = self._inbox.take() if self._streak < MAX_STREAK else None
+        self._streak = 0 if message is None else self._streak + 1
+        return message
+
+    def _take_due(self) -> Event | None:
+        """The timer, or news of work."""
+        if self._timer_ms is not None and self._parts.clock.get_ms() >= self._timer_ms:
+            self._timer_ms = None
+            return TimerFired()
+        if self._requests.is_empty() and self.me is not None and self._is_work_due():
+            self._told_view = self.machine.view
+            return WorkArrived()
+        return None
+
+    def _is_work_due(self) -> bool:
+        """Tell each view once, after the pause that lets a burst share one block."""
+        if self._told_view == self.machine.view or self._get_now() < self._get_work_at():
+            return False
+        parent = self.tree.get_parent(self.tree.get_tip())
+        base_fee = compute_base_fee(parent.header, self._parts.rules.min_base_fee)
+        return self._parts.mempool.has_eligible(base_fee, parent.nonces)
+
+    def _get_work_at(self) -> float:
+        final_at = self._parts.progress.final_at
+        pause = self._parts.config.blocks.interval_seconds
+        return self._work_after if final_at is None else max(final_at + pause, self._work_after)
+
+    def _keep_house(self) -> None:
+        if self._get_now() >= self._house_at:
+            self._house_at = self._get_now() + HOUSE_SECONDS
+            self._parts.finalizer.keep_house(self.tree)
+
+    def _serve(self, request: Propose | Validate) -> None:
+        if request.view != self.machine.view:
+            return
+        answer = self._requests.serve(request)
+        is_told = self._told_view == request.view
+        if is_told and isinstance(answer, BlockBuilt) and self._requests.has_built_in_vain:
+            # Work that does not get in must not make a chain of empty blocks.
+            pause = self._parts.consensus.heartbeat_ms / 1000
+            self._work_after = self._get_now() + pause
+        if answer is not None:
+            self._step(answer)
+
+    def _step(self, event: Event) -> bool:
+        """Step the machine and do what it asks. False if it refused a message."""
+        try:
+            effects = self.machine.step(event, self._parts.clock.get_ms())
+        except InvalidVote as error:
+            log_event("message_refused", code=error.code, message=error.message)
+            return False
+        for effect in effects:
+            self._perform(effect)
+        return True
+
+    # -- what others send --------------------------------------------------------------------------
+    def _receive(self, message: Incoming) -> None:
+        match message:
+            case PlaceHeard(address, height):
+                self._voter.hear(address, height)
+            case BlockWanted(block_hash, address):
+                block = self._find_block(block_hash)
+                if block is not None:
+                    self._outbox.send_block(address, block)
+            case CertificatesWanted(epoch, view, address):
+                self._outbox.send_certificates(address, self._find_certificates(epoch, view))
+            case BlockAnswered(block):
+                self._receive_block(block)
+            case Segment():
+                self._importer.take(message)
+            case _:
+                self._receive_vote(message)
+
+    def _receive_vote(self, message: Network) -> None:
+        """A vote, a certificate or a proposal; those of the next epoch are for the next session."""
+        epoch = get_epoch(message)
+        if epoch == self.epoch_set.epoch + 1 or (epoch == self.epoch_set.epoch and self.is_asleep):
+            self._held.put(message)
+        if epoch != self.epoch_set.epoch:
+            return
+        if isinstance(message, Arrival):
+            self._receive_proposal(message)
+        elif self._step(message):
+            self._check_own(message)
+
+    def _receive_proposal(self, arrival: Arrival) -> None:
+        """Keep the block if it may matter; it is executed only if consensus asks for that."""
+        block, vote = arrival.block, arrival.vote
+        proposal = Proposal(get_candidate(block), vote)
+        is_kept = self._may_keep(block.hash, proposal.view) and self._keep_body(block)
+        if not is_kept and not self.tree.has(block.hash):
+            self._step(VoteReceived(vote))  # a second proposal of the leader is an offence still
+        elif self._step(ProposalReceived(proposal)):
+            self._kept[proposal.view] = block.hash
+            self._check_own(VoteReceived(vote))
+        elif is_kept:
+            self.tree.remove(block.hash)
+            self._journal.entries.pop(BLOCK + block.hash, None)
+
+    def _receive_block(self, block: Block) -> None:
+        """What we asked for, and nothing else."""
+        if block.hash in self._wanted and self._keep_body(block):
+            del self._wanted[block.hash]
+            self._step(BlockFetched(get_candidate(block)))
+
+    def _may_keep(self, block_hash: Hash, view: View) -> bool:
+        """Is this block the first of a view that may still matter, or asked for, and new?"""
+        machine = self.machine
+        root_view = machine.root.view if machine.root.epoch == self.epoch_set.epoch else 0
+        first = max(root_view + 1, machine.view - MAX_LOOKBEHIND_VIEWS)
+        is_relevant = first <= view <= machine.view + MAX_LOOKAHEAD_VIEWS
+        is_first = self._kept.get(view, block_hash) == block_hash
+        is_wanted = (is_relevant and is_first) or block_hash in self._wanted
+        return is_wanted and not self.tree.has(block_hash)
+
+    def _keep_body(self, block: Block) -> bool:
+        """Know a block, and put it on disk with the next write. False if it is not what it says."""
+        try:
+            check_body(block)
+        except InvalidSegment as error:
+            log_event("message_refused", code=error.code, message=error.message)
+            return False
+        self.tree.add(block, None)
+        self._journal.entries[BLOCK + block.hash] = encode_block(block)
+        return True
+
+    def _check_own(self, message: VoteReceived | CertificateReceived) -> None:
+        """Does somebody show our signature under something that our signer does not know?"""
+        validators, chain_id = self.epoch_set.validators, self._parts.rules.chain_id
+        me = validators.find(self._parts.address)
+        said = get_statement(message)
+        if me is None or self._voter.has_said(said):
+            return
+        try:
+            if isinstance(message, VoteReceived):
+                if message.vote.signer != me:
+                    return
+                check_vote(message.vote, validators, chain_id)
+            else:
+                if me not in decode_bitmap(message.certificate.bitmap, len(validators)):
+                    return
+                check_certificate(message.certificate, validators, chain_id)
+        except InvalidVote:
+            return
+        self._voter.admit(said)
+
+    def _find_block(self, block_hash: Hash) -> Block | None:
+        return self.tree.get_block(block_hash) or self._parts.store.get_block(block_hash)
+
+    def _find_certificates(self, epoch: Epoch, view: View) -> tuple[Certificate, ...]:
+        """What helps somebody on: in an earlier epoch it is what ended it."""
+        if epoch == self.epoch_set.epoch:
+            return self.machine.get_certificates(view)
+        if epoch > self.epoch_set.epoch:
+            return ()
+        boundary = get_boundary(epoch, self._parts.rules.epoch_blocks)
+        final = self._parts.store.get_certificate(boundary)
+        return () if final is None else (final,)
+
+    # -- effects -----------------------------------------------------------------------------------
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case SetTimer(at_ms):
+                self._timer_ms = at_ms
+            case Propose() | Validate():
+                self._requests.put(effect)
+            case SignVote():
+                self._sign(effect)
+            case PersistCertificate(certificate):
+                key = get_certificate_key(certificate)
+                self._journal.entries[key] = encode_certificate(certificate)
+            case Finalize():
+                self._finalize(effect)
+            case Broadcast(message):
+                self._outbox.broadcast(message, self._find_proposed(message))
+            case FetchBlock(block_hash, holders):
+                self._fetch_block(block_hash, holders)
+            case FetchCertificates(view):
+                self._outbox.fetch_certificates(self.epoch_set.epoch, view)
+            case ReportOffence() | ReportConflict():
+                log_alarm("validators_misbehave", evidence=effect)
+                self._duties.report(effect, self.epoch_set)
+
+    def _sign(self, effect: SignVote) -> None:
+        """Certificates that led here become durable first; then the vote; then it exists."""
+        assert self.me is not None, "only a validator is asked to vote"
+        self._journal.flush()
+        said = effect.statement
+        vote = self._voter.sign(said, self.me)
+        if vote is not None:
+            self._journal.entries[VOTED] = encode_place(said.epoch, said.view)
+            self._answers.append(VoteSigned(vote))
+
+    def _finalize(self, effect: Finalize) -> None:
+        head = self.tree.root
+        self._importer.finalize(effect)
+        if self.tree.root != head:
+            self._tell_place()
+
+    def _find_proposed(self, message: Message) -> Block | None:
+        if not isinstance(message, Proposal):
+            return None
+        block = self._find_block(message.candidate.hash)
+        assert block is not None, "what we propose is on disk"
+        return block
+
+    def _fetch_block(self, block_hash: Hash, holders: tuple[int, ...]) -> None:
+        block = self.tree.get_block(block_hash)
+        if block is not None:
+            self._answers.append(BlockFetched(get_candidate(block)))
+            return
+        self._wanted[block_hash] = None
+        if len(self._wanted) > MAX_WANTED:
+            del self._wanted[next(iter(self._wanted))]
+        members = self.epoch_set.members
+        addresses = tuple(members[place].address for place in holders if place != self.me)
+        self._outbox.fetch_block(block_hash, addresses)
+
+
+def find_place(epoch_set: EpochSet, parts: Parts) -> int | None:
+    """Our place among these validators; None, with an alarm, if they know us by another key."""
+    try:
+        return check_key(epoch_set, parts.address, parts.voting_key)
+    except InvalidKey as error:
+        log_alarm("validator_key", epoch=epoch_set.epoch, code=error.code, message=error.message)
+        return None
+
+
+def check_key(epoch_set: EpochSet, address: Address, voting_key: PublicKey) -> int | None:
+    """The place of account and key among these validators, None if they know neither.
+
+    Raises InvalidKey key_validator if they know one without the other.
+    """
+    place = epoch_set.validators.find(address)
+    if place != epoch_set.validators.find_key(voting_key):
+        raise InvalidKey(
+            "key_validator",
+            f"in epoch {epoch_set.epoch} 0x{address.hex()} and this voting key do not belong "
+            "together; use the keys that were registered with each other",
+        )
+    return place
+
+
+def get_statement(message: VoteReceived | CertificateReceived) -> Statement:
+    """What is said."""
+    said = message.vote if isinstance(message, VoteReceived) else message.certificate
+    return said.statement
+
+
+def get_epoch(message: Network) -> Epoch:
+    """The epoch that a message belongs to."""
+    return (
+        message.vote.statement.epoch
+        if isinstance(message, Arrival)
+        else get_statement(message).epoch
+    )
+
+
+def read_journal(store: ChainStore, tree: BlockTree) -> list[Certificate]:
+    """What a kill, or a fault, left above the head: adds the blocks, returns the certificates."""
+    certificates = []
+    for key, value in store.read_journal():
+        if key[:1] == BLOCK:
+            tree.add(decode_block(value), None)
+        elif key[:1] == CERTIFICATE:
+            certificates.append(decode_certificate(value))
+    return certificates

@@ -1,0 +1,112 @@
+"""When this key may vote: never before it is known that no older life of it said otherwise.
+
+The signer's database refuses contradictions, as long as it is the newest one of this key. An old
+backup of it, or an empty one beside the same key, knows nothing of what was said since. Four things
+guard against that, in a set in which we alone are no quorum:
+
+1. *Listen first.* Nothing is signed after a start until validators that are a quorum with us said
+   how far they are, and we are about as far. Without a quorum nothing could be certified anyway.
+   Until then the node follows.
+2. *The floor rises to what is certified.* If the highest certificate that we know is of a view past
+   everything the signer knows, others went on without this signer: nothing is signed up to that
+   view, and in the next few views only that we give them up, which an older life of this key
+   could be contradicted by only if it had seen more than all others.
+3. *Our own signature.* A vote or certificate that carries our signature over a statement that the
+   signer does not know proves that it is not the newest: an alarm, and the floor rises past it.
+4. *chain/ remembers* the place of the last vote (`finality.VOTED`): a signer/ restored alone
+   is refused at the start (`opening.check_votes`).
+
+What is lost is some votes, for some views. A validator alone never waits and never doubts: nothing
+is certified without it, and `check_votes` refuses whatever does not fit.
+"""
+
+from steelyard.chain.consensus.votes import Kind, Statement, Vote
+from steelyard.chain.epochs import EpochSet
+from steelyard.chain.types import Address, Height
+
+from .logs import log_alarm, log_event
+from .signer import ConflictingVote, Signer
+
+NEAR_BLOCKS = 4
+"""Whoever is this close to the others gets the rest from consensus itself: they move on, too."""
+QUIET_VIEWS = 4
+Place = tuple[int, int]
+"""Epoch and view."""
+
+
+class Voter:
+    """Decides for the driver whether to sign. Lives as long as the process."""
+
+    def __init__(self, signer: Signer, address: Address) -> None:
+        self._signer, self._address = signer, address
+        self._heard: dict[Address, Height] = {}
+        self._is_awake = False
+        self._quiet: Place = (0, 0)
+        self.is_outdated = False
+        """The signer's database was found not to be the newest of this key."""
+
+    def hear(self, address: Address, height: Height) -> None:
+        """A validator said where it is."""
+        if not self._is_awake:
+            self._heard[address] = height
+
+    def may_vote(self, epoch_set: EpochSet, height: Height) -> bool:
+        """Do we know enough of the others? Once true, true until the process ends."""
+        validators = epoch_set.validators
+        me = validators.find(self._address)
+        if self._is_awake or me is None:
+            return self._is_awake
+        heard = {validators.find(address): far for address, far in self._heard.items()}
+        places = {place: far for place, far in heard.items() if place is not None}
+        if validators.has_quorum((me,)):
+            self._is_awake = True
+        elif validators.has_quorum((me, *places)):
+            further = [place for place, far in places.items() if far > height + NEAR_BLOCKS]
+            self._is_awake = 3 * validators.get_power(further) <= validators.total_power
+        return self._is_awake
+
+    def wake(self, certified: Place, *, was_member: bool) -> None:
+        """Before the first vote after a start: `certified` is the highest view that we know to be.
+
+        `was_member`: did we belong to the set of that view?
+        """
+        if self._signer.get_last() >= certified:
+            return
+        self._signer.raise_floor(*certified)
+        if was_member:
+            epoch, view = certified
+            self._quiet = max(self._quiet, (epoch, view + QUIET_VIEWS))
+            log_event("votes_withheld", epoch=epoch, until_view=view + QUIET_VIEWS)
+
+    def follow(self, certified: Place) -> None:
+        """Blocks came that others made final up to this view: it needs no vote of ours any more."""
+        if self._signer.get_last() < certified:
+            self._signer.raise_floor(*certified)
+
+    def sign(self, statement: Statement, place: int) -> Vote | None:
+        """Our vote, on disk; None if it must not be. Raises StorageFull, CorruptData."""
+        is_quiet = (statement.epoch, statement.view) <= self._quiet
+        if is_quiet and statement.kind != Kind.NULLIFY and not self._signer.has_said(statement):
+            return None
+        try:
+            return self._signer.sign_vote(statement, place)
+        except ConflictingVote as error:
+            log_alarm("vote_refused", code=error.code, view=statement.view, kind=statement.kind)
+            return None
+
+    def has_said(self, statement: Statement) -> bool:
+        """Does the signer know that this key said so?"""
+        return self._signer.has_said(statement)
+
+    def admit(self, statement: Statement) -> None:
+        """This key said something, provably, that its database does not know."""
+        self.is_outdated = True
+        log_alarm(
+            "signer_outdated",
+            epoch=statement.epoch,
+            view=statement.view,
+            message="this key voted without this signer/: another machine runs with it, or an old "
+            "backup was restored; stop one of them; nothing is signed up to that view",
+        )
+        self._signer.raise_floor(statement.epoch, statement.view)
+        self._quiet = max(self._quiet, (statement.epoch, statement.view + QUIET_VIEWS))
