@@ -84,7 +84,7 @@ class CallsConfig:
 
 @dataclass(frozen=True, slots=True)
 class KeeperConfig:
-    """Starting and closing due tasks from the validator's own account."""
+    """Steps of due tasks, and the validator's duties, from its own account."""
 
     enabled: bool = True
     interval_seconds: float = 1.0
@@ -93,6 +93,8 @@ class KeeperConfig:
     max_in_flight: int = 4
     max_fee_wei: int = 500_000_000_000
     """Never pay more for a unit of gas than this."""
+    unjail: bool = True
+    """Return from jail by itself, in the epoch after."""
 
 
 @dataclass(frozen=True, slots=True)

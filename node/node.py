@@ -31,6 +31,7 @@ from .blobs import BlobStore, BlobUpload
 from .clock import Clock
 from .config import NodeConfig, load_config
 from .directory import DirectoryLock, check_space, read_genesis_document
+from .duties import EVIDENCE, Duties, EvidenceBook
 from .gas import estimate
 from .keeper import Keeper
 from .keyfiles import Secrets
@@ -40,6 +41,7 @@ from .mempool import Mempool
 from .records import BlobFile, Inclusion, LogEntry, LogQuery, NodeStatus
 from .status import build_status
 from .store import ChainStore
+from .wallet import Wallet
 from .watcher import Watcher
 
 SUGGESTED_TIP_WEI = 10**6
@@ -68,7 +70,11 @@ class Node:
         self._lock, self._document, self._signer = lock, document, assembly.signer
         self._listeners: list[Callable[[Header], None]] = []
         self._listeners_lock = threading.Lock()
-        self._keeper = Keeper(self, secrets.account)
+        self._book = EvidenceBook(directory / EVIDENCE)
+        wallet = Wallet(self, secrets.account)
+        self.duties = Duties(self, wallet, self._book)
+        self.driver.duties = self.duties
+        self._keeper = Keeper(self, wallet, self.duties.look)
         self.started_at = self.clock.get_seconds()
         self.transactions_finalized = 0
         assembly.on_final.append(self._announce)
@@ -346,6 +352,7 @@ class Node:
         self.watcher.stop()
         self.driver.stop()
         self._signer.close()
+        self._book.close()
         self.store.close()
         self._lock.release()
         log_event("node_stopped", height=height)

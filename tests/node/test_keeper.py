@@ -13,7 +13,8 @@ from steelyard.chain.params import TASKS_ADDRESS
 from steelyard.chain.transactions import Transaction, decode_transaction
 from steelyard.chain.types import Address, Hash
 from steelyard.node.config import KeeperConfig
-from steelyard.node.keeper import LOOKS_AT_ONCE, Due, Keeper, Step, describe_revert, encode_step
+from steelyard.node.keeper import LOOKS_AT_ONCE, Due, Keeper, Step, encode_step
+from steelyard.node.wallet import Wallet, describe_revert
 
 from .world import CHAIN_ID, SECRETS
 
@@ -112,7 +113,7 @@ class NodeDouble:
 def build(contract: Contract, **config: object) -> tuple[NodeDouble, Keeper]:
     settings = KeeperConfig(**config)  # type: ignore[arg-type]
     node = NodeDouble(contract, SimpleNamespace(keeper=settings))
-    return node, Keeper(node, SECRETS.account)  # type: ignore[arg-type]
+    return node, Keeper(node, Wallet(node, SECRETS.account))  # type: ignore[arg-type]
 
 
 def test_a_due_round_is_closed_once_and_again_only_after_a_wait() -> None:
@@ -169,10 +170,10 @@ def test_a_step_that_would_revert_is_not_sent_and_left_alone_longer_each_time() 
     tries = []
     for second in range(200):
         node.now = float(second)
-        before = len(keeper._attempts)
+        before = len(keeper.attempts.entries)
         keeper.look()
-        tries.append(keeper._attempts[Due(1, Step.CLOSE, 1)].failures)
-        assert len(keeper._attempts) >= before
+        tries.append(keeper.attempts.entries[Due(1, Step.CLOSE, 1)].failures)
+        assert len(keeper.attempts.entries) >= before
     assert node.sent == []
     assert tries[0] == 1
     assert tries[-1] == 5  # at 0, 10, 30, 70 and 150 seconds
@@ -183,7 +184,7 @@ def test_a_refused_transaction_is_not_repeated_at_once() -> None:
     node.refusal = InvalidTransaction("tx_balance", "no money")
     keeper.look()
     keeper.look()
-    assert keeper._attempts[Due(1, Step.CLOSE, 1)].failures == 1
+    assert keeper.attempts.entries[Due(1, Step.CLOSE, 1)].failures == 1
 
 
 def test_few_transactions_are_pending_at_once() -> None:
@@ -216,7 +217,7 @@ def test_a_finished_task_is_claimed_from_and_then_forgotten() -> None:
     looks = len(contract.looks)
     keeper.look()
     assert len(contract.looks) == looks
-    assert keeper._attempts == {}
+    assert keeper.attempts.entries == {}
 
 
 def test_keepers_behind_the_leader_wait() -> None:

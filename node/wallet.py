@@ -1,0 +1,153 @@
+"""The account that pays for what the keeper does: tries a call out, signs it, submits it.
+
+It never has more than a few transactions pending and never pays more than its cap. `Attempts`
+keeps what is tried from being tried too often: once, then again after a pause that grows.
+"""
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError
+from eth_account import Account
+from eth_keys.datatypes import PrivateKey
+from eth_utils.abi import function_signature_to_4byte_selector
+
+from steelyard.chain.errors import SteelyardError
+from steelyard.chain.execute import CallRequest
+from steelyard.chain.types import Address, Hash
+
+from .logs import log_event
+
+if TYPE_CHECKING:
+    from .node import Node
+
+GAS_MARGIN_PERCENT = 130
+GAS_MARGIN = 50_000
+MAX_PAUSE_SECONDS = 3_600.0
+
+
+class Reverted(SteelyardError):
+    """A call of ours would fail; `message` is the contract's reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("keeper_reverted", reason)
+
+
+class Wallet:
+    """One account of this node."""
+
+    def __init__(self, node: "Node", account: PrivateKey) -> None:
+        self._node, self._account = node, account
+        self._config = node.config.keeper
+        self.address = Address(account.public_key.to_canonical_address())
+
+    def ask(self, to: bytes, signature: str, *values: object) -> bytes:
+        """What a view of the contract at `to` answers. Raises SteelyardError keeper_view."""
+        request = CallRequest(to=Address(to), data=encode_call(signature, *values))
+        result = self._node.call(request)
+        if result.is_error:
+            raise SteelyardError("keeper_view", f"{signature}: {result.error}")
+        return result.output
+
+    def is_busy(self) -> bool:
+        """Are as many transactions pending as there may be?"""
+        free = self._node.mempool.get_next_nonce(self.address)
+        if free is None:
+            return False
+        pending = free - self._node.get_nonce(self.address, pending=False)
+        return pending >= self._config.max_in_flight
+
+    def submit(self, to: bytes, data: bytes) -> Hash:
+        """Try a call out, then sign and submit it. Raises SteelyardError if it would fail."""
+        gas = self._estimate(to, data)
+        tip = self._node.get_suggested_tip()
+        base_fee = self._node.get_next_base_fee()
+        max_fee = min(2 * base_fee + tip, self._config.max_fee_wei)
+        if max_fee < base_fee + tip:
+            raise SteelyardError(
+                "keeper_fee", f"a base fee of {base_fee} wei is more than the keeper may pay"
+            )
+        transaction = {
+            "type": 2,
+            "chainId": self._node.rules.chain_id,
+            "nonce": self._node.get_nonce(self.address, pending=True),
+            "to": bytes(to),
+            "value": 0,
+            "data": data,
+            "gas": gas,
+            "maxFeePerGas": max_fee,
+            "maxPriorityFeePerGas": tip,
+        }
+        signed = Account.sign_transaction(transaction, self._account)
+        return self._node.submit_transaction(bytes(signed.raw_transaction))
+
+    def _estimate(self, to: bytes, data: bytes) -> int:
+        """One run and a margin; a finer search would compute an aggregation several times."""
+        request = CallRequest(sender=self.address, to=Address(to), data=data)
+        result = self._node.call(request)
+        if result.is_error:
+            raise Reverted(describe_revert(result.revert_data, result.error))
+        needed = (result.gas_used + result.gas_refund) * GAS_MARGIN_PERCENT // 100 + GAS_MARGIN
+        return min(needed, self._node.rules.gas_limit)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """Seen first, and not to be touched before `after`; seconds of the monotonic clock."""
+
+    after: float
+    failures: int = 0
+
+
+class Attempts:
+    """What was tried, and when it may be tried again."""
+
+    def __init__(self, node: "Node") -> None:
+        self._clock, self._retry_seconds = node.clock, node.config.keeper.retry_seconds
+        self.entries: dict[Hashable, Attempt] = {}
+
+    def run(
+        self,
+        key: Hashable,
+        act: Callable[[], Hash],
+        fields: Mapping[str, Any],
+        wait_seconds: float = 0.0,
+    ) -> SteelyardError | None:
+        """Do it if it is time, for the first time `wait_seconds` from now; return its failure."""
+        now = self._clock.get_seconds()
+        attempt = self.entries.setdefault(key, Attempt(now + wait_seconds))
+        if now < attempt.after:
+            return None
+        try:
+            transaction_hash = act()
+        except SteelyardError as error:
+            pause = self._retry_seconds * 2 ** min(attempt.failures, 10)
+            attempt.after = now + min(pause, MAX_PAUSE_SECONDS)
+            attempt.failures += 1
+            log_event("keeper_skipped", **fields, code=error.code, message=error.message)
+            return error
+        attempt.after = now + self._retry_seconds
+        log_event("keeper_sent", **fields, hash=transaction_hash)
+        return None
+
+    def forget(self, is_over: Callable[[Hashable], bool]) -> None:
+        """Forget what will not be tried again."""
+        self.entries = {key: one for key, one in self.entries.items() if not is_over(key)}
+
+
+def encode_call(signature: str, *values: object) -> bytes:
+    """The calldata of `name(type,…)`, without tuples."""
+    types = [kind for kind in signature[signature.index("(") + 1 : -1].split(",") if kind]
+    return bytes(function_signature_to_4byte_selector(signature) + encode(types, values))
+
+
+def describe_revert(data: bytes, error: str | None) -> str:
+    """The text of `Error(string)`, or the machine's own word for what happened."""
+    if data[:4] == function_signature_to_4byte_selector("Error(string)"):
+        try:
+            return str(decode(["string"], data[4:])[0])
+        except (DecodingError, ValueError, OverflowError):
+            return "a malformed reason"
+    return error or "no reason given"
