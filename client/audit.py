@@ -139,7 +139,7 @@ class _RoundAudit:
     def _check_certificate(
         self, block: Block, trusted: bytes | None, checkpoint: Checkpoint | None
     ) -> int:
-        genesis = self._check_genesis(trusted)
+        genesis = check_genesis(self._rpc, self._report, trusted)
         if can_check_certificates():
             verdict, detail = verify_certificate(self._rpc, block, genesis, checkpoint)
         else:
@@ -149,25 +149,6 @@ class _RoundAudit:
         if verdict is Verdict.REFUTED:
             raise Stop
         return genesis.chain_id
-
-    def _check_genesis(self, trusted: bytes | None) -> Genesis:
-        """Return the genesis that the evidence starts from. A trusted one must be a document."""
-        mine = None if trusted is None else parse_genesis(trusted)
-        try:
-            served = parse_genesis(self._rpc.get_bytes("/chain/genesis", MAX_GENESIS_BYTES))
-        except ClientError:
-            raise
-        except SteelyardError as error:
-            self._report.add("genesis", Verdict.REFUTED, f"{error.code}: {error.message}")
-            raise Stop from None
-        if mine is not None and mine.hash != served.hash:
-            self._report.add("genesis", Verdict.REFUTED, "the node serves another genesis document")
-            raise Stop
-        whose = (
-            "yours" if mine is not None else "as this node serves it; compare with --genesis FILE"
-        )
-        self._report.add("genesis", Verdict.YES, f"{served.name} 0x{served.hash.hex()} ({whose})")
-        return served
 
     def _check_receipts(self, block: Block, event: Event) -> list[ChainLog]:
         answer = self._rpc.call("eth_getBlockReceipts", hex(event.height))
@@ -409,6 +390,27 @@ def audit_replay(
         ) from None
 
     return replay_chain(rpc, genesis, last_height, progress, checkpoint)
+
+
+def check_genesis(rpc: Rpc, report: Report, trusted: bytes | None) -> Genesis:
+    """Return the genesis that the evidence starts from. A trusted one must be a document.
+
+    Raises: Stop, with the reason in the report; ClientError.
+    """
+    mine = None if trusted is None else parse_genesis(trusted)
+    try:
+        served = parse_genesis(rpc.get_bytes("/chain/genesis", MAX_GENESIS_BYTES))
+    except ClientError:
+        raise
+    except SteelyardError as error:
+        report.add("genesis", Verdict.REFUTED, f"{error.code}: {error.message}")
+        raise Stop from None
+    if mine is not None and mine.hash != served.hash:
+        report.add("genesis", Verdict.REFUTED, "the node serves another genesis document")
+        raise Stop
+    whose = "yours" if mine is not None else "as this node serves it; compare with --genesis FILE"
+    report.add("genesis", Verdict.YES, f"{served.name} 0x{served.hash.hex()} ({whose})")
+    return served
 
 
 def decode_receipts(answer: Json) -> list[ChainReceipt]:

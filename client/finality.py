@@ -99,7 +99,7 @@ class Follower:
         self._rpc, self._genesis, self._checkpoint = rpc, genesis, checkpoint
         self._get_unix_seconds = get_unix_seconds
         self._start_seconds = genesis.timestamp
-        self._current: EpochSet | None = None
+        self._sets: list[EpochSet] = []
 
     def verify(self, block: Block) -> tuple[Verdict, str]:
         """Return whether `block` is final, and who says so."""
@@ -141,15 +141,19 @@ class Follower:
 
     # -- the sets ----------------------------------------------------------------------------------
     def follow(self, epoch: int) -> EpochSet:
-        """Return the validators of an epoch that is not before the start.
+        """Return the validators of an epoch; of the first one after the start if that is later.
 
-        Raises: SteelyardError that says which epoch's evidence fails.
+        Raises: SteelyardError that says which part of the evidence is wrong, or withheld.
         """
-        current = self._current or self._find_start()
-        while current.epoch < epoch:
-            current = self._current = self._follow_one(current)
-        self._current = current
-        return current
+        if not self._sets:
+            self._sets.append(self._find_start())
+        while self._sets[-1].epoch < epoch:
+            self._sets.append(self._follow_one(self._sets[-1]))
+        return self._sets[max(epoch - self._sets[0].epoch, 0)]
+
+    def get_sets(self) -> tuple[EpochSet, ...]:
+        """Return all sets that were followed so far, oldest first."""
+        return tuple(self._sets)
 
     def _find_start(self) -> EpochSet:
         """The first set: of genesis, or the one that the checkpoint's block names."""

@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from steelyard.chain.following import parse_checkpoint
+from steelyard.chain.types import Hash
 
 from ..audit import audit_replay, audit_round
+from ..rpc import as_bytes
 from ..verdicts import Report, Verdict
 from .options import (
     NO,
@@ -68,6 +70,24 @@ def check_replay(
     start = None if checkpoint is None else parse_checkpoint(checkpoint)
     nodes = open_nodes(node)
     finish(audit_replay(nodes, genesis=trusted, last_height=until, checkpoint=start), json)
+
+
+@app.command("evidence")
+def check_evidence(
+    transaction: Annotated[str, typer.Argument(metavar="TX", help="hash of a report to Staking")],
+    node: Nodes = None,
+    genesis: GenesisFile = None,
+    checkpoint: TrustedBlock = None,
+    json: Json = False,
+) -> None:
+    """Check that whom a report slashed really signed what nobody may sign."""
+    from ..evidence import audit_evidence  # late: rounds and replays need nothing of it
+
+    trusted = None if genesis is None else genesis.read_bytes()
+    start = None if checkpoint is None else parse_checkpoint(checkpoint)
+    transaction_hash = Hash(as_bytes(transaction, 32))
+    report = audit_evidence(open_nodes(node), transaction_hash, genesis=trusted, checkpoint=start)
+    finish(report, json)
 
 
 def finish(report: Report, as_json: bool) -> None:

@@ -434,5 +434,6 @@ def make_stranger(number: int) -> GenesisValidator:
         address=Address((number + 2**20).to_bytes(20, "big")),
         bls_key=bls.compute_public_key(secret),
         proof_of_possession=bls.prove_possession(secret),
+        network_key=number.to_bytes(32, "big"),
         endpoint="validator-of-a-long-name.example.org:" + str(10_000 + number),
     )
