@@ -197,6 +197,7 @@ def serve(chain: Chain, lie: Lie = lambda _path, _body: None) -> Iterator[Source
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", "0")))

@@ -1,0 +1,218 @@
+"""The nodes that we follow: what each claims, how it behaved, and when it may be asked again.
+
+A source that does not answer is left alone for a moment; one whose answers were wrong, for longer.
+Pauses double with every further failure. Nothing a source says of itself is believed: its head only
+decides whom to ask first.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from steelyard.chain.errors import SteelyardError
+from steelyard.chain.types import Hash, Height
+
+from ..logs import log_event
+from .fetcher import Answer, Fetcher, Unreachable, check_url
+
+SILENT_SECONDS: Final = 1.0
+"""First pause after no answer."""
+WRONG_SECONDS: Final = 60.0
+"""First pause after a wrong one."""
+MAX_PAUSE_SECONDS: Final = 3_600.0
+MAX_SILENT_SECONDS: Final = 60.0
+HEAD_SECONDS: Final = 10.0
+HEAD_BYTES: Final = 4_096
+ERROR_BYTES: Final = 4_096
+ASK_SECONDS: Final = 30.0
+ATTEMPTS: Final = 5
+HTTP_OK: Final = 200
+HTTP_MISSING: Final = 404
+
+Read = TypeVar("Read")
+
+
+class SourceWrong(SteelyardError):
+    """A source answered something that cannot be true."""
+
+
+class SourceLacks(SteelyardError):
+    """A source does not have what it was asked for; it may be behind, or have let it go."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteHead:
+    """What a source says about itself."""
+
+    genesis_hash: Hash
+    height: Height
+    hash: Hash
+    oldest_state: Height
+
+
+@dataclass(slots=True)
+class Source:
+    """One node. `quiet_until` is in monotonic seconds."""
+
+    url: str
+    head: RemoteHead | None = None
+    failures: int = 0
+    quiet_until: float = float("-inf")
+    trouble: str = ""
+    """Why it was set aside last."""
+
+
+class Sources:
+    """The nodes of `[follow] nodes`, and the rules for asking them. One thread."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        fetcher: Fetcher,
+        genesis_hash: Hash,
+        clock: Callable[[], float],
+    ) -> None:
+        """`clock` gives monotonic seconds. Raises SteelyardError follow_url."""
+        self.all = [Source(check_url(url)) for url in dict.fromkeys(urls)]
+        self._fetcher, self._genesis_hash, self._clock = fetcher, genesis_hash, clock
+
+    def get_available(self) -> list[Source]:
+        """Those that may be asked now: the highest first, among equals the more reliable."""
+        now = self._clock()
+        ready = [one for one in self.all if one.quiet_until <= now]
+        return sorted(ready, key=lambda one: (-(one.head.height if one.head else 0), one.failures))
+
+    def look(self) -> Source | None:
+        """Ask all that may be asked for their heads; return the highest. Raises Stopped."""
+        for source in self.get_available():
+            try:
+                self._look_at(source)
+            except SteelyardError as error:
+                self.set_aside(source, error)
+        heads = [one for one in self.get_available() if one.head is not None]
+        return heads[0] if heads else None
+
+    def _look_at(self, source: Source) -> None:
+        body = self.get(source, "/chain/head", HEAD_BYTES, HEAD_SECONDS)
+        head = parse_head(body)
+        if head.genesis_hash != self._genesis_hash:
+            raise SourceWrong(
+                "source_chain", f"it is on the chain with genesis 0x{head.genesis_hash.hex()}"
+            )
+        source.head = head
+
+    def get(self, source: Source, path: str, limit: int, seconds: float) -> bytes:
+        """The body of a 200. Raises Unreachable, SourceLacks, SourceWrong, Stopped."""
+        answer = self._fetcher.get(
+            source.url + path, limit=max(limit, ERROR_BYTES), seconds=seconds
+        )
+        return read_answer(answer, path)
+
+    def post(
+        self,
+        source: Source,
+        path: str,
+        body: bytes,
+        limit: int,
+        seconds: float,
+        kind: str = "application/octet-stream",
+    ) -> bytes:
+        """The body of a 200. Raises Unreachable, SourceLacks, SourceWrong, Stopped."""
+        answer = self._fetcher.post(
+            source.url + path,
+            body,
+            kind=kind,
+            limit=max(limit, ERROR_BYTES),
+            seconds=seconds,
+        )
+        return read_answer(answer, path)
+
+    def ask(
+        self,
+        path: str,
+        limit: int,
+        read: Callable[[bytes], Read],
+        *,
+        seconds: float = ASK_SECONDS,
+        attempts: int = ATTEMPTS,
+    ) -> Read:
+        """What `read` makes of the first answer that it does not refuse.
+
+        Sources that are silent are asked again, a few times. Raises SteelyardError
+        sources_exhausted; Stopped.
+        """
+        for attempt in range(attempts):
+            for source in self.get_available():
+                try:
+                    found = read(self.get(source, path, limit, seconds))
+                except SourceLacks as error:
+                    source.trouble = str(error)  # nothing against it for the next question
+                except SteelyardError as error:
+                    self.set_aside(source, error)
+                else:
+                    self.praise(source)
+                    return found
+            if attempt + 1 < attempts:
+                self._fetcher.wait(SILENT_SECONDS)
+        said = "; ".join(f"{one.url}: {one.trouble}" for one in self.all)
+        raise SteelyardError("sources_exhausted", f"no source gives {path}: {said}")
+
+    def set_aside(self, source: Source, error: SteelyardError) -> None:
+        """Leave it alone for a while: longer when it lied than when it was silent or behind."""
+        is_wrong = not isinstance(error, Unreachable | SourceLacks)
+        first, limit = (
+            (WRONG_SECONDS, MAX_PAUSE_SECONDS) if is_wrong else (SILENT_SECONDS, MAX_SILENT_SECONDS)
+        )
+        pause = min(first * 2 ** min(source.failures, 16), limit)
+        source.failures += 1
+        source.quiet_until = self._clock() + pause
+        source.head = None
+        trouble = f"{error.code}: {error.message}"
+        if source.trouble != trouble:
+            log_event(
+                "source_set_aside",
+                url=source.url,
+                code=error.code,
+                message=error.message[:200],
+                seconds=pause,
+            )
+        source.trouble = trouble[:200]
+
+    def praise(self, source: Source) -> None:
+        """It gave something that was checked and right."""
+        source.failures, source.trouble = 0, ""
+
+
+def read_answer(answer: Answer, path: str) -> bytes:
+    if answer.status == HTTP_OK:
+        return answer.body
+    if answer.status == HTTP_MISSING:
+        raise SourceLacks("source_lacks", f"it does not have {path}")
+    raise Unreachable("follow_unreachable", f"HTTP {answer.status} for {path}")
+
+
+def parse_head(body: bytes) -> RemoteHead:
+    """Read /chain/head strictly. Raises SourceWrong."""
+    try:
+        facts = json.loads(body)
+        return RemoteHead(
+            genesis_hash=read_hash(facts["genesis_hash"]),
+            height=read_height(facts["height"]),
+            hash=read_hash(facts["hash"]),
+            oldest_state=read_height(facts["oldest_state"]),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise SourceWrong("source_malformed", "its /chain/head is not one of ours") from None
+
+
+def read_hash(value: object) -> Hash:
+    if not isinstance(value, str) or not value.startswith("0x") or len(value) != 66:
+        raise ValueError("no hash")
+    return Hash(bytes.fromhex(value[2:]))
+
+
+def read_height(value: object) -> Height:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError("no height")
+    return Height(value)
