@@ -48,6 +48,7 @@ from .options import (
     new_app,
     read_choices,
 )
+from .staking_commands import add_commands
 from .store import CorruptData
 
 STATUS_SECONDS = 5.0
@@ -55,6 +56,7 @@ STATUS_SECONDS = 5.0
 app = new_app("Run a validator.")
 app.add_typer(keys_app, name="keys")
 app.command("genesis")(make_genesis)
+add_commands(app)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on; default from config.toml.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes any free one.")]
@@ -173,5 +175,10 @@ def status(
         facts = reply.json()
     except (httpx.HTTPError, ValueError) as error:
         raise SteelyardError("node_unreachable", f"no answer from {base}: {error}") from None
+    if not isinstance(facts, dict):
+        raise SteelyardError("node_unreachable", f"{base} answers, and is no node of ours")
+    alarms = [] if as_json else facts.pop("alarms", [])
     answer(facts, as_json)
+    for alarm in alarms:
+        typer.echo(f"ALARM {alarm['code']}: {alarm['message']}")
     raise typer.Exit(YES if reply.status_code == httpx.codes.OK else NO)

@@ -1,0 +1,207 @@
+"""A validator's account and the contract Staking, over JSON-RPC: join, add, leave, be paid out.
+
+Any node of the chain will do; it is not trusted with more than to pass on what was signed: chain
+and genesis are compared with the validator's own document, and the fee has a limit.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError
+from eth_account import Account
+from eth_keys.datatypes import PrivateKey
+from eth_utils.abi import function_signature_to_4byte_selector
+
+from steelyard.chain.errors import SteelyardError
+from steelyard.chain.genesis import GenesisValidator
+from steelyard.chain.params import STAKING_ADDRESS
+from steelyard.chain.types import Address
+
+from .alarms import State
+
+ANSWER_SECONDS: Final = 20.0
+FINAL_SECONDS: Final = 120.0
+POLL_SECONDS: Final = 0.25
+TIP_WEI: Final = 10**6
+MAX_FEE_WEI: Final = 500 * 10**9
+"""For a unit of gas; a node that names more is not believed."""
+GAS_MARGIN_PERCENT: Final = 125
+REVERTED: Final = 3
+"""The JSON-RPC error of a call that its contract refused."""
+STAKING: Final = "0x" + bytes(STAKING_ADDRESS).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Validator:
+    """An account as Staking has it. `stake` in wei, `unlocks_at` in Unix seconds."""
+
+    state: State
+    stake: int
+    endpoint: str
+    since: int
+    unlocks_at: int
+    is_banned: bool
+
+
+class StakingAccount:
+    """One account's calls to Staking through one node. Raises SteelyardError."""
+
+    def __init__(
+        self,
+        url: str,
+        account: PrivateKey,
+        chain_id: int,
+        genesis_hash: str,
+        get_seconds: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._url, self._account, self._chain_id = url, account, chain_id
+        self._genesis_hash = genesis_hash
+        self._get_seconds, self._sleep = get_seconds, sleep
+        self.address = Address(account.public_key.to_canonical_address())
+
+    # -- reading -----------------------------------------------------------------------------------
+    def check_chain(self) -> None:
+        """The node is on our chain. Raises SteelyardError wrong_chain."""
+        block = self._ask("eth_getBlockByNumber", "0x0", False)
+        found = block.get("hash") if isinstance(block, dict) else None
+        if found != self._genesis_hash:
+            raise SteelyardError(
+                "wrong_chain",
+                f"{self._url} is on a chain that begins with {found}, and genesis.json with "
+                f"{self._genesis_hash}; name another node",
+            )
+
+    def read(self) -> Validator:
+        """Where the account stands."""
+        state, _, since, unlocks_at = self._view("get_standing", "(uint8,uint256,uint256,uint256)")
+        is_banned = bool(self._view("banned", "bool"))
+        stake, endpoint = 0, ""
+        if state != State.NOBODY:
+            row = self._view("get_validator", "(address,bytes,bytes32,string,address,uint256)")
+            stake, endpoint = row[5], row[3]
+        return Validator(State(state), stake, endpoint, since, unlocks_at, is_banned)
+
+    def get_balance(self) -> int:
+        """Coins of the account, in wei."""
+        return _read_quantity(self._ask("eth_getBalance", self._show(), "latest"))
+
+    def _view(self, name: str, returns: str) -> Any:
+        data = encode_call(f"{name}(address)", self._show())
+        output = self._ask("eth_call", {"to": STAKING, "data": data}, "latest")
+        try:
+            return decode([returns], bytes.fromhex(output[2:]))[0]
+        except (DecodingError, ValueError, TypeError) as error:
+            raise SteelyardError("rpc_answer", f"{self._url}: {name}: {error}") from None
+
+    def _show(self) -> str:
+        return "0x" + self.address.hex()
+
+    # -- sending -----------------------------------------------------------------------------------
+    def deposit(self, entry: GenesisValidator) -> str:
+        """Become a validator with the entry's keys, endpoint and stake."""
+        data = encode_call(
+            "deposit(bytes,bytes,bytes32,string,address)",
+            entry.bls_key,
+            entry.proof_of_possession,
+            entry.network_key,
+            entry.endpoint,
+            "0x" + entry.fee_recipient.hex(),
+        )
+        return self._send(data, entry.stake)
+
+    def add_stake(self, amount: int) -> str:
+        """Add wei to the stake."""
+        return self._send(encode_call("add_stake()"), amount)
+
+    def move(self, endpoint: str) -> str:
+        """Be found elsewhere from the next epoch on."""
+        return self._send(encode_call("set_endpoint(string)", endpoint))
+
+    def act(self, name: str) -> str:
+        """`enter`, `unjail`, `request_exit` or `withdraw`."""
+        return self._send(encode_call(f"{name}()"))
+
+    def _send(self, data: str, value: int = 0) -> str:
+        """Sign, send, wait until it is final. Returns the transaction's hash."""
+        call = {"from": self._show(), "to": STAKING, "data": data, "value": hex(value)}
+        gas = _read_quantity(self._ask("eth_estimateGas", call)) * GAS_MARGIN_PERCENT // 100
+        max_fee = 2 * _read_quantity(self._ask("eth_gasPrice")) + TIP_WEI
+        if max_fee > MAX_FEE_WEI:
+            raise SteelyardError(
+                "fee_high", f"{self._url} names a fee of {max_fee} wei for a unit of gas"
+            )
+        transaction = {
+            "type": 2,
+            "chainId": self._chain_id,
+            "nonce": _read_quantity(self._ask("eth_getTransactionCount", self._show(), "pending")),
+            "to": bytes(STAKING_ADDRESS),
+            "value": value,
+            "data": data,
+            "gas": gas,
+            "maxFeePerGas": max_fee,
+            "maxPriorityFeePerGas": TIP_WEI,
+        }
+        signed = Account.sign_transaction(transaction, self._account)
+        transaction_hash = "0x" + bytes(signed.hash).hex()
+        self._ask("eth_sendRawTransaction", "0x" + bytes(signed.raw_transaction).hex())
+        self._wait(transaction_hash)
+        return transaction_hash
+
+    def _wait(self, transaction_hash: str) -> None:
+        deadline = self._get_seconds() + FINAL_SECONDS
+        while self._get_seconds() < deadline:
+            receipt = self._ask("eth_getTransactionReceipt", transaction_hash)
+            if receipt is not None:
+                if receipt.get("status") != "0x1":
+                    raise SteelyardError("reverted", f"{transaction_hash} is final, and failed")
+                return
+            self._sleep(POLL_SECONDS)
+        raise SteelyardError(
+            "transaction_pending", f"{transaction_hash} is sent and not final yet; look again later"
+        )
+
+    def _ask(self, method: str, *params: Any) -> Any:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        try:
+            reply = httpx.post(self._url, json=body, timeout=ANSWER_SECONDS).json()
+        except httpx.HTTPError as error:
+            raise SteelyardError(
+                "node_unreachable", f"no answer from {self._url}: {error}"
+            ) from None
+        except ValueError as error:
+            raise SteelyardError("rpc_answer", f"{self._url}: {error}") from None
+        if not isinstance(reply, dict) or not ("result" in reply or "error" in reply):
+            raise SteelyardError("rpc_answer", f"{self._url} does not speak JSON-RPC")
+        if "error" in reply:
+            raise _read_error(method, reply["error"])
+        return reply["result"]
+
+
+def encode_call(signature: str, *values: object) -> str:
+    """Calldata in hex."""
+    types = signature.partition("(")[2].removesuffix(")")
+    selector = function_signature_to_4byte_selector(signature)
+    return "0x" + (selector + encode(types.split(",") if types else [], values)).hex()
+
+
+def _read_error(method: str, error: Any) -> SteelyardError:
+    """The node's refusal, with its code if it has one of ours."""
+    fields = error if isinstance(error, dict) else {}
+    message = f"{method}: {fields.get('message', error)}"
+    if fields.get("code") == REVERTED:
+        return SteelyardError("reverted", message)
+    data = fields.get("data")
+    code = data.get("code") if isinstance(data, dict) else None
+    return SteelyardError(code if isinstance(code, str) else "rpc_error", message)
+
+
+def _read_quantity(value: Any) -> int:
+    try:
+        return int(value, 16)
+    except (TypeError, ValueError):
+        raise SteelyardError("rpc_answer", f"{value!r} is not a number") from None
