@@ -8,18 +8,24 @@ from pathlib import Path
 from steelyard.chain import proofs
 from steelyard.chain.block import Header, compute_base_fee
 from steelyard.chain.bls import compute_public_key
+from steelyard.chain.epochs import Member
 from steelyard.chain.genesis import Genesis, build_genesis
-from steelyard.chain.types import Address
+from steelyard.chain.types import Address, BlobName
 
 from .blobs import BlobStore
 from .builder import Builder
 from .clock import Clock
 from .config import NodeConfig
-from .directory import CHAIN, SIGNER
+from .directory import CHAIN, SIGNER, check_space
 from .driver import Driver
 from .finality import Finalizer
+from .following.service import AssistedOutbox, Following
+from .following.sync import FollowerParts
 from .keyfiles import Secrets
+from .membership import Membership
 from .mempool import Mempool, Sender
+from .network.mesh import Mesh, compute_listen
+from .network.service import Network, NetworkParts
 from .opening import check_kernels, check_votes, open_chain
 from .parts import Parts
 from .session import check_key, read_journal
@@ -41,6 +47,8 @@ class Assembly:
     signer: Signer
     driver: Driver
     address: Address
+    membership: Membership
+    following: Following
     on_final: list[Callable[[Header, int], None]] = field(default_factory=list)
 
 
@@ -100,6 +108,97 @@ def assemble(
         clock=clock,
     )
     driver = Driver(parts)
-    blobs.on_arrival = lambda _: driver.wake_for_blob()
+    following = Following(
+        FollowerParts(
+            genesis=genesis,
+            config=config.follow,
+            store=store,
+            blobs=blobs,
+            deliver=driver.deliver,
+            wake=driver.wake_for_blob,
+            is_member=driver.is_validator,
+            clock=clock,
+        ),
+        mempool,
+    )
+    on_final.append(following.on_final)
+    connector = Connector(parts, secrets, driver, following)
+    connector.detach()
+    membership = Membership(secrets.address, connector.connect, connector.disconnect)
+    driver.outbox = AssistedOutbox(membership, following)
     driver.sweep()
-    return Assembly(config, clock, store, blobs, mempool, signer, driver, secrets.address, on_final)
+    return Assembly(
+        config,
+        clock,
+        store,
+        blobs,
+        mempool,
+        signer,
+        driver,
+        secrets.address,
+        membership,
+        following,
+        on_final,
+    )
+
+
+class Connector:
+    """Makes networks for `Membership`, and puts pool and blobs in touch with them."""
+
+    def __init__(
+        self, parts: Parts, secrets: Secrets, driver: Driver, following: Following
+    ) -> None:
+        self._parts, self._secrets = parts, secrets
+        self._driver, self._following = driver, following
+
+    def connect(self, member: Member) -> Network:
+        """A network that runs. Raises SteelyardError: endpoint_malformed, port_taken, …."""
+        parts, config = self._parts, self._parts.config.network
+        listen = compute_listen(config.listen, member.endpoint)
+        genesis_hash = parts.store.get_hash(0)
+        assert genesis_hash is not None, "a store is initialised before it is read"
+        network = Network(
+            NetworkParts(
+                address=parts.address,
+                config=config,
+                chain_id=parts.rules.chain_id,
+                epoch_blocks=parts.rules.epoch_blocks,
+                genesis_hash=genesis_hash,
+                store=parts.store,
+                mempool=parts.mempool,
+                blobs=parts.blobs,
+                check_space=self._check_space,
+                clock=parts.clock,
+            ),
+            lambda on_message: Mesh(self._secrets.network, listen, config, on_message, parts.clock),
+        )
+        network.start()
+        self._attach(network)
+        return network
+
+    def disconnect(self, network: Network) -> None:
+        """Close it, and let pool and blobs go on without."""
+        network.stop()
+        self.detach()
+
+    def _check_space(self, size: int) -> None:
+        check_space(self._parts.directory, self._parts.config.storage.min_free_bytes + size)
+
+    def _attach(self, network: Network) -> None:
+        network.attach(self._driver.deliver, self._driver.wake)
+
+        def note_blob(name: BlobName) -> None:
+            network.on_arrival(name)
+            self._note_blob(name)
+
+        self._parts.blobs.on_arrival = note_blob
+
+    def detach(self) -> None:
+        """Nobody is told of what comes but the driver and the sources."""
+        self._parts.blobs.on_arrival = self._note_blob
+        self._parts.mempool.is_available = self._parts.blobs.has
+        self._parts.mempool.on_added = lambda *_: self._driver.wake()
+
+    def _note_blob(self, _name: BlobName) -> None:
+        self._driver.wake_for_blob()
+        self._following.wake()

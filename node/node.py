@@ -38,6 +38,8 @@ from .keyfiles import Secrets
 from .log_index import find_logs
 from .logs import log_alarm, log_event
 from .mempool import Mempool
+from .network.mesh import PeerStatus
+from .network.reports import NetworkStatus
 from .records import BlobFile, Inclusion, LogEntry, LogQuery, NodeStatus
 from .status import build_status
 from .store import ChainStore
@@ -78,7 +80,8 @@ class Node:
         self.started_at = self.clock.get_seconds()
         self.transactions_finalized = 0
         assembly.on_final.append(self._announce)
-        self.watcher = Watcher(self)
+        self.membership, self.following = assembly.membership, assembly.following
+        self.watcher = Watcher(self, self._get_peers)
 
     @classmethod
     def open(
@@ -327,12 +330,24 @@ class Node:
         """For /health, /metrics and `node status`."""
         return build_status(self)
 
+    def get_network_status(self) -> NetworkStatus | None:
+        """The connections to other validators; None if there are none to be had."""
+        network = self.membership.network
+        return None if network is None else network.get_status()
+
+    def _get_peers(self) -> tuple[PeerStatus, ...]:
+        network = self.membership.network
+        return () if network is None else network.mesh.get_peers()
+
     def get_genesis_document(self) -> bytes:
         """The bytes of genesis.json."""
         return self._document
 
     def start(self) -> None:
-        """Start producing blocks, and the keeper."""
+        """Connect, start producing blocks, and the keeper.
+
+        Raises SteelyardError port_taken, listen_failed, endpoint_malformed.
+        """
         log_event(
             "node_started",
             chain=self.rules.chain_id,
@@ -340,7 +355,9 @@ class Node:
             height=self.get_head().height,
             validator=self.address,
         )
+        self.membership.follow((self.get_epoch_set(),))
         self.driver.start()
+        self.following.start()
         self.watcher.start()
         if self.config.keeper.enabled:
             self._keeper.start()
@@ -350,7 +367,9 @@ class Node:
         height = self.get_head().height
         self._keeper.stop()
         self.watcher.stop()
+        self.following.stop()
         self.driver.stop()
+        self.membership.stop()
         self._signer.close()
         self._book.close()
         self.store.close()
