@@ -28,7 +28,7 @@ from steelyard.chain.types import Address
 from .keeper import RANK_SECONDS
 from .logs import log_alarm, log_event
 from .store import CorruptData, Database, StorageFull
-from .wallet import Attempts, Reverted, Wallet, encode_call
+from .wallet import Attempts, Wallet, WouldRevert, encode_call
 
 if TYPE_CHECKING:
     from .node import Node
@@ -265,7 +265,7 @@ class Duties:
         for evidence in self._book.list():
             duty = Duty(Task.REPORT, -1, evidence.name)
             error = self._attempt(duty, encode_report(evidence), self._get_wait())
-            if isinstance(error, Reverted) and error.message.startswith(SETTLED):
+            if isinstance(error, WouldRevert) and error.message.startswith(SETTLED):
                 log_event("evidence_settled", evidence=evidence.name, reason=error.message)
                 self._book.remove(evidence)
                 self.attempts.entries.pop(duty, None)

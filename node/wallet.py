@@ -28,7 +28,7 @@ GAS_MARGIN = 50_000
 MAX_PAUSE_SECONDS = 3_600.0
 
 
-class Reverted(SteelyardError):
+class WouldRevert(SteelyardError):
     """A call of ours would fail; `message` is the contract's reason."""
 
     def __init__(self, reason: str) -> None:
@@ -88,7 +88,7 @@ class Wallet:
         request = CallRequest(sender=self.address, to=Address(to), data=data)
         result = self._node.call(request)
         if result.is_error:
-            raise Reverted(describe_revert(result.revert_data, result.error))
+            raise WouldRevert(describe_revert(result.revert_data, result.error))
         needed = (result.gas_used + result.gas_refund) * GAS_MARGIN_PERCENT // 100 + GAS_MARGIN
         return min(needed, self._node.rules.gas_limit)
 
