@@ -149,7 +149,7 @@ class Simplex:
         """
         machine = cls(settings, root)
         views = machine._views
-        views.finalization = finalization
+        views.finalization = finalization if root.epoch == settings.epoch else None
         for candidate in candidates:
             if candidate.epoch == settings.epoch and candidate.view > views.root_view:
                 views.candidates[candidate.hash] = candidate

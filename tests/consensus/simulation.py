@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
 
-from steelyard.chain.bls import SecretKey, Signature
+from steelyard.chain.bls import PublicKey, SecretKey, Signature
 from steelyard.chain.consensus.certificates import Certificate
 from steelyard.chain.consensus.messages import (
     BlockBuilt,
@@ -86,21 +86,13 @@ class XorBackend:
 BACKEND = XorBackend()
 
 
+def make_validator(account: int, power: int) -> Validator:
+    key = PublicKey(BACKEND.compute_public_key(make_secret(account)))
+    return Validator(Address(bytes([account + 1]) * 20), key, Power(power))
+
+
 def make_validators(powers: Sequence[int]) -> ValidatorSet:
-    return ValidatorSet(
-        tuple(
-            Validator(
-                Address(bytes([i + 1]) * 20),
-                _as_key(BACKEND.compute_public_key(make_secret(i))),
-                Power(power),
-            )
-            for i, power in enumerate(powers)
-        )
-    )
-
-
-def _as_key(data: bytes):  # type: ignore[no-untyped-def]
-    return data
+    return ValidatorSet(tuple(make_validator(*pair) for pair in enumerate(powers)))
 
 
 def make_secret(index: int) -> SecretKey:
@@ -132,12 +124,16 @@ def make_vote(signer: int, view: int, kind: Kind, block: bytes = NO_HASH) -> Vot
 
 
 def make_block(
-    validators: ValidatorSet, parent: Candidate, view: int, salt: bytes = b""
+    validators: ValidatorSet,
+    parent: Candidate,
+    view: int,
+    salt: bytes = b"",
+    epoch: Epoch = EPOCH,
 ) -> Candidate:
-    proposer = validators[validators.get_leader(EPOCH, View(view))].address
+    proposer = validators[validators.get_leader(epoch, View(view))].address
     digest = hashlib.sha256(parent.hash + view.to_bytes(8, "big") + salt).digest()
     return Candidate(
-        Hash(digest), parent.hash, Height(parent.height + 1), EPOCH, View(view), proposer
+        Hash(digest), parent.hash, Height(parent.height + 1), epoch, View(view), proposer
     )
 
 

@@ -1,12 +1,12 @@
 """A disk that keeps what was fsynced, and of the rest whatever it likes."""
 
+from dataclasses import dataclass
 from random import Random
 from typing import Generic, TypeVar
 
 from steelyard.chain.consensus.certificates import Certificate
 from steelyard.chain.consensus.messages import Candidate
 from steelyard.chain.consensus.votes import Statement
-from tests.consensus.simulation import ROOT
 
 T = TypeVar("T")
 
@@ -30,8 +30,21 @@ class Journal(Generic[T]):
         self.durable += [record for record in self.pending if random.random() < 0.5]
         self.pending.clear()
 
+    def lose_end(self, random: Random) -> None:
+        """The machine died: whatever survives is a beginning, because commits are in order."""
+        self.durable += self.pending[: random.randrange(len(self.pending) + 1)]
+        self.pending.clear()
+
     def read(self) -> list[T]:
         return self.durable + self.pending
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Blocks that became final together, oldest first, and the certificate of the last."""
+
+    blocks: tuple[Candidate, ...]
+    certificate: Certificate
 
 
 class JournalDisk:
@@ -41,13 +54,9 @@ class JournalDisk:
         self.statements: Journal[Statement] = Journal()
         self.certificates: Journal[Certificate] = Journal()
         self.blocks: Journal[Candidate] = Journal()
-        self.finals: Journal[tuple[Candidate, Certificate]] = Journal()
+        self.finals: Journal[Segment] = Journal()
         self.index: dict[bytes, Candidate] = {}
         """The blocks by hash."""
-
-    @property
-    def journals(self) -> tuple[Journal, ...]:  # type: ignore[type-arg]
-        return (self.statements, self.certificates, self.blocks, self.finals)
 
     def put_block(self, block: Candidate) -> None:
         if block.hash not in self.index:
@@ -60,10 +69,7 @@ class JournalDisk:
             journal.sync()
 
     def lose(self, random: Random) -> None:
-        for journal in self.journals:
+        for journal in (self.statements, self.certificates, self.blocks):
             journal.lose(random)
+        self.finals.lose_end(random)
         self.index = {block.hash: block for block in self.blocks.durable}
-
-    def get_final(self) -> tuple[Candidate, Certificate | None]:
-        """Return the highest finalization on disk."""
-        return max(self.finals.read(), key=lambda final: final[0].height, default=(ROOT, None))

@@ -4,9 +4,10 @@ Every promise of the driver is kept here; `tests.simulation.mutants` breaks them
 """
 
 from collections import deque
+from dataclasses import dataclass
 
 from steelyard.chain.bls import Signature
-from steelyard.chain.consensus.certificates import Certificate
+from steelyard.chain.consensus.certificates import Certificate, check_certificate
 from steelyard.chain.consensus.messages import (
     BlockBuilt,
     BlockFetched,
@@ -35,13 +36,26 @@ from steelyard.chain.consensus.messages import (
     VoteReceived,
     VoteSigned,
 )
-from steelyard.chain.consensus.simplex import Simplex
-from steelyard.chain.consensus.votes import Statement, Vote, compute_signing_root
+from steelyard.chain.consensus.simplex import Settings, Simplex
+from steelyard.chain.consensus.votes import Kind, Statement, Vote, compute_signing_root
 from steelyard.chain.errors import InvalidVote
-from tests.consensus.simulation import BACKEND, CHAIN_ID, Crash, make_block, make_secret
+from steelyard.chain.types import Epoch
+from tests.consensus.simulation import (
+    BACKEND,
+    CHAIN_ID,
+    EPOCH,
+    ROOT,
+    Crash,
+    make_block,
+    make_secret,
+)
 
-from .disk import JournalDisk
+from .disk import JournalDisk, Segment
+from .epochs import get_account
 from .oracle import Violation, check_clean
+
+MAX_EARLY = 200
+SEGMENT_PAUSE_MS = 200
 
 
 def wrap(message: Message) -> Event:
@@ -54,41 +68,93 @@ def wrap(message: Message) -> Event:
             return CertificateReceived(message)
 
 
-def make_signature(me: int, statement: Statement) -> Vote:
-    root = compute_signing_root(statement, CHAIN_ID)
-    return Vote(statement, me, Signature(BACKEND.sign(make_secret(me), root, b"")))
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Somebody says in which epoch it is."""
+
+    epoch: Epoch
+
+
+Incoming = Event | Segment | Status
+
+
+def get_epoch(event: Incoming) -> Epoch | None:
+    """Return the epoch that a message is about; None if it is none that names one."""
+    match event:
+        case ProposalReceived(Proposal(_, vote)) | VoteReceived(vote):
+            return vote.statement.epoch
+        case CertificateReceived(certificate):
+            return certificate.epoch
+    return None
 
 
 class SimulatedHost:
-    """An honest validator. `slot` is its place among the hosts: twins share `me`, never a slot."""
+    """An honest validator. `slot` is its place among the hosts: twins share `me`, never a slot.
+
+    `me` is its account in every epoch; `place` is its place in the set of this one, or None.
+    """
 
     is_honest = True
 
     def __init__(self, world, slot: int, me: int) -> None:  # type: ignore[no-untyped-def]
         self.world, self.slot, self.me = world, slot, me
-        self.settings = world.make_settings(me)
         self.disk = JournalDisk()
         self.life = self.performed = 0
         self.crash_at: int | None = None
         self.is_down = False
         self.timer: tuple[int, int] | None = None
         self.queue: deque[tuple[Event, bool]] = deque()
+        self.early: deque[tuple[Event, SimulatedHost]] = deque(maxlen=MAX_EARLY)
+        """Messages of the next epoch, which may overtake the end of this one."""
+        self.asked_at: dict[int, int] = {}
+        self.final: list[Segment] = []
+        self.tip, self.settings = ROOT, world.make_settings(me, EPOCH, world.epochs.first)
+
+    @property
+    def epoch(self) -> Epoch:
+        return self.settings.epoch
+
+    @property
+    def place(self) -> int | None:
+        return self.settings.me
 
     # -- life and death ----------------------------------------------------------------------------
     def start(self) -> None:
-        self.life += 1
         self.is_down = False
+        self.final = self.disk.finals.read()
+        self.tip = self.final[-1].blocks[-1] if self.final else ROOT
+        self.run_machine()
+
+    def run_machine(self) -> None:
+        """Begin with what is on disk: after a crash, in a new epoch, and after catching up."""
+        self.life += 1
+        self.queue.clear()
         disk = self.disk
-        self.tip, certificate = disk.get_final()
+        self.settings = self.compute_settings()
         self.machine = Simplex.recover(
             self.settings,
             self.tip,
-            finalization=certificate,
+            finalization=self.final[-1].certificate if self.final else None,
             statements=disk.statements.read(),
             certificates=disk.certificates.read(),
             candidates=disk.blocks.read(),
         )
         self.feed(Started())
+        early = list(self.early)
+        self.early.clear()
+        for event, sender in early:
+            self.receive(event, sender)
+
+    def compute_settings(self) -> Settings:
+        """Return those of the epoch of the next block: its set follows from the boundary before."""
+        epochs = self.world.epochs
+        epoch = epochs.compute_epoch(self.tip.height + 1)
+        if epoch == EPOCH:
+            return self.world.make_settings(self.me, epoch, epochs.first)
+        height = epochs.get_last_height(epoch - 1)
+        blocks = (block for segment in reversed(self.final) for block in reversed(segment.blocks))
+        boundary = next(block for block in blocks if block.height == height)
+        return self.world.make_settings(self.me, epoch, epochs.get_next(boundary))
 
     def crash(self) -> None:
         self.life += 1
@@ -96,8 +162,7 @@ class SimulatedHost:
         self.queue.clear()
         self.disk.lose(self.world.random)
         life = self.life
-        pause = self.world.random.randrange(20, 2_000)
-        self.world.at(pause, lambda: self.life == life and self.start())
+        self.world.at(self.world.get_restart_ms(), lambda: self.life == life and self.start())
 
     # -- events and effects ------------------------------------------------------------------------
     def feed(self, event: Event, *, is_trusted: bool = True) -> None:
@@ -109,26 +174,33 @@ class SimulatedHost:
             return
         try:
             while self.queue:
+                life = self.life
                 self.take(*self.queue[0])
+                if self.life != life:
+                    return
                 self.queue.popleft()
         except Crash:
             self.crash()
 
     def take(self, event: Event, is_trusted: bool) -> None:
         self.world.trace_event(self.slot, event)
-        try:
-            effects = self.machine.step(event, self.world.now)
-        except InvalidVote as error:
-            check_clean(not is_trusted, "honest_refused", f"{self.me} refused {event}: {error}")
-            return
-        except AssertionError as error:
-            raise Violation("assertion", f"{self.me} at {event}: {error!r}") from error
-        for effect in effects:
+        for effect in self.step(event, is_trusted):
             self.performed += 1
             if self.performed == self.crash_at:
                 self.tear(effect)
                 raise Crash
             self.perform(effect)
+        if self.machine.is_over:
+            self.run_machine()
+
+    def step(self, event: Event, is_trusted: bool) -> tuple[Effect, ...]:
+        try:
+            return self.machine.step(event, self.world.now)
+        except InvalidVote as error:
+            check_clean(not is_trusted, "honest_refused", f"{self.me} refused {event}: {error}")
+            return ()
+        except AssertionError as error:
+            raise Violation("assertion", f"{self.me} at {event}: {error!r}") from error
 
     def tear(self, effect: Effect) -> None:
         """The crash comes during this effect: written or not, fsynced or not, but never sent."""
@@ -155,7 +227,7 @@ class SimulatedHost:
             case PersistCertificate(certificate):
                 self.disk.certificates.write(certificate)
             case Finalize(blocks, certificate):
-                self.finalize(blocks, certificate)
+                self.finalize(Segment(blocks, certificate))
             case SetTimer(at_ms):
                 self.set_timer(at_ms)
             case ReportOffence() | ReportConflict():
@@ -167,18 +239,19 @@ class SimulatedHost:
         check_clean(
             isinstance(effect, ReportOffence), "conflicting_certificates", f"{self.me}: {effect}"
         )
-        self.world.oracle.check_report(effect.first, effect.second)
+        self.world.oracle.check_report(self, effect.first, effect.second)
 
     def talk(self, effect: Effect) -> None:
         match effect:
             case Broadcast(message):
                 self.broadcast(message)
             case FetchBlock(block, holders):
-                self.world.request(self.slot, holders, lambda host: host.serve_block(block))
+                accounts = [get_account(self.settings.validators[place]) for place in holders]
+                self.world.request(self.slot, accounts, lambda host: host.serve_block(block))
             case FetchCertificates(view):
-                everybody = range(len(self.world.powers))
+                everybody, epoch = range(len(self.world.powers)), self.epoch
                 ask = self.world.request
-                ask(self.slot, everybody, lambda host: host.serve_certificates(view))
+                ask(self.slot, everybody, lambda host: host.serve_certificates(epoch, view))
 
     def answer_later(self, answer) -> None:  # type: ignore[no-untyped-def]
         life = self.life
@@ -202,10 +275,20 @@ class SimulatedHost:
         self.disk.statements.write(statement)
         self.disk.statements.sync()
         self.world.oracle.witness(self, statement)
-        return make_signature(self.me, statement)
+        return self.make_vote(statement)
+
+    def make_vote(self, statement: Statement) -> Vote:
+        assert self.place is not None, "only members vote"
+        root = compute_signing_root(statement, CHAIN_ID)
+        secret = make_secret(self.me)
+        return Vote(statement, self.place, Signature(BACKEND.sign(secret, root, b"")))
+
+    def make_block(self, view: int, parent: Candidate) -> Candidate:
+        salt = self.world.make_salt()
+        return make_block(self.settings.validators, parent, view, salt, self.epoch)
 
     def build(self, view: int, parent: Candidate) -> Event:
-        block = make_block(self.settings.validators, parent, view, self.world.make_salt())
+        block = self.make_block(view, parent)
         self.disk.put_block(block)
         self.disk.sync_store()
         self.world.oracle.proposed(block)
@@ -218,30 +301,99 @@ class SimulatedHost:
         self.disk.sync_store()
         return BlockValidated(candidate.hash)
 
-    def finalize(self, blocks: tuple[Candidate, ...], certificate: Certificate) -> None:
-        self.world.oracle.check_final(self, blocks, certificate)
-        self.tip = blocks[-1]
-        self.disk.finals.write((self.tip, certificate))
+    def finalize(self, segment: Segment) -> None:
+        self.world.oracle.check_final(self, segment)
+        self.commit(segment)
+
+    def commit(self, segment: Segment) -> None:
+        self.tip = segment.blocks[-1]
+        self.final.append(segment)
+        self.disk.finals.write(segment)
 
     # -- from the others ---------------------------------------------------------------------------
-    def receive(self, event: Event, is_trusted: bool) -> None:
-        """Store a block before the machine hears of it; the disk may still lose it."""
+    def receive(self, event: Incoming, sender: "SimulatedHost") -> None:
         if self.is_down:
             return
         match event:
+            case Segment():
+                self.catch_up(event, sender)
+            case Status(epoch):
+                if epoch > self.epoch:
+                    self.ask_for_segment(sender)
+            case _:
+                self.hear(event, sender)
+
+    def hear(self, event: Event, sender: "SimulatedHost") -> None:
+        """Take what is for the machine, in its epoch; keep what is for the next one."""
+        epoch = get_epoch(event)
+        if epoch is not None and epoch > self.epoch:
+            if epoch == self.epoch + 1:
+                self.early.append((event, sender))
+            self.ask_for_segment(sender)
+            return
+        match event:  # the disk may still lose the block
             case ProposalReceived(Proposal(candidate, _)) | BlockFetched(candidate):
                 self.disk.put_block(candidate)
         self.world.oracle.delivered(self, event)
-        self.feed(event, is_trusted=is_trusted)
+        self.feed(event, is_trusted=sender.is_honest and epoch in (None, self.epoch))
+
+    def ask_for_segment(self, sender: "SimulatedHost") -> None:
+        """Somebody is in a later epoch: ask it for what is final, now and then."""
+        if self.asked_at.get(sender.slot, -SEGMENT_PAUSE_MS) + SEGMENT_PAUSE_MS <= self.world.now:
+            self.asked_at[sender.slot] = self.world.now
+            height = self.tip.height + 1
+            self.world.request(self.slot, [sender.me], lambda host: host.serve_segment(height))
+
+    def catch_up(self, segment: Segment, sender: "SimulatedHost") -> None:
+        """Take final blocks from somebody, and go on with what comes after them."""
+        new = Segment(
+            tuple(block for block in segment.blocks if block.height > self.tip.height),
+            segment.certificate,
+        )
+        if not new.blocks or new.blocks[0].height != self.tip.height + 1:
+            return
+        try:
+            self.check_segment(new)
+        except InvalidVote as error:
+            check_clean(not sender.is_honest, "honest_refused", f"{self.me} refused {new}: {error}")
+            return
+        self.world.trace_segment(self.slot, new)
+        for block in new.blocks:
+            self.disk.put_block(block)
+        self.finalize(new)
+        self.run_machine()
+        self.asked_at.clear()
+        self.ask_for_segment(sender)
+
+    def check_segment(self, segment: Segment) -> None:
+        """Do these blocks follow ours, in this epoch, under a certificate? Raises InvalidVote."""
+        parent, certificate = self.tip, segment.certificate
+        for block in segment.blocks:
+            if (block.parent, block.height, block.epoch) != (
+                parent.hash, parent.height + 1, self.epoch,
+            ):  # fmt: skip
+                raise InvalidVote("segment_link", f"{block} does not follow {parent}")
+            parent = block
+        said = (certificate.kind, certificate.epoch, certificate.hash)
+        if said != (Kind.FINALIZE, self.epoch, parent.hash):
+            raise InvalidVote("segment_certificate", f"{certificate} is not about {parent}")
+        check_certificate(certificate, self.settings.validators, CHAIN_ID, BACKEND)
 
     def is_deaf_to(self, sender: "SimulatedHost") -> bool:
         return False
 
-    def serve_block(self, block: bytes) -> list[Event]:
+    def serve_block(self, block: bytes) -> list[Incoming]:
         known = self.disk.index.get(block)
         return [] if known is None or self.is_down else [BlockFetched(known)]
 
-    def serve_certificates(self, view: int) -> list[Event]:
+    def serve_certificates(self, epoch: int, view: int) -> list[Incoming]:
+        """Return them; to somebody in an epoch that is over, say that it is."""
+        if self.is_down or epoch != self.epoch:
+            return [] if self.is_down or epoch > self.epoch else [Status(self.epoch)]
+        return [CertificateReceived(c) for c in self.machine.get_certificates(view)]
+
+    def serve_segment(self, height: int) -> list[Incoming]:
+        """Return the final block of this height and what became final with it."""
         if self.is_down:
             return []
-        return [CertificateReceived(c) for c in self.machine.get_certificates(view)]
+        return [s for s in self.final if s.blocks[0].height <= height <= s.blocks[-1].height]

@@ -45,6 +45,7 @@ class WideAreaWorld(World):
                 crash_every_ms=0,
                 gst_ms=0,
                 heartbeat_ms=200,
+                epoch_blocks=10**6,
             )
         )
         self.max_events = 10**9

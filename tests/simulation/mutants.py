@@ -11,20 +11,25 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 from steelyard.chain.consensus import certificates, pacing, simplex, validators, views, votes
+from steelyard.chain.consensus.certificates import Certificate
 from steelyard.chain.consensus.messages import (
     BlockRejected,
     BlockValidated,
+    Effect,
     Event,
     Finalize,
+    PersistCertificate,
     Proposal,
 )
-from steelyard.chain.consensus.simplex import Simplex
+from steelyard.chain.consensus.simplex import Settings, Simplex
 from steelyard.chain.consensus.validators import ValidatorSet
 from steelyard.chain.consensus.views import Views, ViewState
 from steelyard.chain.consensus.votes import Kind, Offence, Statement
 from steelyard.chain.errors import InvalidVote
 
-from .host import SimulatedHost, make_signature
+from . import host
+from .disk import Segment
+from .host import SimulatedHost
 
 Patch = tuple[object, str, object]
 
@@ -205,7 +210,7 @@ class EagerHost(SimulatedHost):
     def sign(self, statement: Statement):  # type: ignore[no-untyped-def]
         self.disk.statements.write(statement)
         self.world.oracle.witness(self, statement)
-        return make_signature(self.me, statement)
+        return self.make_vote(statement)
 
 
 # -- rule 11: offences -----------------------------------------------------------------------------
@@ -224,6 +229,81 @@ def _accuse_the_late(first: Statement, second: Statement) -> Offence | None:
 # -- rule 12: epochs -------------------------------------------------------------------------------
 def _accept_every_epoch(self: Simplex, epoch: int) -> None:
     """Votes and certificates of the epoch before count."""
+
+
+def _check_no_height(  # type: ignore[no-untyped-def]
+    proposal: Proposal, members: ValidatorSet, epoch: int, last_height: int
+) -> None:
+    """A block after the boundary is taken for one of the epoch."""
+    candidate = proposal.candidate
+    if candidate.height > last_height:
+        last_height = candidate.height
+    _CHECK_PROPOSAL(proposal, members, epoch, last_height)
+
+
+def _find_last_anyway(self: Views, block, view: int):  # type: ignore[no-untyped-def]
+    """A boundary block is proposed again although no view certified it."""
+    known = _FIND_CERTIFIED_VIEW(self, block, view)
+    is_uncertified = known is None and self.is_last(block) and self.root_view < block.view < view
+    return block.view if is_uncertified else known
+
+
+def _extends_last_over_gaps(self: Views, view: int, candidate) -> bool:  # type: ignore[no-untyped-def]
+    """A boundary block is proposed again although a view since is not nullified."""
+    extends = _extends_over_gaps if view > candidate.view else _IS_EXTENDABLE
+    return extends(self, view, candidate)
+
+
+def _never_propose_again(self: Simplex) -> None:
+    """A leader that finds a boundary block certified proposes nothing."""
+    views = self._views
+    parent = views.find_parent(self._view)
+    if views.get(self._view).proposal or parent is None or not views.is_last(parent):
+        _REQUEST_BLOCK(self)
+
+
+class ImpatientHost(SimulatedHost):
+    """Takes a boundary block for final when it is notarized, and goes on in the next epoch."""
+
+    seen: Certificate | None = None
+
+    def perform(self, effect: Effect) -> None:
+        super().perform(effect)
+        if isinstance(effect, PersistCertificate) and effect.certificate.kind == Kind.NOTARIZE:
+            self.seen = effect.certificate
+
+    def take(self, event: Event, is_trusted: bool) -> None:
+        super().take(event, is_trusted)
+        certificate, self.seen = self.seen, None
+        block = None if certificate is None else self.disk.index.get(certificate.hash)
+        if certificate is None or block is None or block.parent != self.tip.hash:
+            return
+        if self.world.epochs.is_last(block):
+            self.commit(Segment((block,), certificate))
+            self.run_machine()
+
+
+class NostalgicHost(SimulatedHost):
+    """Keeps the first set, with its quorum, in every epoch."""
+
+    def compute_settings(self) -> Settings:
+        epoch = self.world.epochs.compute_epoch(self.tip.height + 1)
+        return self.world.make_settings(self.me, epoch, self.world.epochs.first)
+
+
+class TrustingHost(SimulatedHost):
+    """Takes final blocks from others without looking at their certificate."""
+
+    def check_segment(self, segment: Segment) -> None:
+        with patch.object(host, "check_certificate", _check_no_certificate):
+            super().check_segment(segment)
+
+
+class HomelyHost(SimulatedHost):
+    """Never asks for what became final in an epoch that the others have left."""
+
+    def ask_for_segment(self, sender: SimulatedHost) -> None:
+        pass
 
 
 # -- rule 13: certificates -------------------------------------------------------------------------
@@ -255,6 +335,7 @@ _ADD, _FINALIZE, _WANT = Simplex._add, Simplex._finalize, Simplex._want
 _REQUEST_BLOCK, _PROCESS_PROPOSAL = Simplex._request_block, Simplex._process_proposal
 _RECOVER: Callable = Simplex.recover.__func__  # type: ignore[attr-defined, type-arg]
 _IS_EXTENDABLE, _FIND_CERTIFIED_VIEW = Views.is_extendable, Views.find_certified_view
+_CHECK_PROPOSAL = views.check_proposal
 _CHECK_CERTIFICATE = certificates.check_certificate
 
 MUTANTS = (
@@ -407,6 +488,38 @@ MUTANTS = (
         ((Simplex, "_check_epoch", _accept_every_epoch),),
     ),
     Mutant(
+        12,
+        "block_past_boundary",
+        "a block after the boundary is voted for",
+        ((simplex, "check_proposal", _check_no_height),),
+    ),
+    Mutant(
+        12,
+        "repropose_uncertified",
+        "a boundary block that no view certified is proposed again",
+        ((Views, "find_certified_view", _find_last_anyway),),
+    ),
+    Mutant(
+        12,
+        "repropose_without_gap_check",
+        "a boundary block is proposed again over views that are not nullified",
+        ((Views, "is_extendable", _extends_last_over_gaps),),
+    ),
+    Mutant(
+        12,
+        "no_reproposal",
+        "nobody proposes a boundary block again",
+        ((Simplex, "_request_block", _never_propose_again),),
+    ),
+    Mutant(
+        12,
+        "next_epoch_when_notarized",
+        "the next epoch begins when the boundary block is notarized",
+        host=ImpatientHost,
+    ),
+    Mutant(12, "old_set", "the first set votes in every epoch", host=NostalgicHost),
+    Mutant(12, "no_catching_up", "nobody asks for what other epochs made final", host=HomelyHost),
+    Mutant(
         13,
         "unchecked_certificate",
         "certificates are believed",
@@ -423,6 +536,12 @@ MUTANTS = (
         "small_certificate",
         "a certificate's power is not checked",
         ((simplex, "check_certificate", _check_only_the_signature),),
+    ),
+    Mutant(
+        13,
+        "unchecked_segment",
+        "blocks that others call final are taken without their certificate",
+        host=TrustingHost,
     ),
     Mutant(13, "half_quorum", "more than half is a quorum", ((validators, "has_quorum", _half),)),
 )

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
+from tests.consensus.simulation import NO_END
+
 
 class Role(StrEnum):
     """HONEST follows the rules; the others are the adversary's, and know of each other."""
@@ -12,6 +14,7 @@ class Role(StrEnum):
     EQUIVOCATOR = "equivocator"
     TWINS = "twins"
     FORGER = "forger"
+    HOARDER = "hoarder"
     SILENT = "silent"
 
 
@@ -47,6 +50,7 @@ class Scenario:
     """0: nobody crashes."""
     gst_ms: int
     heartbeat_ms: int
+    epoch_blocks: int
 
     @classmethod
     def draw(cls, seed: int) -> "Scenario":
@@ -74,6 +78,7 @@ class Scenario:
             crash_every_ms=random.choice((0, 300, 900)),
             gst_ms=gst_ms,
             heartbeat_ms=random.choice((50, 100, 400)),
+            epoch_blocks=random.choice((1, 1, 1, 2, 3, NO_END)),
         )
 
 
@@ -82,7 +87,7 @@ def _draw_roles(random: Random, powers: tuple[int, ...]) -> tuple[Role, ...]:
     roles = [Role.HONEST] * len(powers)
     if random.random() < 0.1:
         return tuple(roles)
-    cheats = (Role.EQUIVOCATOR, Role.EQUIVOCATOR, Role.TWINS, Role.FORGER, Role.SILENT)
+    cheats = (*(role for role in Role if role != Role.HONEST), Role.EQUIVOCATOR, Role.HOARDER)
     corrupted = 0
     for place in random.sample(range(len(powers)), len(powers)):
         if 3 * (corrupted + powers[place]) < sum(powers):

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from heapq import heappop, heappush
 from random import Random
 
@@ -23,21 +22,20 @@ from steelyard.chain.consensus.messages import (
     WorkArrived,
 )
 from steelyard.chain.consensus.simplex import Settings
-from steelyard.chain.consensus.validators import ValidatorSet
 from steelyard.chain.consensus.votes import Vote
-from steelyard.chain.types import Epoch, Height, View
+from steelyard.chain.types import Epoch
 from tests.consensus.simulation import (
     BACKEND,
     CHAIN_ID,
-    EPOCH,
-    NO_END,
     ROOT,
     TIMEOUT_MS,
-    make_validators,
+    make_validator,
 )
 
 from .adversary import ADVERSARIES
-from .host import SimulatedHost, wrap
+from .disk import Segment
+from .epochs import CachedSet, Epochs
+from .host import Incoming, SimulatedHost, wrap
 from .oracle import Oracle, Violation, check_clean
 from .scenario import Network, Role, Scenario
 
@@ -67,24 +65,6 @@ class Capped(Exception):
     """`MAX_EVENTS` events were not enough."""
 
 
-class CachedSet(ValidatorSet):
-    """Who leads is asked several times an event."""
-
-    def get_leader(self, epoch: Epoch, view: View) -> int:
-        return _get_leader(self, epoch, view)
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-
-@lru_cache(maxsize=4096)
-def _get_leader(validators: CachedSet, epoch: Epoch, view: View) -> int:
-    return ValidatorSet.get_leader(validators, epoch, view)
-
-
 def encode_event(event: Event) -> str:
     """Return what tells an event from another, short because it is hashed for every one."""
     match event:
@@ -92,7 +72,8 @@ def encode_event(event: Event) -> str:
             return f"v{_encode_vote(vote)}"
         case CertificateReceived(certificate):
             said = certificate.statement
-            return f"c{said.view},{said.kind.name},{said.hash.hex()},{certificate.bitmap.hex()}"
+            what = f"{said.epoch},{said.view},{said.kind.name},{said.hash.hex()}"
+            return f"c{what},{certificate.bitmap.hex()}"
         case ProposalReceived(Proposal(candidate, vote)):
             return f"p{candidate.hash.hex()},{_encode_vote(vote)}"
         case BlockBuilt(candidate) | BlockFetched(candidate):
@@ -115,7 +96,7 @@ class World:
         self.random = Random(f"world {scenario.seed}")
         self.network: Network = scenario.wild
         self.timeout_ms, self.max_events = TIMEOUT_MS, MAX_EVENTS
-        self.validators = CachedSet(make_validators(scenario.powers).validators)
+        self.epochs = Epochs(scenario)
         self.now = self.sequence = self.events = self.salts = 0
         self.heap: list[tuple[int, int, Callable[[], object]]] = []
         self.trace = hashlib.sha256()
@@ -139,9 +120,11 @@ class World:
     def is_honest(self, me: int) -> bool:
         return self.scenario.roles[me] == Role.HONEST
 
-    def make_settings(self, me: int) -> Settings:
+    def make_settings(self, me: int, epoch: Epoch, validators: CachedSet) -> Settings:
+        last_height = self.epochs.get_last_height(epoch)
+        place = validators.find(make_validator(me, 1).address)
         return Settings(
-            CHAIN_ID, EPOCH, Height(NO_END), self.validators, me, self.timeout_ms,
+            CHAIN_ID, epoch, last_height, validators, place, self.timeout_ms,
             self.scenario.heartbeat_ms, BACKEND,
         )  # fmt: skip
 
@@ -166,6 +149,9 @@ class World:
             raise Capped
         self.trace.update(f"{self.now} {slot} {encode_event(event)}\n".encode())
 
+    def trace_segment(self, slot: int, segment: Segment) -> None:
+        self.trace_event(slot, CertificateReceived(segment.certificate))
+
     # -- the network -------------------------------------------------------------------------------
     def broadcast(self, slot: int, message: Message) -> None:
         for to in range(len(self.powers)):
@@ -176,7 +162,7 @@ class World:
         sender = self.hosts[slot]
         for host in self.slots[to]:
             if host.me != sender.me and not host.is_deaf_to(sender):
-                self._carry(sender, host, lambda host=host: host.receive(event, sender.is_honest))
+                self._carry(sender, host, lambda host=host: host.receive(event, sender))
 
     def _carry(self, sender: SimulatedHost, host: SimulatedHost, action) -> None:  # type: ignore[no-untyped-def]
         random, network = self.random, self.network
@@ -194,6 +180,9 @@ class World:
         is_slow = self.now < self.scenario.gst_ms and self.random.randrange(10) == 0
         return self.random.randint(0, 1_500 if is_slow else 20)
 
+    def get_restart_ms(self) -> int:
+        return self.random.randrange(20, 2_000)
+
     def is_cut(self, a: int, b: int) -> bool:
         return any(
             cut.start_ms <= self.now < cut.end_ms and (a in cut.side) != (b in cut.side)
@@ -201,13 +190,17 @@ class World:
         )
 
     def request(
-        self, slot: int, holders: Iterable[int], ask: Callable[[SimulatedHost], Sequence[Event]]
+        self,
+        slot: int,
+        holders: Iterable[int],
+        ask: Callable[[SimulatedHost], Sequence[Incoming]],
     ) -> None:
+        """Ask these validators; what they answer is received."""
         asker = self.hosts[slot]
 
         def answer(host: SimulatedHost) -> None:
             for event in ask(host):
-                self._carry(host, asker, lambda event=event: asker.receive(event, host.is_honest))
+                self._carry(host, asker, lambda event=event: asker.receive(event, host))
 
         for holder in holders:
             for host in self.slots[holder]:
