@@ -13,6 +13,7 @@ from steelyard.chain.execute import Outcome
 from steelyard.chain.types import BlobName, Hash
 
 from .blobs import BlobStore
+from .history import is_admitted
 from .logs import log_alarm, log_event
 from .mempool import Mempool
 from .signer import Signer, decode_place, encode_place
@@ -154,7 +155,7 @@ class Finalizer:
             log_event("transaction_expired", hash=transaction_hash)
         waiting = self._blobs.get_waiting()
         # An upload that ended after its block, or replaced a lost file, waits for nothing.
-        self._blobs.set_admitted(one for one in waiting if self._is_admitted(one))
+        self._blobs.set_admitted(one for one in waiting if is_admitted(self._store, one))
         self._delete_orphans(waiting, tree)
         if not self._archive:
             self._delete_expired(tree)
@@ -173,11 +174,8 @@ class Finalizer:
         return (
             name not in declared
             and not self._mempool.is_declared(name)
-            and not self._is_admitted(name)
+            and not is_admitted(self._store, name)
         )
-
-    def _is_admitted(self, name: BlobName) -> bool:
-        return self._store.get_blob_expiry(name) is not None
 
     def _delete_expired(self, tree: BlockTree) -> None:
         """Only past the finalized time of expiry: no block can read them that declares them not."""

@@ -6,10 +6,13 @@ began at a checkpoint (`following/checkpoint.py`) has neither states nor receipt
 
 from typing import Final
 
+from steelyard.chain import proofs
+from steelyard.chain.admission import compute_admission_slot, decode_admission
 from steelyard.chain.errors import SteelyardError
-from steelyard.chain.types import Height
+from steelyard.chain.params import FEDAVG_ADDRESS
+from steelyard.chain.types import Address, BlobName, Height
 
-from .store import ChainStore, Writer, encode_height
+from .store import ChainStore, Writer, encode_height, put_expiry
 
 OLDEST_STATE: Final = b"oldest_state"
 FIRST_EXECUTED: Final = b"first_executed"
@@ -72,6 +75,38 @@ def check_history(store: ChainStore, height: int) -> None:
     first = get_first_executed(store)
     if height < first:
         raise HistoryMissing(height, first)
+
+
+def find_blob_expiry(store: ChainStore, name: BlobName) -> int | None:
+    """Until which second a blob may be read, or None if the chain does not know it (any more).
+
+    What was admitted before our checkpoint is in no index here, only in the state.
+    Raises MissingState.
+    """
+    known = store.get_blob_expiry(name)
+    if known is not None or get_first_executed(store) == 0:
+        return known
+    head, slot = store.get_head(), compute_admission_slot(name)
+    word = proofs.get_storage(store, head.state_root, Address(FEDAVG_ADDRESS), slot)
+    admission = decode_admission(word)
+    if admission is None or admission.expires_at < head.timestamp:
+        return None
+    return admission.expires_at
+
+
+def is_admitted(store: ChainStore, name: BlobName) -> bool:
+    """Does the chain know this blob? Then its expiry is in the index from now on.
+
+    On the driver's thread, as it may write. Raises MissingState, StorageFull.
+    """
+    if store.get_blob_expiry(name) is not None:
+        return True
+    expires_at = find_blob_expiry(store, name)
+    if expires_at is None:
+        return False
+    with store.database.write() as writer:
+        put_expiry(writer, name, expires_at)
+    return True
 
 
 def _read_height(store: ChainStore, key: bytes) -> Height:

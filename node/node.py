@@ -33,6 +33,7 @@ from .config import NodeConfig, load_config
 from .directory import DirectoryLock, check_space, read_genesis_document
 from .duties import EVIDENCE, Duties, EvidenceBook
 from .gas import estimate
+from .history import check_history, check_state, find_blob_expiry
 from .keeper import Keeper
 from .keyfiles import Secrets
 from .log_index import find_logs
@@ -127,7 +128,13 @@ class Node:
         return self.store.get_hash(height)
 
     def get_receipts(self, block_hash: Hash) -> tuple[Receipt, ...]:
-        """The receipts of a finalized block, in order; none if it is unknown."""
+        """The receipts of a finalized block, in order; none if it is unknown.
+
+        Raises HistoryMissing.
+        """
+        height = self.store.get_height(block_hash)
+        if height:
+            check_history(self.store, height)
         return self.store.get_receipts(block_hash)
 
     def get_certificate(self, height: int) -> Certificate | None:
@@ -143,10 +150,14 @@ class Node:
         return self.store.find_transaction(transaction_hash)
 
     def get_logs(self, query: LogQuery, limit: int) -> tuple[LogEntry, ...]:
-        """Matching logs of finalized blocks, in order. Raises SteelyardError logs_limit."""
+        """Matching logs of finalized blocks, in order.
+
+        Raises SteelyardError logs_limit, HistoryMissing.
+        """
+        check_history(self.store, max(query.from_height, 1))
         return find_logs(self.store, query, limit)
 
-    # -- state at a finalized block (None: the head); SteelyardError unknown_block -----------------
+    # -- state at a finalized block (None: the head); SteelyardError unknown_block, state_pruned ---
     def get_balance(self, address: Address, height: int | None = None) -> int:
         """Wei."""
         return self._get_account(address, height).balance
@@ -183,6 +194,7 @@ class Node:
                 "unknown_block",
                 f"no finalized block {height}; the head is {self.get_head().height}",
             )
+        check_state(self.store, header.height)
         return header
 
     # -- computing ---------------------------------------------------------------------------------
@@ -280,7 +292,7 @@ class Node:
         """A pending transaction declares it, or the chain admitted it and our copy is lost."""
         if self.mempool.is_declared(name):
             return True
-        expires_at = self.store.get_blob_expiry(name)
+        expires_at = find_blob_expiry(self.store, name)
         return expires_at is not None and expires_at >= self.get_head().timestamp
 
     def _explain_unwanted(self, cid: Cid, size: int) -> SteelyardError:

@@ -104,3 +104,5 @@ class NodeStatus:
     is_validator: bool = True
     peers: int = 0
     alarms: tuple[Alarm, ...] = ()
+    following: FollowingStatus | None = None
+    """None if this node follows nobody over HTTP."""

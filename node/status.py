@@ -42,4 +42,5 @@ def build_status(node: "Node") -> NodeStatus:
         is_validator=current.find(node.address) is not None,
         peers=len(node.watcher.find_reached(current)),
         alarms=node.watcher.get_alarms(),
+        following=node.following.get_status(),
     )

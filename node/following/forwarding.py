@@ -25,7 +25,7 @@ from .fetcher import Fetcher, Stopped
 from .sources import HTTP_OK, Source, Sources, SourceWrong
 from .sync import FollowerParts
 
-POLL_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 0.25
 AGAIN_SECONDS: Final = 20.0
 """Still pending after so long: it is sent again."""
 SEND_SECONDS: Final = 15.0

@@ -20,38 +20,39 @@ class Following:
 
     def __init__(self, parts: FollowerParts, mempool: Mempool) -> None:
         """Raises SteelyardError follow_url."""
-        self.is_on = bool(parts.config.nodes)
-        self._follower = Follower(parts)
-        self._forwarder = Forwarder(parts, mempool)
-        self._forwards = self.is_on and parts.config.forward
+        is_on = bool(parts.config.nodes)
+        self._follower = Follower(parts) if is_on else None
+        self._forwarder = Forwarder(parts, mempool) if is_on and parts.config.forward else None
 
     def start(self) -> None:
-        if self.is_on:
-            self._follower.start()
-        if self._forwards:
-            self._forwarder.start()
+        for part in (self._follower, self._forwarder):
+            if part is not None:
+                part.start()
 
     def stop(self) -> None:
         """Wait for the threads."""
-        self._forwarder.stop()
-        self._follower.stop()
+        for part in (self._forwarder, self._follower):
+            if part is not None:
+                part.stop()
 
     def wake(self) -> None:
         """A transaction or a blob came: it may be forwarded."""
-        self._forwarder.wake()
+        if self._forwarder is not None:
+            self._forwarder.wake()
 
     def on_final(self, header: Header, transactions: int) -> None:
         """A block became final here."""
-        self._follower.on_final(header, transactions)
+        if self._follower is not None:
+            self._follower.on_final(header, transactions)
 
     def fetch_blobs(self, names: tuple[BlobName, ...]) -> None:
         """Look for blobs that a block needs; the driver is woken when one is on disk."""
-        if self.is_on:
+        if self._follower is not None:
             self._follower.fetch_blobs(names)
 
     def get_status(self) -> FollowingStatus | None:
         """None if this node follows nobody."""
-        return self._follower.get_status() if self.is_on else None
+        return None if self._follower is None else self._follower.get_status()
 
 
 class AssistedOutbox:
