@@ -334,7 +334,6 @@ def set_network_key(network_key: bytes32):
     @notice Use another network key from the next epoch on.
     """
     self._get_staying(msg.sender)
-    self.network_key_owners[self.network_keys[msg.sender]] = empty(address)
     self._set_network_key(msg.sender, network_key)
     log NetworkKeySet(account=msg.sender, network_key=network_key)
 
@@ -393,7 +392,7 @@ def unjail():
 def request_exit():
     """
     @notice Leave from the next epoch on. The stake stays here, and slashable, for the unbonding
-            time, and at least until the epoch is over.
+            time, and at least for as long as the caller may still be voting.
     """
     state: uint8 = self._get_staying(msg.sender)
     if state == ACTIVE:
@@ -410,7 +409,8 @@ def withdraw():
     standing: Standing = self.standings[msg.sender]
     assert standing.state == LEAVING, "staking: not leaving"
     assert block.timestamp >= standing.unlocks_at, "staking: still unbonding"
-    assert self._get_epoch() > standing.since, "staking: still in the set"
+    # The next set is read before the last block of an epoch, which therefore comes too late for it.
+    assert self._get_epoch() > standing.since + 1, "staking: still in the set"
 
     amount: uint256 = self.stakes[msg.sender]
     self.total_stake -= amount
@@ -560,12 +560,15 @@ def _set_bls_key(account: address, bls_key: Bytes[48]):
 @internal
 def _set_network_key(account: address, network_key: bytes32):
     """
-    @notice Two validators with one network key would be taken for each other.
+    @notice Two validators with one network key would be taken for each other, even one after the
+            other: a key stays with the first account that had it.
     """
     owner: address = self.network_key_owners[network_key]
-    assert owner == empty(address), "staking: network key already registered"
+    if owner == empty(address):
+        self.network_key_owners[network_key] = account
+    else:
+        assert owner == account, "staking: network key already registered"
     self.network_keys[account] = network_key
-    self.network_key_owners[network_key] = account
 
 
 @internal
@@ -634,9 +637,8 @@ def _leave(account: address):
 @internal
 def _forget(account: address):
     """
-    @notice Clear everything but the BLS key, penalties and the ban.
+    @notice Clear everything but the keys' owners, penalties and the ban.
     """
-    self.network_key_owners[self.network_keys[account]] = empty(address)
     self.network_keys[account] = empty(bytes32)
     self.endpoints[account] = ""
     self.fee_recipients[account] = empty(address)

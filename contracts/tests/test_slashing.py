@@ -124,7 +124,7 @@ def test_a_leaving_stake_is_slashed_and_waits_no_longer(stage, accounts):
     assert stage.stake_of(1) == 18 * COIN
     assert staking.get_standing(accounts[1]).unlocks_at == unlocks_at
     stage.advance_seconds(UNBONDING_SECONDS)
-    stage.advance_epochs(1)
+    stage.advance_epochs(2)
     before = accounts[1].balance
     receipt = staking.withdraw(sender=accounts[1])
     assert accounts[1].balance == before + 18 * COIN - receipt.total_fees_paid

@@ -308,8 +308,11 @@ def test_who_may_not_unjail_itself_stays(begin: Begin, monkeypatch: pytest.Monke
     monkeypatch.setattr(node.duties, "_settled_epoch", -1)
     monkeypatch.setattr(node.duties, "_may_unjail", True)
     submitted: list[bytes] = []
-    monkeypatch.setattr(
-        node.duties._wallet, "submit", lambda _to, data: submitted.append(data) or Hash(bytes(32))
-    )
+
+    def submit(_to: bytes, data: bytes) -> Hash:
+        submitted.append(data)
+        return Hash(bytes(32))
+
+    monkeypatch.setattr(node.duties._wallet, "submit", submit)
     node.duties.look()
     assert submitted == [encode_call("unjail()")]
