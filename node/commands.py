@@ -3,6 +3,7 @@
 Exit codes: 0 yes, 1 no, 2 could not tell. Faults go to stderr and say what to do next.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +11,13 @@ import httpx
 import typer
 
 from steelyard.chain.errors import SteelyardError
-from steelyard.chain.genesis import DEFAULT_GAS_LIMIT
+from steelyard.chain.genesis import DEFAULT_GAS_LIMIT, parse_genesis
 
 from .ceremony_commands import compute_chain_hash, keys_app, make_genesis, read_document
+from .clock import Clock
 from .config import NodeConfig, load_config
 from .directory import KEYS
+from .following.starting import begin_at_checkpoint, check_start, set_sources
 from .founding import (
     DEFAULT_EPOCH_BLOCKS,
     init_directory,
@@ -48,6 +51,7 @@ from .options import (
     new_app,
     read_choices,
 )
+from .pruning import KEPT_STATES, prune_directory
 from .staking_commands import add_commands
 from .store import CorruptData
 
@@ -73,8 +77,18 @@ def init(
         Path | None,
         typer.Option("--keys", help="Copy the key files of this directory; else new ones."),
     ] = None,
-    join: Annotated[
-        bool, typer.Option("--join", help="The keys need not be in the document (yet).")
+    follow: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Follow the chain from this node, http://HOST:PORT; repeatable. The keys need not "
+            "be in the document."
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="HEIGHT:0xHASH to begin at, from whom you trust.")
+    ] = None,
+    trust_genesis: Annotated[
+        bool, typer.Option("--trust-genesis", help="Follow from a genesis of long ago.")
     ] = False,
     chain_id: ChainId = 7700,
     name: ChainName = "steelyard",
@@ -116,11 +130,18 @@ def init(
             stake=stake,
         )
     )
-    config = set_address(NodeConfig(), host, port)
+    config = set_sources(
+        set_address(NodeConfig(), host, port),
+        follow or (),
+        checkpoint,
+        trust_genesis=trust_genesis,
+    )
+    if isinstance(plan, bytes):
+        check_start(parse_genesis(plan), config, Clock())
     has_keys = keys_from is not None or (directory / KEYS).exists()
     password = get_password(password_file, is_new=not has_keys)
     document, secrets = init_directory(
-        directory, password, plan, config, keys=keys_from, is_joining=join
+        directory, password, plan, config, keys=keys_from, is_joining=bool(follow)
     )
     facts = {
         "directory": str(directory),
@@ -134,9 +155,9 @@ def init(
         typer.echo(f"Back up {directory / KEYS}, then start it: steelyard node run {directory}")
     else:
         typer.echo(
-            "These keys are of no validator in the document: the node follows the chain, and votes "
-            "once they have a stake. To run a validator of the document, replace "
-            f"{directory / KEYS} by its keys/, or run this with --keys DIR, which copies them."
+            "These keys are of no validator in the document: this node follows the chain (name "
+            "nodes with --follow URL) and votes once they have a stake. To run a validator of the "
+            f"document, replace {directory / KEYS} by its keys/, or run this with --keys DIR."
         )
 
 
@@ -155,9 +176,26 @@ def run(
     secrets = read_secrets(directory / KEYS, get_password(password_file, is_new=False))
     configure_logs(log)
     try:
+        begin_at_checkpoint(directory, config, lambda text: typer.echo(text, err=True))
         run_service(directory, secrets, config, lambda url: typer.echo(f"listening on {url}"))
     except CorruptData as error:
         raise SteelyardError(error.code, error.message) from error
+
+
+@app.command()
+def prune(
+    directory: Directory,
+    keep: Annotated[
+        int, typer.Option(help="States of the last so many blocks stay; blocks all stay.")
+    ] = KEPT_STATES,
+    as_json: AsJson = False,
+) -> None:
+    """Let go of old states of a stopped node, to free disk."""
+    try:
+        pruned = prune_directory(directory, keep, lambda text: typer.echo(text, err=True))
+    except CorruptData as error:
+        raise SteelyardError(error.code, error.message) from error
+    answer(dataclasses.asdict(pruned), as_json)
 
 
 @app.command()

@@ -30,7 +30,7 @@ import httpx
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import encode_genesis
 
-from .config import HttpConfig, NodeConfig, load_config
+from .config import HttpConfig, NetworkConfig, NodeConfig, load_config
 from .directory import GENESIS_FILE, LOCK
 from .founding import (
     Foundation,
@@ -128,7 +128,11 @@ class Localnet:
             document = encode_genesis(create_shared_document(foundation, entries))
             write_new(home / GENESIS_FILE, document)
             for one, port in zip(homes, ports, strict=True):
-                settings = replace(config or NodeConfig(), http=HttpConfig(HOST, port))
+                settings = replace(
+                    config or NodeConfig(),
+                    http=HttpConfig(HOST, port),
+                    network=NetworkConfig(listen=f"{HOST}:{port + 1}"),
+                )
                 init_directory(one, password, document, settings)
             os.rename(home, directory)
         return cls(directory)

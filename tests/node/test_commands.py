@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import DEFAULT_GAS_LIMIT, parse_genesis
 from steelyard.node.commands import app
+from steelyard.node.config import load_config
 from steelyard.node.founding import parse_amount, parse_fund
 from steelyard.node.options import PASSWORD_VARIABLE
 
-from .world import ALICE, get_address
+from .world import ALICE, found, get_address
 
 PASSWORD = "correct horse"
 START_SECONDS = 60.0
@@ -99,9 +100,33 @@ def test_init_copies_no_keys_that_are_of_no_use(home: Path, tmp_path: Path) -> N
     assert not new.exists()
 
 
+def test_init_can_follow_a_chain_with_keys_that_are_not_in_its_document(
+    home: Path, tmp_path: Path
+) -> None:
+    checkpoint = "7:0x" + "ab" * 32
+    words = ("--genesis", home / "genesis.json", "--follow", "http://one:8545", "--follow")
+    invoke("init", tmp_path / "new", *words, "http://two:8545", "--checkpoint", checkpoint)
+    follow = load_config(tmp_path / "new").follow
+    assert follow.nodes == ("http://one:8545", "http://two:8545")
+    assert follow.checkpoint == checkpoint
+
+
+def test_pruning_needs_a_chain_that_nobody_uses(tmp_path: Path) -> None:
+    assert get_code("prune", tmp_path / "nothing") == "data_missing"
+    assert get_code("prune", found(tmp_path / "new")) == "chain_empty"
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
+        (("--follow", "nowhere"), "follow_url"),
+        (("--checkpoint", "7:0x" + "ab" * 32), "follow_missing"),
+        (("--follow", "http://one", "--checkpoint", "7"), "checkpoint_malformed"),
+        (("--epoch-blocks", "0"), "genesis_range"),
+        (("--issuance", "-1"), "amount_malformed"),
+        (("--unbonding-days", "0"), "genesis_range"),
+        (("--unbonding-days", "nan"), "genesis_range"),
+        (("--min-stake", "33"), "genesis_validators"),
         (("--genesis", "missing.json"), "genesis_missing"),
         (("--genesis", "."), "genesis_missing"),
         *[
