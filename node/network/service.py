@@ -135,8 +135,8 @@ class Network:
         self._parts = parts
         self._get_seconds = parts.clock.get_seconds
         self.mesh = create_mesh(self.on_message)
-        self._loop = Loop("network", self._take_turn, self._get_seconds, MAX_FOR_PEER, MAX_WAITING)
-        self._bulk = Loop(
+        self.loop = Loop("network", self._take_turn, self._get_seconds, MAX_FOR_PEER, MAX_WAITING)
+        self.bulk = Loop(
             "blobs", self._take_bulk_turn, self._get_seconds, MAX_BULK_FOR_PEER, MAX_BULK_WAITING
         )
         self.requests = Requests()
@@ -177,14 +177,14 @@ class Network:
     def start(self) -> None:
         """Listen, connect, work. Raises SteelyardError port_taken, listen_failed."""
         self.mesh.start()
-        self._loop.start()
-        self._bulk.start()
+        self.loop.start()
+        self.bulk.start()
 
     def stop(self) -> None:
         """Close the connections and end the threads."""
         self.mesh.stop()
-        self._loop.stop()
-        self._bulk.stop()
+        self.loop.stop()
+        self.bulk.stop()
         self.exchange.close()
 
     # -- from the pool and the blobs ---------------------------------------------------------------
@@ -192,12 +192,12 @@ class Network:
         """A transaction is new in the pool."""
         self._send(self.gossip.on_added(transaction, source))
         if transaction.blobs:
-            self._do(self._bulk, lambda now: self.exchange.on_declared(transaction.blobs, now))
+            self._do(self.bulk, lambda now: self.exchange.on_declared(transaction.blobs, now))
         self._wake()
 
     def on_arrival(self, name: BlobName) -> None:
         """A blob is complete on disk."""
-        self._bulk.post(lambda: self.exchange.on_arrival(name))
+        self.bulk.post(lambda: self.exchange.on_arrival(name))
         self._wake()
 
     # -- the driver's outbox -----------------------------------------------------------------------
@@ -214,15 +214,15 @@ class Network:
 
     def fetch_block(self, block_hash: Hash, holders: tuple[Address, ...]) -> None:
         """See `Outbox`. One holder after the other is asked, until it comes."""
-        self._do(self._loop, lambda now: self.requests.fetch_block(block_hash, holders, now))
+        self._do(self.loop, lambda now: self.requests.fetch_block(block_hash, holders, now))
 
     def fetch_certificates(self, epoch: Epoch, view: View) -> None:
         """See `Outbox`. A few validators are asked, others each time."""
-        self._do(self._loop, lambda _: self.requests.fetch_certificates(epoch, view))
+        self._do(self.loop, lambda _: self.requests.fetch_certificates(epoch, view))
 
     def fetch_blobs(self, names: tuple[BlobName, ...], holders: tuple[Address, ...]) -> None:
         """See `Outbox`. Forgotten after a while unless it is asked for again."""
-        self._do(self._bulk, lambda now: self.exchange.fetch_blobs(names, holders, now))
+        self._do(self.bulk, lambda now: self.exchange.fetch_blobs(names, holders, now))
 
     def send_block(self, address: Address, block: Block) -> None:
         """See `Outbox`."""
@@ -240,7 +240,7 @@ class Network:
             self._set_members(epoch_sets)
         for early in self.router.set_current(epoch_sets[0]):
             self._deliver(early)
-        self._loop.post(lambda: self._on_place(epoch_sets, head))
+        self.loop.post(lambda: self._on_place(epoch_sets, head))
 
     def _set_members(self, epoch_sets: tuple[EpochSet, ...]) -> None:
         """Connect the members of these sets; what the first says of a member counts."""
@@ -251,8 +251,8 @@ class Network:
         )
         peers = tuple(members)
         powers = {one.address: int(one.power) for one in epoch_sets[0].members}
-        self._loop.post(lambda: self._on_members(peers))
-        self._do(self._bulk, lambda now: self.exchange.set_members(powers, peers, now))
+        self.loop.post(lambda: self._on_members(peers))
+        self._do(self.bulk, lambda now: self.exchange.set_members(powers, peers, now))
 
     # -- from other validators ---------------------------------------------------------------------
     def on_message(self, peer: Peer, message: Message) -> None:
@@ -270,15 +270,15 @@ class Network:
         self._deliver(incoming)
         match message:
             case Status():
-                self._do(self._loop, lambda _: self._on_status(sender, message), sender)
+                self._do(self.loop, lambda _: self._on_status(sender, message), sender)
             case BlockAnswer(block):
-                self._loop.post(lambda: self.requests.on_block(block.hash))
+                self.loop.post(lambda: self.requests.on_block(block.hash))
 
     def _on_other(self, sender: Address, message: Unrouted) -> None:
-        exchange, bulk = self.exchange, self._bulk
+        exchange, bulk = self.exchange, self.bulk
         match message:
             case TransactionMessage(raw):
-                self._loop.post(lambda: self._on_transaction(sender, raw), sender)
+                self.loop.post(lambda: self._on_transaction(sender, raw), sender)
             case Announcement(names):
                 self._do(bulk, lambda now: exchange.on_announcement(sender, names, now), sender)
             case BlobRequest():
@@ -289,13 +289,13 @@ class Network:
                 else:
                     exchange.counters.chunks_unasked += 1
             case SegmentRequest(height):
-                self._do(self._loop, lambda now: self._serve(sender, height, now), sender)
+                self._do(self.loop, lambda now: self._serve(sender, height, now), sender)
             case SegmentAnswer():
-                self._loop.post(lambda: self._on_segment(sender, message), sender)
+                self.loop.post(lambda: self._on_segment(sender, message), sender)
             case Absent(BlobRequest(name)):
                 self._do(bulk, lambda now: exchange.on_absent(sender, name, now), sender)
             case Absent(SegmentRequest(height)):
-                self._loop.post(lambda: self._on_no_segment(sender, height), sender)
+                self.loop.post(lambda: self._on_no_segment(sender, height), sender)
 
     # -- on the "network" thread -------------------------------------------------------------------
     def _on_members(self, peers: tuple[Address, ...]) -> None:
@@ -331,7 +331,7 @@ class Network:
         return []
 
     def _tell_pending(self, peer: Address) -> list[Outgoing]:
-        self._do(self._bulk, lambda _: self.exchange.announce_held(peer))
+        self._do(self.bulk, lambda _: self.exchange.announce_held(peer))
         return self.gossip.on_connected(peer)
 
     def _on_segment(self, sender: Address, answer: SegmentAnswer) -> None:
@@ -372,7 +372,7 @@ class Network:
         for peer in sorted(connected ^ self._connected):
             is_connected = peer in connected
             self.catch_up.set_connected(peer, is_connected=is_connected)
-            self._do(self._bulk, partial(self._set_connected, peer, is_connected))
+            self._do(self.bulk, partial(self._set_connected, peer, is_connected))
             if is_connected:
                 self._send(self.gossip.on_connected(peer))
                 if self._said is not None:
@@ -436,5 +436,5 @@ class Network:
             is_catching_up=target is not None,
             target_height=target,
             dropped=dict(self.router.dropped)
-            | {"network": self._loop.dropped, "blobs": self._bulk.dropped},
+            | {"network": self.loop.dropped, "blobs": self.bulk.dropped},
         )
