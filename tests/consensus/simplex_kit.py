@@ -28,6 +28,7 @@ from steelyard.chain.consensus.votes import (
 )
 from tests.consensus.simulation import (
     BACKEND,
+    NO_END,
     ROOT,
     make_block,
     make_proposal,
@@ -47,11 +48,18 @@ E = TypeVar("E", bound=Effect)
 class Bench:
     """A started machine with its own signer, and what it said so far."""
 
-    def __init__(self, me: int | None = 1, **recovered: object) -> None:
+    def __init__(
+        self,
+        me: int | None = 1,
+        *,
+        root: Candidate = ROOT,
+        last_height: int = NO_END,
+        **recovered: object,
+    ) -> None:
         self.me, self.now = me, 0
         stored = {"finalization": None, "statements": (), "certificates": (), "candidates": ()}
-        settings = make_settings(me=me, heartbeat_ms=HEARTBEAT_MS)
-        self.machine = Simplex.recover(settings, ROOT, **(stored | recovered))
+        settings = make_settings(me=me, heartbeat_ms=HEARTBEAT_MS, last_height=last_height)
+        self.machine = Simplex.recover(settings, root, **(stored | recovered))
         self.all: list[Effect] = []
         self.started = self.step(Started())
 
