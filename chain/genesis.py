@@ -26,6 +26,7 @@ from .genesis_document import (
     encode_genesis,
     encode_hex,
     parse_genesis,
+    schedule_forks,
 )
 from .params import EVIDENCE_ADDRESS, FEDAVG_ADDRESS
 from .trie import EMPTY_ROOT
@@ -46,6 +47,7 @@ __all__ = [
     "create_genesis",
     "encode_genesis",
     "parse_genesis",
+    "schedule_forks",
 ]
 
 DEPLOY_GAS: Final = 2**40

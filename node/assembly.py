@@ -9,7 +9,7 @@ from steelyard.chain import proofs
 from steelyard.chain.block import Header, compute_base_fee
 from steelyard.chain.bls import compute_public_key
 from steelyard.chain.epochs import Member
-from steelyard.chain.genesis import Genesis, build_genesis
+from steelyard.chain.genesis import Genesis, build_genesis, schedule_forks
 from steelyard.chain.types import Address, BlobName
 
 from .blobs import BlobStore
@@ -60,6 +60,7 @@ def assemble(
     Raises SteelyardError, InvalidKey, CorruptData, StorageFull.
     """
     check_kernels()
+    rules = schedule_forks(genesis.rules, config.upgrades)
     state = build_genesis(genesis)
     voting_key = compute_public_key(secrets.voting)
     with ExitStack() as opened:
@@ -68,8 +69,9 @@ def assemble(
         signer = Signer(directory / SIGNER, secrets.voting, genesis.chain_id, state.block.hash)
         opened.callback(signer.close)
         open_chain(store, signer, state, secrets.address)
+        store.check_upgrades(rules.forks)
         blobs = BlobStore(directory, config.blobs)
-        tree = BlockTree(genesis.rules, store, blobs)
+        tree = BlockTree(rules, store, blobs)
         check_key(tree.current, secrets.address, voting_key)
         read_journal(store, tree)
         check_votes(directory, store, signer, tree, secrets.address)
@@ -81,10 +83,10 @@ def assemble(
         return Sender(account.nonce, account.balance, has_code)
 
     def read_base_fee() -> int:
-        return compute_base_fee(store.get_head(), genesis.rules.min_base_fee)
+        return compute_base_fee(store.get_head(), rules.min_base_fee)
 
     mempool = Mempool(
-        genesis.rules, config.mempool, read_sender, read_base_fee, blobs.has, clock.get_seconds
+        rules, config.mempool, read_sender, read_base_fee, blobs.has, clock.get_seconds
     )
     on_final: list[Callable[[Header, int], None]] = []
 
@@ -94,7 +96,7 @@ def assemble(
 
     parts = Parts(
         directory=directory,
-        rules=genesis.rules,
+        rules=rules,
         consensus=genesis.consensus,
         address=secrets.address,
         voting_key=voting_key,
@@ -103,7 +105,7 @@ def assemble(
         blobs=blobs,
         mempool=mempool,
         signer=signer,
-        builder=Builder(genesis.rules, mempool, config.blocks, clock),
+        builder=Builder(rules, mempool, config.blocks, clock),
         finalizer=Finalizer(store, blobs, mempool, signer, announce, archive=config.blobs.archive),
         clock=clock,
     )

@@ -1,7 +1,7 @@
 """Settings of one node: a TOML file in its data directory. Unknown keys are errors.
 
-These never decide what a valid block is: protocol constants are in `chain/params.py`, chain
-parameters in the genesis document, secrets in encrypted key files.
+These never decide what a valid block is, except `[upgrades]`: protocol constants are in
+`chain/params.py`, chain parameters in the genesis document, secrets in encrypted key files.
 """
 
 import math
@@ -144,6 +144,9 @@ class NodeConfig:
     keeper: KeeperConfig = field(default_factory=KeeperConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     follow: FollowConfig = field(default_factory=FollowConfig)
+    upgrades: Mapping[str, int] = field(default_factory=dict)
+    """Rule changes agreed upon after genesis: name, and the first height they hold at. The one
+    setting that decides what a valid block is: all nodes of a chain need the same."""
 
 
 SECTIONS: Mapping[str, type] = {
@@ -157,6 +160,10 @@ SECTIONS: Mapping[str, type] = {
     "network": NetworkConfig,
     "follow": FollowConfig,
 }
+
+
+UPGRADES = "upgrades"
+"""The section whose keys are names of rule changes."""
 
 
 def load_config(directory: Path) -> NodeConfig:
@@ -181,11 +188,21 @@ def parse_config(text: str) -> NodeConfig:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfig("config_syntax", f"not TOML: {error}") from None
-    check_keys("section", document, SECTIONS)
+    upgrades = parse_upgrades(document.pop(UPGRADES, {}))
+    check_keys("section", document, {**SECTIONS, UPGRADES: dict})
     sections: dict[str, Any] = {
         name: parse_section(name, value) for name, value in document.items()
     }
-    return NodeConfig(**sections)
+    return NodeConfig(**sections, upgrades=upgrades)
+
+
+def parse_upgrades(values: object) -> dict[str, int]:
+    """Heights by name. Which names there are, the chain's code knows."""
+    if not isinstance(values, dict):
+        raise InvalidConfig("config_value", f"[{UPGRADES}] must be a section")
+    for name, height in values.items():
+        check_value(f"{UPGRADES}.{name}", int, height)
+    return values
 
 
 def parse_section(name: str, values: object) -> object:
@@ -235,6 +252,9 @@ def encode_config(config: NodeConfig) -> str:
         for one in fields(kind):
             lines.append(f"{one.name} = {encode_value(getattr(section, one.name))}")
         lines.append("")
+    if config.upgrades:
+        rows = [f"{encode_value(name)} = {height}" for name, height in config.upgrades.items()]
+        lines += [f"[{UPGRADES}]", *rows, ""]
     return "\n".join(lines)
 
 

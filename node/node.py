@@ -20,7 +20,7 @@ from steelyard.chain.environment import Environment
 from steelyard.chain.epochs import EpochSet
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.execute import CallRequest, CallResult, build_environment, call
-from steelyard.chain.genesis import Genesis, parse_genesis
+from steelyard.chain.genesis import Genesis, parse_genesis, schedule_forks
 from steelyard.chain.proofs import AccountProof
 from steelyard.chain.receipts import Receipt
 from steelyard.chain.transactions import Transaction
@@ -63,7 +63,7 @@ class Node:
         secrets: Secrets,
     ) -> None:
         self.directory, self.genesis, self.config = directory, genesis, assembly.config
-        self.rules: Rules = genesis.rules
+        self.rules: Rules = schedule_forks(genesis.rules, assembly.config.upgrades)
         self.store: ChainStore = assembly.store
         self.mempool: Mempool = assembly.mempool
         self.blobs: BlobStore = assembly.blobs

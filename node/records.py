@@ -106,3 +106,5 @@ class NodeStatus:
     alarms: tuple[Alarm, ...] = ()
     following: FollowingStatus | None = None
     """None if this node follows nobody over HTTP."""
+    upgrades: tuple[str, ...] = ()
+    """`NAME=HEIGHT`: all rule changes of this chain that the node knows of."""

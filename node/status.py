@@ -43,4 +43,5 @@ def build_status(node: "Node") -> NodeStatus:
         peers=len(node.watcher.find_reached(current)),
         alarms=node.watcher.get_alarms(),
         following=node.following.get_status(),
+        upgrades=tuple(f"{name}={height}" for name, height in node.rules.forks),
     )

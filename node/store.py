@@ -8,6 +8,7 @@ its hash raises CorruptData, which is neither a SteelyardError nor an Arithmetic
 code between the store and the driver may take a broken disk for somebody's bad input.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -240,6 +241,26 @@ class ChainStore:
             raise CorruptData(self.path, f"the state of block {head.height} is missing")
         for height in range(max(1, head.height - CHECKED_BLOCKS), head.height + 1):
             self._check_link(height)
+
+    def check_upgrades(self, forks: Sequence[tuple[str, int]]) -> None:
+        """Refuse rule changes that came, or went, after blocks were executed that they decide.
+
+        `forks` are names and heights. Remembers them. Raises SteelyardError upgrade_late.
+        """
+        held = self.database.get("meta", b"forks")
+        before = set() if held is None else {tuple(row) for row in json.loads(held)}
+        head = self.get_head().height
+        late = [(name, height) for name, height in before ^ set(forks) if height <= head]
+        if late and (held is not None or head > 0):
+            name, height = min(late, key=lambda one: one[1])
+            raise SteelyardError(
+                "upgrade_late",
+                f"block {head} is final here, and the rule change {name!r} of height {height} was "
+                "not in config.toml, or was another, when its blocks were executed; put back what "
+                "was there, or start from an empty directory and sync anew",
+            )
+        with self.database.write() as writer:
+            writer.put("meta", b"forks", json.dumps(sorted(forks)).encode())
 
     def _check_link(self, height: int) -> None:
         header = self._get_header_at(height)

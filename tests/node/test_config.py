@@ -24,6 +24,11 @@ def test_text_with_quotes_and_backslashes_survives() -> None:
     assert parse_config(encode_config(config)) == config
 
 
+def test_rule_changes_have_names_and_heights() -> None:
+    config = parse_config("[upgrades]\nfork = 7\n'other one' = 9")
+    assert config.upgrades == {"fork": 7, "other one": 9}
+
+
 def test_an_empty_file_means_the_defaults() -> None:
     assert parse_config("") == NodeConfig()
 
@@ -45,6 +50,10 @@ def test_a_whole_number_serves_as_seconds() -> None:
         ("[keeper]\nenabled = 1", "config_value"),
         ("[keeper]\ninterval_seconds = nan", "config_value"),
         ("[keeper]\ninterval_seconds = inf", "config_value"),
+        ("upgrades = 1", "config_value"),
+        ("[upgrades]\nfork = '7'", "config_value"),
+        ("[upgrades]\nfork = -7", "config_value"),
+        ("[upgrades]\nfork = 7.5", "config_value"),
     ],
 )
 def test_what_nothing_reads_is_refused(text: str, code: str) -> None:

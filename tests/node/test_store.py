@@ -9,7 +9,7 @@ import pytest
 
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import build_genesis, parse_genesis
-from steelyard.chain.types import Epoch, Hash
+from steelyard.chain.types import Epoch, Hash, Height
 from steelyard.node.directory import GENESIS_FILE
 from steelyard.node.store import (
     ChainStore,
@@ -210,3 +210,28 @@ def test_validators_that_were_altered_on_disk_are_not_believed(store: ChainStore
         writer.put("sets", encode_height(0), b"\xc0")
     with pytest.raises(CorruptData):
         store.get_epoch_set(0)
+
+
+# -- rule changes ----------------------------------------------------------------------------------
+def test_a_rule_change_is_scheduled_before_its_height(
+    store: ChainStore, genesis: FinalBlock
+) -> None:
+    store.check_upgrades(())
+    store.check_upgrades((("fork", 2),))
+    store.check_upgrades((("fork", 3),))
+    block = genesis.block
+    header = replace(block.header, height=Height(3), parent_hash=block.hash)
+    store.commit([FinalBlock(replace(block, header=header), (), {}, ())], None, {})
+    store.check_upgrades((("fork", 3),))
+    store.check_upgrades((("fork", 3), ("later", 4)))
+    for forks in ((), (("fork", 2),), (("fork", 4),), (("fork", 3), ("other", 3))):
+        with pytest.raises(SteelyardError) as caught:
+            store.check_upgrades(forks)
+        assert caught.value.code == "upgrade_late"
+
+
+def test_a_rule_change_of_genesis_is_no_late_one(store: ChainStore) -> None:
+    store.check_upgrades((("fork", 0),))
+    store.check_upgrades((("fork", 0),))
+    with pytest.raises(SteelyardError):
+        store.check_upgrades(())
