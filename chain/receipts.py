@@ -26,6 +26,9 @@ from .types import Address, Hash
 BLOOM_BITS: Final = 2048
 MAX_TOPICS: Final = 4
 
+MAX_STORED_ITEMS: Final = 2**24
+"""In the receipts of a block, which only this machine's own store holds: gas bounds the logs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Log:
@@ -134,7 +137,8 @@ def encode_receipts(receipts: Sequence[Receipt]) -> bytes:
 def decode_receipts(data: bytes) -> tuple[Receipt, ...]:
     """Return what `encode_receipts` was given. Raises InvalidReceipt."""
     try:
-        return tuple(_read_receipt(item) for item in read_list(decode_rlp(data)))
+        rows = read_list(decode_rlp(data, max_items=MAX_STORED_ITEMS))
+        return tuple(_read_receipt(item) for item in rows)
     except InvalidEncoding as error:
         raise InvalidReceipt(error.message) from error
 

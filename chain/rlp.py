@@ -1,7 +1,10 @@
-"""Recursive Length Prefix, strict and bounded: one encoding per value, and a limit on nesting.
+"""Recursive Length Prefix, strict and bounded: one encoding per value, limits on depth and number.
 
 Decoders that recurse as deep as their input says can be crashed by a few kilobytes; these stop at
-`MAX_DEPTH`, which every structure of this chain fits. Source: Ethereum yellow paper, appendix B.
+`MAX_DEPTH`, which every structure of this chain fits. Each item costs a hundred times its byte, so
+they stop at `MAX_ITEMS` too, of which a full block needs a sixth.
+
+Source: Ethereum yellow paper, appendix B.
 """
 
 from collections.abc import Sequence
@@ -14,6 +17,8 @@ Encodable: TypeAlias = bytes | int | Sequence["Encodable"]
 
 MAX_DEPTH: Final = 8
 """Lists inside lists; a block on the wire needs four."""
+MAX_ITEMS: Final = 2**16
+"""Byte strings and lists, on all levels together; an access list can need 17,000."""
 LONG: Final = 56
 """Payloads from this length on carry their length in bytes of its own."""
 
@@ -47,17 +52,23 @@ def _encode_length(length: int, offset: int) -> bytes:
 
 
 # -- decode ----------------------------------------------------------------------------------------
-def decode_rlp(data: bytes, *, max_depth: int = MAX_DEPTH) -> Item:
+def decode_rlp(data: bytes, *, max_depth: int = MAX_DEPTH, max_items: int = MAX_ITEMS) -> Item:
     """Return byte strings and lists. Raises InvalidEncoding; trailing bytes are refused."""
-    item, end = _decode_item(data, 0, len(data), max_depth)
+    item, end = _decode_item(data, 0, len(data), max_depth, [max_items])
     if end != len(data):
         raise InvalidEncoding("bytes after the end")
     return item
 
 
-def _decode_item(data: bytes, start: int, limit: int, depth: int) -> tuple[Item, int]:
+def _decode_item(
+    data: bytes, start: int, limit: int, depth: int, left: list[int]
+) -> tuple[Item, int]:
+    """Return the item at `start` and where it ends; `left` counts down what may still come."""
     if start >= limit:
         raise InvalidEncoding("the data ends early")
+    left[0] -= 1
+    if left[0] < 0:
+        raise InvalidEncoding("too many items")
     first = data[start]
     if first < 0x80:
         return data[start : start + 1], start + 1
@@ -72,7 +83,7 @@ def _decode_item(data: bytes, start: int, limit: int, depth: int) -> tuple[Item,
     items: list[Item] = []
     position = begin
     while position < end:
-        item, position = _decode_item(data, position, end, depth - 1)
+        item, position = _decode_item(data, position, end, depth - 1, left)
         items.append(item)
     return items, end
 

@@ -48,6 +48,8 @@ MAX_ANNOUNCED: Final = 256
 MAX_SEGMENT_BLOCKS: Final = 256
 MAX_SEGMENT_BYTES: Final = MAX_BLOCK_BYTES + 2**16
 """The encoded blocks of a segment together; the largest block fits."""
+MAX_ITEMS: Final = 1_024
+"""RLP items of a message, without those inside its blocks, votes and certificates."""
 LENGTHS: Final = 64
 """Room for the kind, and for the RLP lengths around two or three fields."""
 NUMBER: Final = 9
@@ -383,6 +385,7 @@ MAX_MESSAGE_BYTES: Final = {
 
 assert len(KINDS) == len(Message.__args__)
 assert min(KINDS) > 0
+assert max(3 * MAX_ANNOUNCED, MAX_SEGMENT_BLOCKS) + 8 <= MAX_ITEMS
 assert max(KINDS) < 2**7
 assert MAX_PARTIAL_BYTES < 2**32
 
@@ -413,7 +416,8 @@ def decode_message(data: bytes, lane: Lane) -> Message:
             "message_size", f"{kind.__name__} of {len(data)} bytes; at most {kind.limit}"
         )
     try:
-        return kind.read_fields(read_list(decode_rlp(data[1:]), len(fields(kind))))
+        items = decode_rlp(data[1:], max_items=MAX_ITEMS)
+        return kind.read_fields(read_list(items, len(fields(kind))))
     except SteelyardError as error:
         raise InvalidMessage("message_malformed", f"{kind.__name__}: {error}") from error
 

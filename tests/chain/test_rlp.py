@@ -80,6 +80,17 @@ def test_nesting_is_limited() -> None:
         decode_rlp(bytes([0xC0 + len(deep)]) + deep)
 
 
+def test_the_number_of_items_is_limited_on_all_levels_together() -> None:
+    assert decode_rlp(encode_rlp([b"a", [b"b", []]]), max_items=5) == [b"a", [b"b", []]]
+    for value in ([b"a", [b"b", []]], [b"", b"", b"", b""], [[[[[]]]]]):
+        with pytest.raises(InvalidEncoding, match="too many items"):
+            decode_rlp(encode_rlp(value), max_items=4)
+    with pytest.raises(InvalidEncoding, match="too many items"):
+        decode_rlp(
+            b"\xf9\xff\xff" + b"\xc3\xc2\xc1\xc0" * 16_383 + b"\xc2\xc1\xc0", max_items=2**15
+        )
+
+
 def test_shapes_are_checked() -> None:
     for read in (
         lambda: read_list(b""),

@@ -143,6 +143,14 @@ def test_a_segment_of_too_many_blocks_is_refused() -> None:
     refuse("message_malformed", bytes([36]) + encode_rlp([blocks, b""]), Lane.BULK)
 
 
+@pytest.mark.parametrize("kind", [wire.BlockAnswer, wire.SegmentAnswer])
+def test_megabytes_of_empty_lists_are_given_up_early(kind: type[wire.Message]) -> None:
+    empty = b"\xfa\x3f\xff\xf0" + b"\xc0" * 0x3FFFF0
+    body = encode_rlp([empty]) if kind is wire.BlockAnswer else empty
+    with pytest.raises(InvalidMessage, match="too many items"):
+        decode_message(bytes([kind.kind]) + body, kind.lane)
+
+
 def test_the_last_piece_of_a_blob_is_what_is_left() -> None:
     name = BlobName(Digest(bytes(32)), 2 * wire.CHUNK_BYTES)
     assert wire.compute_chunk_size(name, wire.CHUNK_BYTES) == wire.CHUNK_BYTES
