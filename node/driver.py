@@ -125,6 +125,10 @@ class Driver:
         """Was the signer's database found not to be the newest of its key?"""
         return self._voter.is_outdated
 
+    def get_set_error(self) -> str | None:
+        """Why the validators of the next epoch are the old ones, if Staking could not be read."""
+        return self._parts.finalizer.set_error
+
     # -- the loop ----------------------------------------------------------------------------------
     def _run(self) -> None:
         while not self._stopping:

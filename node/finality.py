@@ -61,10 +61,13 @@ class Finalizer:
         on_final: Callable[[Header, int], None],
         *,
         archive: bool,
+        prune: Callable[[], None] = lambda: None,
     ) -> None:
         self._store, self._blobs = store, blobs
         self._mempool, self._signer, self._on_final = mempool, signer, on_final
-        self._archive = archive
+        self._archive, self._prune = archive, prune
+        self.set_error: str | None = None
+        """Why the set of the next epoch is the old one, if it is."""
 
     def finalize(self, effect: Finalize, tree: BlockTree, journal: Journal) -> None:
         """Make the blocks final in one transaction, with the journal's entries that still matter.
@@ -105,6 +108,7 @@ class Finalizer:
         if outcome.next_set is None:
             return
         epoch_set, error = outcome.next_set.epoch_set, outcome.next_set.error
+        self.set_error = error
         if error is not None:
             log_alarm("next_set_kept", epoch=epoch_set.epoch, error=error)
         log_event(
@@ -159,6 +163,7 @@ class Finalizer:
         self._delete_orphans(waiting, tree)
         if not self._archive:
             self._delete_expired(tree)
+        self._prune()
 
     def sweep(self, tree: BlockTree) -> None:
         """Before a start: delete files that no finalized and no journaled block needs."""

@@ -8,6 +8,7 @@ from steelyard.chain.bls import PublicKey
 from steelyard.chain.genesis import ConsensusSettings
 from steelyard.chain.types import Address
 
+from .alarms import ClockWatch
 from .blobs import BlobStore
 from .builder import Builder
 from .clock import Clock
@@ -27,6 +28,8 @@ class Progress:
     """How long building our last block took."""
     final_at: float | None = None
     """Monotonic seconds of the last finalization since the process began."""
+    clocks: ClockWatch = field(default_factory=ClockWatch)
+    """Our clock against those of the leaders whose proposals came."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ from steelyard.chain.types import Address
 
 from .alarms import (
     AlarmBoard,
-    ClockWatch,
     Facts,
     Reach,
     Standing,
@@ -50,7 +49,7 @@ class Watcher:
 
     def __init__(self, node: "Node", get_peers: Callable[[], Iterable[PeerStatus]] = tuple) -> None:
         self._node, self._get_peers = node, get_peers
-        self.board, self.clock = AlarmBoard(), ClockWatch()
+        self.board = AlarmBoard()
         self._final_at = node.clock.get_seconds()
         self._standing: Standing | None = None
         self._standing_at = float("-inf")
@@ -110,7 +109,8 @@ class Watcher:
             standing=self._standing,
             has_voted=self._was_member,
             is_signer_outdated=node.driver.is_outdated(),
-            skew_seconds=self.clock.estimate(),
+            set_error=node.driver.get_set_error(),
+            skew_seconds=node.driver.progress.clocks.estimate(),
         )
 
     def get_current_set(self) -> EpochSet:
