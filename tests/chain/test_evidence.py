@@ -134,6 +134,18 @@ def test_a_statement_is_what_a_vote_begins_with() -> None:
     assert decode_statement(encode_statement(FIRST)) == FIRST
 
 
+def test_known_bytes() -> None:
+    assert {name: selector.hex() for name, selector in SELECTORS.items()} == {
+        "check_possession": "c90b8c2c",
+        "check_evidence": "2be32887",
+    }
+    assert encode_statement(FIRST).hex() == "e4030901a0" + "aa" * 32
+    assert (
+        compute_signing_root(FIRST, CHAIN_ID).hex()
+        == "de1e539d074bc407b58a378adc301a9c960c89866182d1dab7011cf892d8267b"
+    )
+
+
 def test_the_largest_statement_has_room() -> None:
     largest = Statement(Epoch(2**64 - 1), View(2**64 - 1), Kind.FINALIZE, A)
     assert len(encode_statement(largest)) <= evidence.MAX_STATEMENT_BYTES
