@@ -49,7 +49,7 @@ RETRY_SECONDS: Final = 0.1
 ALLOWANCE: Final = 1_024.0
 ALLOWANCE_PER_SECOND: Final = 16.0
 COST_OF_GARBAGE: Final = 32.0
-COST_OF_REFUSAL: Final = 1.0
+COST_OF_REFUSAL: Final = 0.25
 MAX_REFUSED: Final = 4_096
 """Hashes of transactions that can never enter, so that they are decoded once."""
 

@@ -35,7 +35,7 @@ class Loop:
         self._waiting_for: Counter[Address] = Counter()
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self.dropped = 0
+        self.dropped = self.failures = 0
 
     def post(self, work: Callable[[], None], peer: Address | None = None) -> None:
         """Have the thread do this soon; `peer` is whose message causes it, None for our own."""
@@ -77,7 +77,10 @@ class Loop:
         try:
             work()
         except Exception as error:
-            log_alarm("network_failed", trace=True, loop=self.name, error=repr(error))
+            self.failures += 1
+            if self.failures.bit_count() == 1:  # the first, second, fourth, eighth … time
+                times, reason = self.failures, repr(error)
+                log_alarm("message_failed", trace=True, thread=self.name, times=times, error=reason)
 
     def _run(self) -> None:
         while not self._stopping:

@@ -344,7 +344,7 @@ def test_a_fault_of_ours_in_one_message_does_not_end_the_thread(
     web.spots[0].network.loop.post(fail)
     web.spots[1].pool.add(FIRST)
     web.run(0.1)
-    assert "network_failed" in caplog.text
+    assert "message_failed" in caplog.text
     assert web.spots[0].has(FIRST)
 
 
