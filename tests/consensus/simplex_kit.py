@@ -26,7 +26,7 @@ from steelyard.chain.consensus.votes import (
     NO_HASH,
     Kind,
 )
-from tests.consensus.simulation import (
+from tests.consensus.makers import (
     BACKEND,
     NO_END,
     ROOT,

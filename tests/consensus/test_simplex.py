@@ -33,6 +33,14 @@ from steelyard.chain.consensus.votes import (
     Statement,
 )
 from steelyard.chain.errors import InvalidVote
+from tests.consensus.makers import (
+    EPOCH,
+    ROOT,
+    TIMEOUT_MS,
+    make_block,
+    make_proposal,
+    make_vote,
+)
 from tests.consensus.simplex_kit import (
     B1,
     B1_TWIN,
@@ -47,14 +55,6 @@ from tests.consensus.simplex_kit import (
     get_said,
     pick,
     received,
-)
-from tests.consensus.simulation import (
-    EPOCH,
-    ROOT,
-    TIMEOUT_MS,
-    make_block,
-    make_proposal,
-    make_vote,
 )
 
 

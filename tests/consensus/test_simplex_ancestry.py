@@ -12,8 +12,8 @@ from steelyard.chain.consensus.messages import (
     WorkArrived,
 )
 from steelyard.chain.consensus.votes import Kind
+from tests.consensus.makers import make_block
 from tests.consensus.simplex_kit import B1, B2, SET, Bench, pick, received
-from tests.consensus.simulation import make_block
 
 B3 = make_block(SET, B2, 3)
 LEADER_OF_3 = 2

@@ -30,6 +30,7 @@ from steelyard.chain.consensus.messages import (
 )
 from steelyard.chain.consensus.votes import Kind, Statement
 from steelyard.chain.errors import InvalidVote
+from tests.consensus.makers import EPOCH, ROOT, TIMEOUT_MS, make_block, make_vote
 from tests.consensus.simplex_kit import (
     B1,
     B1_TWIN,
@@ -44,7 +45,6 @@ from tests.consensus.simplex_kit import (
     pick,
     received,
 )
-from tests.consensus.simulation import EPOCH, ROOT, TIMEOUT_MS, make_block, make_vote
 
 LEADERS = {1: 3, 2: 0, 3: 2, 4: 2, 5: 1}
 AGAIN = (2, Kind.NOTARIZE, B1.hash)

@@ -45,6 +45,15 @@ from steelyard.chain.consensus.votes import (
 from steelyard.chain.errors import InvalidVote
 from steelyard.chain.params import MAX_LOOKAHEAD_VIEWS, MAX_LOOKBEHIND_VIEWS
 from steelyard.chain.types import Hash
+from tests.consensus.makers import (
+    EPOCH,
+    ROOT,
+    TIMEOUT_MS,
+    make_block,
+    make_proposal,
+    make_settings,
+    make_vote,
+)
 from tests.consensus.simplex_kit import (
     B1,
     B1_TWIN,
@@ -58,15 +67,6 @@ from tests.consensus.simplex_kit import (
     get_said,
     pick,
     received,
-)
-from tests.consensus.simulation import (
-    EPOCH,
-    ROOT,
-    TIMEOUT_MS,
-    make_block,
-    make_proposal,
-    make_settings,
-    make_vote,
 )
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from steelyard.chain.consensus.validators import Validator, ValidatorSet, has_quorum
 from steelyard.chain.errors import InvalidGenesis
 from steelyard.chain.params import MAX_POWER, MAX_VALIDATORS
-from tests.consensus.simulation import make_validators
+from tests.consensus.makers import make_validators
 
 FOUR = make_validators([1, 1, 1, 1])
 

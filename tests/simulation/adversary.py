@@ -23,7 +23,7 @@ from steelyard.chain.consensus.messages import (
 from steelyard.chain.consensus.votes import NO_HASH, Kind, Statement
 from steelyard.chain.errors import InvalidVote
 from steelyard.chain.types import Epoch, Hash, Height, View
-from tests.consensus.simulation import BACKEND, CHAIN_ID, EPOCH, ROOT, make_secret
+from tests.consensus.makers import BACKEND, CHAIN_ID, EPOCH, ROOT, make_secret
 
 from .disk import Segment
 from .epochs import get_account

@@ -11,7 +11,7 @@ from random import Random
 from steelyard.chain.consensus.messages import Candidate
 from steelyard.chain.consensus.validators import Validator, ValidatorSet
 from steelyard.chain.types import Epoch, Height, View
-from tests.consensus.simulation import EPOCH, ROOT, make_validator
+from tests.consensus.makers import EPOCH, ROOT, make_validator
 
 from .scenario import Role, Scenario
 

@@ -40,12 +40,11 @@ from steelyard.chain.consensus.simplex import Settings, Simplex
 from steelyard.chain.consensus.votes import Kind, Statement, Vote, compute_signing_root
 from steelyard.chain.errors import InvalidVote
 from steelyard.chain.types import Epoch
-from tests.consensus.simulation import (
+from tests.consensus.makers import (
     BACKEND,
     CHAIN_ID,
     EPOCH,
     ROOT,
-    Crash,
     make_block,
     make_secret,
 )
@@ -56,6 +55,10 @@ from .oracle import Violation, check_clean
 
 MAX_EARLY = 200
 SEGMENT_PAUSE_MS = 200
+
+
+class Crash(Exception):
+    """The process ended before its next effect."""
 
 
 def wrap(message: Message) -> Event:

@@ -3,7 +3,7 @@
 from steelyard.chain.consensus.certificates import Certificate, decode_bitmap
 from steelyard.chain.consensus.messages import Candidate, Event, ProposalReceived, VoteReceived
 from steelyard.chain.consensus.votes import NO_HASH, Kind, Statement, Vote, compute_signing_root
-from tests.consensus.simulation import BACKEND, CHAIN_ID, EPOCH, ROOT
+from tests.consensus.makers import BACKEND, CHAIN_ID, EPOCH, ROOT
 
 from .disk import Segment
 from .epochs import CachedSet, get_account

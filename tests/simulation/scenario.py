@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from tests.consensus.simulation import NO_END
+from tests.consensus.makers import NO_END
 
 
 class Role(StrEnum):

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from steelyard.chain.consensus.votes import Kind, Statement
-from tests.consensus.simulation import EPOCH
+from tests.consensus.makers import EPOCH
 
 from .campaign import SEED_BUDGET, draw_new_seeds, run_campaign
 from .disk import Journal

@@ -24,7 +24,7 @@ from steelyard.chain.consensus.messages import (
 from steelyard.chain.consensus.simplex import Settings
 from steelyard.chain.consensus.votes import Vote
 from steelyard.chain.types import Epoch
-from tests.consensus.simulation import (
+from tests.consensus.makers import (
     BACKEND,
     CHAIN_ID,
     ROOT,
