@@ -5,7 +5,7 @@ follow its parent and have the roots that executing it gives. Certificates are c
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .block import MAX_ANCESTORS, Block, Header
@@ -13,7 +13,7 @@ from .environment import BlobSource
 from .epochs import EpochSet
 from .errors import InvalidBlock, UnavailableBlob
 from .execute import Outcome, apply_block
-from .genesis import Genesis, build_genesis
+from .genesis import Genesis, build_genesis, schedule_forks
 from .types import BlobName, Hash, Height
 
 
@@ -53,11 +53,18 @@ class NoBlobs:
         raise UnavailableBlob("blob_unavailable", f"0x{name.digest.hex()} of {name.size} bytes")
 
 
-def replay(genesis: Genesis, blocks: Iterable[Block], blobs: BlobSource) -> Iterator[Replayed]:
+def replay(
+    genesis: Genesis,
+    blocks: Iterable[Block],
+    blobs: BlobSource,
+    upgrades: Mapping[str, int] | None = None,
+) -> Iterator[Replayed]:
     """Execute `blocks`, heights 1, 2, …, and yield each height; stop after the first difference.
 
-    Raises: UnavailableBlob if the replay needs a blob that `blobs` lacks.
+    `upgrades` are the rule changes that were scheduled after genesis.
+    Raises: UnavailableBlob if the replay needs a blob that `blobs` lacks; InvalidGenesis.
     """
+    rules = schedule_forks(genesis.rules, upgrades or {})
     state = build_genesis(genesis)
     nodes = dict(state.nodes)
     made = MadeBlobs(blobs)
@@ -67,7 +74,7 @@ def replay(genesis: Genesis, blocks: Iterable[Block], blobs: BlobSource) -> Iter
     for block in blocks:
         try:
             outcome: Outcome = apply_block(
-                nodes, made, genesis.rules, parent, block, tuple(ancestors), current
+                nodes, made, rules, parent, block, tuple(ancestors), current
             )
         except InvalidBlock as error:
             yield Replayed(block.height, block.hash, current, error.code, error.message)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .amounts import coins, format_coins
     from .audit import audit_replay, audit_round
+    from .evidence import audit_evidence
     from .keys import create_key, load_key
     from .organisation import Organisation, PublishedTask, Task
     from .participant import Client, Summary
@@ -25,6 +26,7 @@ __all__ = [
     "Result",
     "Summary",
     "Task",
+    "audit_evidence",
     "audit_replay",
     "audit_round",
     "coins",
@@ -41,6 +43,7 @@ _MODULES = {
     "Result": "training",
     "Summary": "participant",
     "Task": "organisation",
+    "audit_evidence": "evidence",
     "audit_replay": "audit",
     "audit_round": "audit",
     "coins": "amounts",

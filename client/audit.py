@@ -12,7 +12,7 @@ The recomputation is `chain/reference.py`: plain Python integers, no code shared
 A node can withhold (UNKNOWN); it cannot make a wrong round look right.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from steelyard.chain.block import Block, decode_block
@@ -377,10 +377,13 @@ def audit_replay(
     last_height: int | None = None,
     progress: Callable[[int], object] = int,
     checkpoint: Checkpoint | None = None,
+    upgrades: Mapping[str, int] | None = None,
 ) -> Report:
     """Re-execute the chain from genesis and name the first height that differs.
 
-    Needs the EVM. Runs in a thread with a large stack. Raises: ClientError `audit_extra`.
+    `checkpoint`: a block that must be part of it. `upgrades`: rule changes that the chain's
+    operators scheduled after genesis, by name and height. Needs the EVM. Runs in a thread with a
+    large stack. Raises: ClientError audit_extra, InvalidGenesis genesis_fork.
     """
     try:
         from .replaying import replay_chain
@@ -389,7 +392,7 @@ def audit_replay(
             "audit_extra", f"replaying needs {error.name}: pip install 'steelyard[audit]'"
         ) from None
 
-    return replay_chain(rpc, genesis, last_height, progress, checkpoint)
+    return replay_chain(rpc, genesis, last_height, progress, checkpoint, upgrades)
 
 
 def check_genesis(rpc: Rpc, report: Report, trusted: bytes | None) -> Genesis:

@@ -2,13 +2,13 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from steelyard.chain.block import Block, decode_block
 from steelyard.chain.epochs import is_boundary
 from steelyard.chain.errors import SteelyardError, UnavailableBlob
 from steelyard.chain.following import Checkpoint, check_checkpoint
-from steelyard.chain.genesis import Genesis, parse_genesis
+from steelyard.chain.genesis import Genesis, parse_genesis, schedule_forks
 from steelyard.chain.params import EVM_STACK_BYTES
 from steelyard.chain.replay import replay
 from steelyard.chain.segments import InvalidSegment
@@ -56,8 +56,12 @@ def replay_chain(
     last_height: int | None,
     progress: Callable[[int], object],
     checkpoint: Checkpoint | None = None,
+    upgrades: Mapping[str, int] | None = None,
 ) -> Report:
-    """Re-execute blocks 1 to `last_height` (the node's head) in a thread with a large stack."""
+    """Re-execute blocks 1 to `last_height` (the node's head) in a thread with a large stack.
+
+    Raises: InvalidGenesis genesis_fork for rule changes that this release does not know.
+    """
     report = Report("replay")
     try:
         served = parse_genesis(rpc.get_bytes("/chain/genesis", MAX_GENESIS_BYTES))
@@ -75,8 +79,11 @@ def replay_chain(
     except SteelyardError as error:
         report.add("node", Verdict.UNKNOWN, f"{error.code}: {error.message}")
         return report
+    schedule_forks(genesis.rules, upgrades or {})
     report.add("genesis", Verdict.YES, f"{genesis.name} 0x{genesis.hash.hex()}")
-    run_with_stack(lambda: replay_blocks(rpc, genesis, last, progress, report, checkpoint))
+    run_with_stack(
+        lambda: replay_blocks(rpc, genesis, last, progress, report, checkpoint, upgrades)
+    )
     return report
 
 
@@ -87,6 +94,7 @@ def replay_blocks(
     progress: Callable[[int], object],
     report: Report,
     checkpoint: Checkpoint | None = None,
+    upgrades: Mapping[str, int] | None = None,
 ) -> None:
     """Re-execute, and add what came of it to the report.
 
@@ -96,7 +104,7 @@ def replay_blocks(
     done, blocks, follower = 0, Blocks(rpc, last), Follower(rpc, genesis)
     verdict, detail = Verdict.UNKNOWN, "nothing was replayed"
     try:
-        for replayed in replay(genesis, blocks, RemoteBlobs(rpc)):
+        for replayed in replay(genesis, blocks, RemoteBlobs(rpc), upgrades):
             if replayed.difference is not None:
                 report.add(
                     "execution",

@@ -1,7 +1,8 @@
 """`steelyard audit`: prove or refute, from a node that nobody trusts."""
 
 from pathlib import Path
-from typing import Annotated
+from string import hexdigits
+from typing import Annotated, Final
 
 import typer
 
@@ -9,7 +10,7 @@ from steelyard.chain.following import parse_checkpoint
 from steelyard.chain.types import Hash
 
 from ..audit import audit_replay, audit_round
-from ..rpc import as_bytes
+from ..errors import ClientError
 from ..verdicts import Report, Verdict
 from .options import (
     NO,
@@ -38,6 +39,9 @@ TrustedBlock = Annotated[
         "--checkpoint", metavar="HEIGHT:HASH", help="a recent block's hash that you trust"
     ),
 ]
+HASH_DIGITS: Final = 64
+MAX_DIGITS: Final = 18
+"""Of a height."""
 CODES = {Verdict.YES: YES, Verdict.REFUTED: NO, Verdict.UNKNOWN: UNKNOWN}
 
 
@@ -63,13 +67,22 @@ def check_replay(
     genesis: GenesisFile = None,
     checkpoint: TrustedBlock = None,
     until: Annotated[int | None, typer.Option("--until", help="last height")] = None,
+    upgrade: Annotated[
+        list[str] | None,
+        typer.Option("--upgrade", metavar="NAME=HEIGHT", help="a rule change after genesis"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Re-execute every block from genesis; name the first height that differs."""
     trusted = None if genesis is None else genesis.read_bytes()
-    start = None if checkpoint is None else parse_checkpoint(checkpoint)
-    nodes = open_nodes(node)
-    finish(audit_replay(nodes, genesis=trusted, last_height=until, checkpoint=start), json)
+    report = audit_replay(
+        open_nodes(node),
+        genesis=trusted,
+        last_height=until,
+        checkpoint=None if checkpoint is None else parse_checkpoint(checkpoint),
+        upgrades=parse_upgrades(upgrade or []),
+    )
+    finish(report, json)
 
 
 @app.command("evidence")
@@ -85,9 +98,28 @@ def check_evidence(
 
     trusted = None if genesis is None else genesis.read_bytes()
     start = None if checkpoint is None else parse_checkpoint(checkpoint)
-    transaction_hash = Hash(as_bytes(transaction, 32))
+    transaction_hash = parse_hash(transaction)
     report = audit_evidence(open_nodes(node), transaction_hash, genesis=trusted, checkpoint=start)
     finish(report, json)
+
+
+def parse_hash(text: str) -> Hash:
+    """Return a transaction's hash. Raises ClientError hash_malformed."""
+    digits = text.removeprefix("0x")
+    if len(digits) != HASH_DIGITS or not set(digits) <= set(hexdigits):
+        raise ClientError("hash_malformed", f"{text!r:.100} is not 0x and {HASH_DIGITS} hex digits")
+    return Hash(bytes.fromhex(digits))
+
+
+def parse_upgrades(texts: list[str]) -> dict[str, int]:
+    """Return heights by name. Raises ClientError upgrade_malformed."""
+    upgrades = {}
+    for text in texts:
+        name, _, height = text.partition("=")
+        if not name or not height.isascii() or not height.isdecimal() or len(height) > MAX_DIGITS:
+            raise ClientError("upgrade_malformed", f"{text!r:.100} is not NAME=HEIGHT")
+        upgrades[name] = int(height)
+    return upgrades
 
 
 def finish(report: Report, as_json: bool) -> None:

@@ -18,6 +18,8 @@ from steelyard.chain.params import STAKING_ADDRESS
 from steelyard.chain.receipts import Receipt
 from steelyard.chain.transactions import decode_transaction
 from steelyard.chain.types import Epoch, Hash, View
+from steelyard.client.commands.audits import parse_hash, parse_upgrades
+from steelyard.client.errors import ClientError
 from steelyard.client.evidence import ARGUMENTS, REPORT, audit_evidence
 from steelyard.client.verdicts import Report, Verdict
 from tests.chain.evm_kit import CHAIN_ID, Chain, Draft, make_genesis, make_validator, sign
@@ -214,3 +216,22 @@ def test_a_node_of_another_chain_is_refuted() -> None:
     other = encode_genesis(replace(get_genesis(), name="other"))
     report = audit_evidence(node, decode_transaction(node.raw).hash, genesis=other)
     assert report.verdict is Verdict.REFUTED
+
+
+@pytest.mark.parametrize("text", ["", "0x", "0x" + "1" * 63, "0x" + "g" * 64, "1" * 65])
+def test_what_is_no_hash_is_not_asked_for(text: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        parse_hash(text)
+    assert caught.value.code == "hash_malformed"
+
+
+def test_a_hash_may_have_its_prefix_or_not() -> None:
+    assert parse_hash("0x" + "aB" * 32) == parse_hash("ab" * 32) == b"\xab" * 32
+
+
+def test_rule_changes_are_named_on_the_command_line() -> None:
+    assert parse_upgrades(["one=7", "two=9"]) == {"one": 7, "two": 9}
+    for text in ("one", "=7", "one=", "one=-7", "one=٣", "one=" + "9" * 19):
+        with pytest.raises(ClientError) as caught:
+            parse_upgrades([text])
+        assert caught.value.code == "upgrade_malformed"

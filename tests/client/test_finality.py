@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 
+from steelyard.chain import replay as replaying
 from steelyard.chain.block import Block, decode_block, encode_block
 from steelyard.chain.consensus.certificates import (
     Certificate,
@@ -13,10 +15,12 @@ from steelyard.chain.consensus.certificates import (
     encode_certificate,
 )
 from steelyard.chain.epochs import EpochSet, decode_epoch_set, encode_epoch_set
+from steelyard.chain.errors import InvalidGenesis
 from steelyard.chain.execute import Built
 from steelyard.chain.following import Checkpoint
-from steelyard.chain.genesis import Genesis
+from steelyard.chain.genesis import Genesis, encode_genesis
 from steelyard.chain.types import Epoch, Hash, Height
+from steelyard.client.audit import audit_replay
 from steelyard.client.errors import NodeRefused
 from steelyard.client.finality import Follower, judge_certificate, verify_certificate
 from steelyard.client.replaying import replay_blocks, run_with_stack
@@ -312,3 +316,34 @@ def test_a_replay_meets_the_checkpoint() -> None:
     report = replay(checkpoint=Checkpoint(Height(5), Hash(b"\1" * 32)))
     assert report.verdict is Verdict.REFUTED
     assert report.checks[-1].name == "checkpoint"
+
+
+def test_a_replay_is_told_of_rule_changes_that_it_must_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rules of a chain whose operators scheduled a change are not those of its genesis."""
+    known = frozenset({"test-only"})
+    monkeypatch.setattr("steelyard.chain.genesis_document.KNOWN_FORKS", known)
+    seen: list[tuple[tuple[str, int], ...]] = []
+    apply_block = replaying.apply_block
+
+    def spy(*arguments: Any) -> Any:
+        seen.append(arguments[2].forks)
+        return apply_block(*arguments)
+
+    monkeypatch.setattr(replaying, "apply_block", spy)
+    report, genesis = Report("replay"), make_genesis(epoch_blocks=EPOCH_BLOCKS)
+    node = Served(get_executed())
+    run_with_stack(lambda: replay_blocks(node, genesis, 7, int, report, upgrades={"test-only": 4}))
+    assert report.verdict is Verdict.YES
+    assert set(seen) == {(("test-only", 4),)}
+
+
+def test_a_replay_with_rule_changes_that_nobody_knows_does_not_begin() -> None:
+    class Whole(Served):
+        def call(self, method: str, *arguments: Any) -> Any:
+            return "0x7"
+
+    node = Whole({"/chain/genesis": encode_genesis(make_genesis(epoch_blocks=EPOCH_BLOCKS))})
+    with pytest.raises(InvalidGenesis):
+        audit_replay(node, upgrades={"tomorrow": 4})
