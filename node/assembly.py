@@ -28,6 +28,7 @@ from .network.mesh import Mesh, compute_listen
 from .network.service import Network, NetworkParts
 from .opening import check_kernels, check_votes, open_chain
 from .parts import Parts
+from .pruning import Pruner
 from .session import check_key, read_journal
 from .signer import Signer
 from .store import ChainStore
@@ -106,7 +107,15 @@ def assemble(
         mempool=mempool,
         signer=signer,
         builder=Builder(rules, mempool, config.blocks, clock),
-        finalizer=Finalizer(store, blobs, mempool, signer, announce, archive=config.blobs.archive),
+        finalizer=Finalizer(
+            store,
+            blobs,
+            mempool,
+            signer,
+            announce,
+            archive=config.blobs.archive,
+            prune=Pruner(store, config.storage.keep_states, clock.get_seconds).work,
+        ),
         clock=clock,
     )
     driver = Driver(parts)

@@ -73,6 +73,8 @@ class StorageConfig:
 
     map_bytes: int = 256 * 2**30
     min_free_bytes: int = 256 * 2**20
+    keep_states: int = 0
+    """Let go of the states of all but the last so many blocks while running; 0 keeps all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ TABLES = (
     "sets",
     "transactions",
     "nodes",
+    "marks",
     "blobs",
     "expiries",
     "journal",

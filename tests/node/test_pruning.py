@@ -12,7 +12,7 @@ from steelyard.chain.trie import MissingState
 from steelyard.chain.types import Hash
 from steelyard.node import pruning
 from steelyard.node.history import StatePruned, check_state, get_oldest_state
-from steelyard.node.pruning import PRUNING, prune
+from steelyard.node.pruning import MARKS, Pruner, Pruning, prune
 from steelyard.node.store import ChainStore, CorruptData, Database
 
 from .follow_kit import Chain
@@ -55,7 +55,7 @@ def list_keys(store: ChainStore) -> set[bytes]:
 
 
 def run(chain: Chain, keep: int) -> pruning.Pruned:
-    return prune(chain.store, chain.directory / PRUNING, keep, lambda _: None)
+    return prune(chain.store, keep, lambda _: None)
 
 
 def test_exactly_the_states_of_the_last_blocks_stay(chain: Chain) -> None:
@@ -66,7 +66,7 @@ def test_exactly_the_states_of_the_last_blocks_stay(chain: Chain) -> None:
     assert (pruned.oldest_state, pruned.nodes_kept) == (6, len(kept))
     assert pruned.nodes_deleted == len(before) - len(kept) > 0
     assert pruned.bytes_freed > 0
-    assert not (chain.directory / PRUNING).exists()
+    assert chain.store.database.scan(MARKS, b"", 1) == []
 
 
 def test_the_chain_goes_on_and_accounts_are_as_before(chain: Chain) -> None:
@@ -98,6 +98,13 @@ def test_nothing_is_kept_of_nothing(chain: Chain) -> None:
     assert caught.value.code == "prune_keep"
 
 
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small steps, so that a small chain has many."""
+    monkeypatch.setattr(pruning, "MARKS_AT_ONCE", 16)
+    monkeypatch.setattr(pruning, "SWEPT_AT_ONCE", 16)
+    monkeypatch.setattr(pruning, "STEP_NODES", 8)
+
+
 class Killed(Exception):
     """In the place of kill -9."""
 
@@ -106,7 +113,7 @@ class Killed(Exception):
 def test_a_kill_at_any_instant_harms_nothing(
     writes: int, chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pruning, "BATCH", 16)
+    hurry(monkeypatch)
     original, done = Database.write, [0]
 
     def write(database: Database) -> object:
@@ -137,3 +144,69 @@ def test_a_head_without_its_state_is_never_swept(chain: Chain) -> None:
     with pytest.raises(CorruptData):
         run(chain, 2)
     assert list_keys(chain.store) == before - {victim}
+
+
+def test_blocks_that_become_final_between_two_steps_are_kept(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    nonce = 8
+    for steps, _ in enumerate(Pruning(chain.store, 2).run()):
+        if steps % 5 == 0 and nonce < 24:
+            # Back and forth: nodes that were let go come again.
+            chain.grow(1, [sign_transaction(ALICE, nonce, to=bytes([nonce % 3 + 1]) * 20)])
+            nonce += 1
+    assert nonce == 24
+    for height in (7, 8, 12, 16, chain.head.height):
+        walk_at(chain, height)
+    with pytest.raises(MissingState):
+        walk_at(chain, 3)
+    run(chain, 1)
+    assert list_keys(chain.store) == walk_at(chain, chain.head.height)
+
+
+def test_a_running_node_prunes_when_there_is_enough_to_let_go(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    monkeypatch.setattr(pruning, "LEAST_PAUSE", 4)
+    ticks = iter(range(10**6))
+    pruner = Pruner(chain.store, 3, lambda: float(next(ticks)))  # each look ends a step
+    keys = len(list_keys(chain.store))
+    pruner.work()
+    calls = 1
+    while get_oldest_state(chain.store) != 6 or chain.store.database.scan(MARKS, b"", 1):
+        pruner.work()
+        calls += 1
+        assert calls < 10**4
+    assert calls > 10
+    assert len(list_keys(chain.store)) < keys
+    pruner.work()
+    assert get_oldest_state(chain.store) == 6  # not again before enough blocks are final
+    chain.grow(4)
+    for _ in range(calls):
+        pruner.work()
+    assert get_oldest_state(chain.store) == 10
+
+
+def test_a_node_that_keeps_all_states_walks_none(chain: Chain) -> None:
+    keys = list_keys(chain.store)
+    Pruner(chain.store, 0, lambda: 0.0).work()
+    assert list_keys(chain.store) == keys
+
+
+def test_a_pruner_that_failed_begins_again(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning, "LEAST_PAUSE", 0)
+    pruner = Pruner(chain.store, 2, lambda: 0.0)
+    original = Database.write
+
+    def fail(_: Database) -> object:
+        raise Killed
+
+    monkeypatch.setattr(Database, "write", fail)
+    with pytest.raises(Killed):
+        pruner.work()
+    monkeypatch.setattr(Database, "write", original)
+    chain.grow(2)
+    pruner.work()
+    assert get_oldest_state(chain.store) == 9
