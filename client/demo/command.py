@@ -12,7 +12,8 @@ import typer
 
 from .processes import Processes
 from .report import Story, describe_story, encode_stories
-from .story import Options, run_demo
+from .stage import Options
+from .story import run_demo
 
 YES, NO = 0, 1
 
@@ -27,7 +28,7 @@ def demo(
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the first split and the training.")] = 0,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the validator and all files, to look around.")
+        bool, typer.Option("--keep", help="Leave the validators and all files, to look around.")
     ] = False,
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Where the files go; a temporary one else.")
@@ -36,7 +37,7 @@ def demo(
         bool, typer.Option("--json", help="End with one line of JSON; the story goes to stderr.")
     ] = False,
 ) -> None:
-    """Four hospitals train one model on one validator; an auditor recomputes it.
+    """Four hospitals train one model on four validators; an auditor recomputes it.
 
     Exit code 0 if everything came out as promised, 1 if something did not, 2 if it broke off.
     """
@@ -51,7 +52,7 @@ def demo(
         signal.signal(number, interrupt)
     home = make_directory(directory)
     options = Options(rounds=rounds, splits=splits, seed=seed, keep=keep)
-    say("Federated averaging as consensus: one validator, four hospitals, one auditor.")
+    say("Federated averaging as consensus: four validators, four hospitals, one auditor.")
     is_kept = keep
     try:
         with Processes(home, keep=keep) as processes:
@@ -101,10 +102,10 @@ def describe_stories(stories: list[Story]) -> list[str]:
 
 def describe_remains(processes: Processes) -> list[str]:
     """Say what was left running, and how to end it."""
-    node = next(running for running in processes.running if running.name == "validator")
-    url = node.output.read_text("utf-8").split()[2]
+    net = processes.directory / "validators"
     return [
-        f" kept        node {url} (process {node.process.pid}), files in {processes.directory}",
-        f" verify it   steelyard audit round 1 1 --node {url}",
-        f" end it      kill {node.process.pid}; rm -r {processes.directory}",
+        f" kept        validators and files in {processes.directory}",
+        f" look        steelyard localnet status {net}",
+        " verify it   steelyard audit round 1 1 --node URL, of any of them",
+        f" end it      steelyard localnet down {net}; rm -r {processes.directory}",
     ]

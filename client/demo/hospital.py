@@ -1,6 +1,6 @@
-"""One hospital: a process that sees its own rows and a node's address, nothing else.
+"""One hospital: a process that sees its own rows and addresses of nodes, nothing else.
 
-    python -m steelyard.client.demo.hospital --site DIR --node URL --task N --index I --seed S
+    python -m steelyard.client.demo.hospital --site DIR --node URL … --task N --index I --seed S
 
 The site directory holds `train.csv`, `test.csv`, `key.json` and, while it runs, the journal. Killed
 and started again, it goes on where it was. `--flip` makes it an intruder that sends its training
@@ -72,7 +72,9 @@ def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="hospital", description=__doc__)
     parser.add_argument("--site", type=Path, required=True, help="its own rows, key and journal")
-    parser.add_argument("--node", required=True, help="address of a node")
+    parser.add_argument(
+        "--node", action="append", required=True, help="address of a node; may be repeated"
+    )
     parser.add_argument("--task", type=int, action="append", required=True, help="may be repeated")
     parser.add_argument("--index", type=int, required=True, help="its number, for the seed")
     parser.add_argument("--seed", type=int, required=True, help="of the split and the training")

@@ -5,17 +5,14 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import httpx
-
 from ..errors import ClientError
 
-START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 10.0
 LOG_LINES: Final = 15
 
@@ -42,6 +39,8 @@ class Processes:
     keep: bool = False
     password: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     running: list[Running] = field(default_factory=list)
+    ends: list[Callable[[], None]] = field(default_factory=list)
+    """What else has to be ended, after the processes."""
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +94,7 @@ class Processes:
             )
         return running.output.read_text("utf-8")
 
-    def run(self, arguments: Sequence[str], *, codes: Sequence[int] = (0,)) -> str:
+    def run(self, arguments: Sequence[str], *, codes: Container[int] = (0,)) -> str:
         """Run `python ARGUMENTS` to its end and return its output."""
         done = subprocess.run(
             [sys.executable, *arguments],
@@ -134,17 +133,5 @@ class Processes:
                 running.process.kill()
                 running.process.wait()
         self.running.clear()
-
-
-def wait_for_node(processes: Processes, url: str) -> None:
-    """Return when the node answers `/health`. Raises ClientError `demo_process`."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        processes.check_alive()
-        try:
-            if httpx.get(f"{url}/health", timeout=2).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise ClientError("demo_process", f"the node at {url} did not start in {START_SECONDS:.0f} s")
+        while self.ends:
+            self.ends.pop()()

@@ -7,6 +7,9 @@ from statistics import fmean
 
 from ..amounts import format_coins
 
+EXPECTED = ("YES", "REFUTED", "REFUTED")
+"""Verdicts on an honest node, a tampered update, a forged certificate."""
+
 
 @dataclass(frozen=True, slots=True)
 class Money:
@@ -47,6 +50,27 @@ class Intrusion:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovery:
+    """A validator that was killed and came back, as the others see it."""
+
+    validator: int
+    has_same_root: bool
+    has_voted_twice: bool
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it lost nothing and contradicted nothing."""
+        return self.has_same_root and not self.has_voted_twice
+
+    @property
+    def description(self) -> str:
+        """One line."""
+        root = "same root" if self.has_same_root else "ANOTHER ROOT"
+        votes = "SLASHED FOR A DOUBLE VOTE" if self.has_voted_twice else "no double vote"
+        return f"validator {self.validator} back, {root}, {votes}"
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """One split, from publishing to the audit. Verdicts are YES, REFUTED or UNKNOWN."""
 
@@ -55,12 +79,16 @@ class Story:
     money: Money
     audit: str
     tampered: str
+    forged: str
+    recovery: Recovery | None = None
     intrusion: Intrusion | None = None
 
     @property
     def is_good(self) -> bool:
         """Whether everything came out as the protocol promises."""
-        return self.money.is_conserved and self.audit == "YES" and self.tampered == "REFUTED"
+        verdicts = (self.audit, self.tampered, self.forged)
+        is_recovered = self.recovery is None or self.recovery.is_good
+        return self.money.is_conserved and is_recovered and verdicts == EXPECTED
 
 
 def encode_stories(stories: Sequence[Story], seconds: float) -> str:
@@ -82,8 +110,12 @@ def encode_stories(stories: Sequence[Story], seconds: float) -> str:
         "refunded": str(escrow - paid - fee),
         "audit": merge_verdicts([story.audit for story in stories], "YES"),
         "tampered": merge_verdicts([story.tampered for story in stories], "REFUTED"),
+        "forged": merge_verdicts([story.forged for story in stories], "REFUTED"),
         "splits": len(stories),
     }
+    recoveries = [story.recovery for story in stories if story.recovery]
+    if recoveries:
+        document["recovered"] = all(recovery.is_good for recovery in recoveries)
     intrusions = [story.intrusion for story in stories if story.intrusion]
     if intrusions:
         document["intruder"] = {

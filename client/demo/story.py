@@ -1,16 +1,16 @@
-"""The demo's plot: start a validator, publish, train in hospitals, pay, audit, tamper.
+"""The demo's plot: start validators, publish, train in hospitals, kill one, pay, audit, tamper.
 
-Every actor is what a user would run: the node, each hospital and each auditor are processes that
-share nothing but the node's address. This program plays the organisation, and as the teller it
+Every actor is what a user would run: validators, hospitals and auditors are processes that
+share nothing but the nodes' addresses. This program plays the organisation, and as the teller it
 knows all rows, to compare with what pooling them would have given.
 """
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Final
@@ -20,16 +20,17 @@ import numpy as np
 from steelyard.chain.cid import encode_cid
 
 from ..amounts import coins
-from ..contracts import RoundState
-from ..errors import ClientError
 from ..keys import create_key
 from ..organisation import Organisation, PublishedTask, Task
 from ..torch import dump, load
 from . import heart, training
+from .auditors import audit, audit_forged, audit_tampered
 from .heart import Patients, Row
-from .liar import serve_liar
-from .processes import Processes, Running, wait_for_node
-from .report import Accuracies, Intrusion, Money, Story
+from .outage import Outage
+from .processes import Processes, Running
+from .report import Accuracies, Intrusion, Money, Recovery, Story
+from .stage import Options, Say, Stage
+from .validators import Validators
 
 TASK_NAME: Final = "heart disease"
 INTRUDER: Final = "intruder"
@@ -43,41 +44,6 @@ TASK_SECONDS: Final = 300.0
 POLL_SECONDS: Final = 0.1
 RULES: Final = ("fedavg", "clipped")
 BUNDLE_FILES: Final = ("heart.py", "training.py", "hospital.py")
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the command line chose."""
-
-    rounds: int = 8
-    splits: int = 1
-    seed: int = 0
-    keep: bool = False
-
-
-@dataclass
-class Stage:
-    """The running node, the organisation's account and everybody's files."""
-
-    processes: Processes
-    url: str
-    organisation: Organisation
-    addresses: Mapping[str, str]
-    options: Options
-    say: Say
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def directory(self) -> Path:
-        """Where everything of this demo is."""
-        return self.processes.directory
-
-    def tell(self, line: str) -> None:
-        """Say a line with the time since the start."""
-        seconds = int(time.monotonic() - self.started)
-        self.say(f"{seconds // 60:2d}:{seconds % 60:02d} {line}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,41 +71,30 @@ def run_demo(processes: Processes, options: Options, say: Say) -> list[Story]:
 
 # -- setting the stage -----------------------------------------------------------------------------
 def prepare_stage(processes: Processes, options: Options, say: Say) -> Stage:
-    """Make keys, start the validator, open the organisation's account."""
+    """Make keys, start the validators, open the organisation's account."""
     started = time.monotonic()
     names = ["organisation", *heart.HOSPITALS, INTRUDER]
     with ThreadPoolExecutor() as pool:
         paths = [processes.directory / "keys" / f"{slug(name)}.json" for name in names]
         made = pool.map(lambda path: create_key(path, processes.password), paths)
         addresses = {name: f"0x{raw.hex()}" for name, raw in zip(names, made, strict=True)}
-    home = str(processes.directory / "validator")
-    funds = [part for raw in addresses.values() for part in ("--fund", f"{raw}={FUND_COINS}")]
-    processes.run(["-m", "steelyard", "node", "init", home, "--port", "0", *funds])
-    node = processes.start("validator", ["-m", "steelyard", "node", "run", home])
-    url = read_url(processes, node)
-    wait_for_node(processes, url)
+    funds = [f"{raw}={FUND_COINS}" for raw in addresses.values()]
+    validators = Validators.start(processes, funds)
     organisation = Organisation(
-        url,
+        validators.urls,
         key=paths[0],
         state=processes.directory / "organisation",
         password=processes.password,
         report=lambda _line: None,
         poll_seconds=POLL_SECONDS,
     )
-    stage = Stage(processes, url, organisation, addresses, options, say, started)
-    stage.tell(f"validator   1/1 finalizing     node {url}/health")
+    stage = Stage(processes, validators, organisation, addresses, options, say, started)
+    status, count = validators.get_status(), len(validators.urls)
+    stage.tell(
+        f"validators  {count}/{count} finalizing, height {status['height']}     "
+        f"node {stage.url}/health"
+    )
     return stage
-
-
-def read_url(processes: Processes, node: Running) -> str:
-    """Return the address that the node says it listens on."""
-    for _ in range(600):
-        processes.check_alive()
-        words = node.output.read_text("utf-8").split()
-        if words[:2] == ["listening", "on"] and len(words) > 2:
-            return words[2]
-        time.sleep(0.1)
-    raise ClientError("demo_process", f"the node did not start:\n{node.get_last_lines()}")
 
 
 def prepare_ward(seed: int) -> Ward:
@@ -171,7 +126,7 @@ def run_split(stage: Stage, ward: Ward, *, with_intruder: bool) -> Story:
     sites = start_hospitals(stage, ward, [honest, *attacked])
     if attacked:
         sites |= start_intruder(stage, ward, attacked)
-    follow(stage, honest)
+    recovery = follow(stage, honest, with_kill=with_intruder)
     for task in attacked:
         follow_quietly(stage, task)
     paid = collect_payments(stage, sites, honest)
@@ -179,8 +134,10 @@ def run_split(stage: Stage, ward: Ward, *, with_intruder: bool) -> Story:
         rounds=stage.options.rounds,
         accuracies=compare(stage, ward, honest),
         money=settle(honest, paid),
-        audit=audit(stage, stage.url, honest),
-        tampered=audit_through_liar(stage, honest),
+        audit=audit(stage, "audit", stage.url, honest),
+        tampered=audit_tampered(stage, honest),
+        forged=audit_forged(stage, honest),
+        recovery=recovery,
         intrusion=describe_intrusion(stage, ward, attacked) if attacked else None,
     )
     for task in attacked:
@@ -271,18 +228,25 @@ def start_site(
     return stage.processes.start(
         f"split-{ward.seed}-{slug(name)}",
         [
-            *("-m", "steelyard.client.demo.hospital", "--site", str(site), "--node", stage.url),
+            *("-m", "steelyard.client.demo.hospital", "--site", str(site)),
+            *(word for url in rotate(stage.validators.urls, index) for word in ("--node", url)),
             *("--index", str(index), "--seed", str(ward.seed), *numbers, *extra),
         ],
     )
 
 
 # -- following ------------------------------------------------------------------------------------
-def follow(stage: Stage, task: PublishedTask) -> None:
+def follow(stage: Stage, task: PublishedTask, *, with_kill: bool) -> Recovery | None:
     """Say one line for each round as its hospitals have evaluated the model it made."""
     stage.say(" round  in   accuracy  saturated  height  model")
     made: dict[int, tuple[str, int]] = {}
     reports: dict[int, int] = {}
+    outage = Outage(stage) if with_kill else None
+
+    def tell(number: int) -> None:
+        remark = "" if outage is None else outage.process_round(number)
+        tell_round(stage, task, number, *made[number], remark)
+
     for event in task.watch():
         stage.processes.check_alive()
         if event.kind == "Aggregated":
@@ -290,22 +254,28 @@ def follow(stage: Stage, task: PublishedTask) -> None:
         elif event.kind == "Reported":
             reports[event.round] = reports.get(event.round, 0) + 1
             if reports[event.round] == len(heart.HOSPITALS):
-                tell_round(stage, task, event.round, *made[event.round])
+                tell(event.round)
     number = stage.options.rounds
     while task.organisation.tasks.get_metrics(task.number, number).reports < len(heart.HOSPITALS):
         stage.processes.check_alive()
         time.sleep(POLL_SECONDS)
-    tell_round(stage, task, number, *made[number])
+    tell(number)
+    recovery = None if outage is None else outage.finish()
+    if recovery is not None:
+        stage.tell(f"recovery    {recovery.description}")
+    return recovery
 
 
-def tell_round(stage: Stage, task: PublishedTask, number: int, cid: str, height: int) -> None:
+def tell_round(
+    stage: Stage, task: PublishedTask, number: int, cid: str, height: int, remark: str
+) -> None:
     """Say how a round went; the accuracy is what the hospitals report of their own patients."""
     tasks = task.organisation.tasks
     state = tasks.get_round(task.number, number)
     (accuracy,) = tasks.get_metrics(task.number, number).means
     stage.say(
         f" {number:>5}  {state.revealed}/{state.active}  {accuracy:>7.3f}  {state.saturated:>8}  "
-        f"{height:>7}  {cid}"
+        f"{height:>7}  {cid}{remark}"
     )
 
 
@@ -371,29 +341,11 @@ def describe_intrusion(stage: Stage, ward: Ward, tasks: Sequence[PublishedTask])
     return Intrusion(mean, clipped, flagged)
 
 
-# -- auditors --------------------------------------------------------------------------------------
-def audit(stage: Stage, url: str, task: PublishedTask) -> str:
-    """Let an auditor recompute the last round from a node it does not trust; return its verdict."""
-    words = ["audit", "round", str(task.number), str(stage.options.rounds), "--node", url, "--json"]
-    output = stage.processes.run(["-m", "steelyard", *words], codes=(0, 1, 2))
-    document = json.loads(output.splitlines()[-1])
-    verdict = str(document["verdict"])
-    label = "audit" if url == stage.url else "tampered"
-    summary, _, detail = str(document["summary"]).partition(": ")
-    stage.tell(f"{label:<11} {summary if detail else 'node untrusted; ' + summary}   {verdict}")
-    if detail:
-        stage.say(f"                  {detail}")
-    return verdict
-
-
-def audit_through_liar(stage: Stage, task: PublishedTask) -> str:
-    """Let the same auditor ask a node that changes one bit of one update."""
-    tasks = task.organisation.tasks
-    state = tasks.get_round(task.number, stage.options.rounds)
-    assert state.state is RoundState.AGGREGATED
-    (record,) = tasks.get_events(task.number, ["Aggregated"], round_number=stage.options.rounds)
-    with serve_liar(stage.url, encode_cid(record.values["updates"][0])) as url:
-        return audit(stage, url, task)
+# -- small things ----------------------------------------------------------------------------------
+def rotate(urls: Sequence[str], index: int) -> list[str]:
+    """Return all addresses, another one first for each index."""
+    turn = index % len(urls)
+    return [*urls[turn:], *urls[:turn]]
 
 
 def slug(name: str) -> str:

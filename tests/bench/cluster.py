@@ -46,7 +46,7 @@ def make_foundation(accounts: int, **changes: Any) -> Foundation:
         heartbeat_ms=1_000,
         timeout_ms=3_000,
         gas_limit=30_000_000,
-        blob_retention_seconds=86_400,
+        blob_retention_seconds=30 * 86_400,
     )
     return replace(plan, **changes)
 

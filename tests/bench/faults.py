@@ -54,18 +54,28 @@ class Training:
 
     organisation: Organisation
     task: int
-    clients: list[Client]
+    urls: list[str]
+    directory: Path
     threads: list[threading.Thread] = field(default_factory=list)
     failures: list[BaseException] = field(default_factory=list)
 
     def start(self) -> None:
-        for place, client in enumerate(self.clients):
-            thread = threading.Thread(target=self._take_part, args=(place, client), daemon=True)
+        for place in range(CLIENTS):
+            thread = threading.Thread(target=self._take_part, args=(place,), daemon=True)
             thread.start()
             self.threads.append(thread)
 
-    def _take_part(self, place: int, client: Client) -> None:
+    def _take_part(self, place: int) -> None:
+        """Train until the task is over or the chain is gone; begin with another node each."""
         generator = np.random.default_rng(place)
+        turn = place % len(self.urls)
+        client = Client(
+            self.urls[turn:] + self.urls[:turn],
+            key=make_account(1 + place),
+            state=self.directory / f"site-{place}",
+            report=lambda _line: None,
+            poll_seconds=0.1,
+        )
 
         @client.train
         def train(model: Arrays, _context: object) -> Result:
@@ -88,7 +98,7 @@ class Training:
         tasks = self.organisation.tasks
         states = [tasks.get_round(self.task, number) for number in range(1, self.get_round())]
         return sum(
-            state.state is not RoundState.AGGREGATED or state.revealed != len(self.clients)
+            state.state is not RoundState.AGGREGATED or state.revealed != CLIENTS
             for state in states
         )
 
@@ -113,19 +123,7 @@ def train_on(net: Localnet) -> Iterator[Training]:
             )
         )
         urls = [net.urls[number] for number in net.numbers]
-        clients = [
-            opened.enter_context(
-                Client(
-                    urls[place % len(urls) :] + urls[: place % len(urls)],
-                    key=make_account(1 + place),
-                    state=Path(temporary) / f"site-{place}",
-                    report=lambda _line: None,
-                    poll_seconds=0.1,
-                )
-            )
-            for place in range(CLIENTS)
-        ]
-        training = Training(organisation, published.number, clients)
+        training = Training(organisation, published.number, urls, Path(temporary))
         training.start()
         wait_until(lambda: training.get_round() >= 1, "training begins")
         yield training

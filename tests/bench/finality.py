@@ -5,15 +5,17 @@ validator and ends when the same one says that they are final; upload included.
 """
 
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
+from typing import TypeVar
 
 import numpy as np
+from eth_account.signers.local import LocalAccount
 from numpy.typing import NDArray
 
 from steelyard.chain.model import Model, decode_model
@@ -36,6 +38,7 @@ CLIENTS = 4
 PARAMETERS = 1_000_000
 SALT = bytes(32)
 Arrays = dict[str, NDArray[np.float32]]
+Found = TypeVar("Found")
 
 
 def run() -> list[Measurement]:
@@ -77,11 +80,24 @@ def measure_small(net: Localnet) -> Measurement:
 
 # -- four updates at once --------------------------------------------------------------------------
 class Site:
-    """One client, driven step by step: its update is ready before the clock starts."""
+    """One client on a thread of its own (as its journal wants), driven step by step."""
 
-    def __init__(self, client: Client, task: int, seed: int) -> None:
-        self.client, self.task = client, task
-        self._random = np.random.default_rng(seed)
+    def __init__(self, url: str, account: LocalAccount, state: Path, task: int, seed: int) -> None:
+        self.task, self._random = task, np.random.default_rng(seed)
+        self._thread = ThreadPoolExecutor(1)
+        self.client = self.do(
+            lambda: Client(
+                url, key=account, state=state, report=lambda _line: None, poll_seconds=0.02
+            )
+        ).result()
+
+    def do(self, work: Callable[[], Found]) -> "Future[Found]":
+        """Run something on the client's thread."""
+        return self._thread.submit(work)
+
+    def close(self) -> None:
+        self.do(self.client.close).result()
+        self._thread.shutdown()
 
     def prepare(self, number: int, model: Model, base: BlobName) -> None:
         """Make the round's update and commit to it."""
@@ -136,18 +152,16 @@ def measure_updates(net: Localnet) -> Measurement:
             )
         )
         task = published.number
-        sites = []
-        for place in range(CLIENTS):
-            client = Client(
-                net.urls[net.numbers[place % len(net.numbers)]],
-                key=make_account(1 + place),
-                state=Path(temporary) / f"site-{place}",
-                report=lambda _line: None,
-                poll_seconds=0.02,
+        sites = [
+            Site(
+                net.urls[number], make_account(number), Path(temporary) / f"{number}", task, number
             )
-            sites.append(Site(opened.enter_context(client), task, place))
+            for number in net.numbers
+        ]
         for site in sites:
-            site.client.join(task, 10)
+            opened.callback(site.close)
+        for site in sites:
+            site.do(lambda client=site.client: client.join(task, 10)).result()
         times = [time_round(organisation, sites, task, number) for number in range(1, ROUNDS + 1)]
     return Measurement(
         "4 validators, 4 x 1 MB",
@@ -165,25 +179,17 @@ def time_round(organisation: Organisation, sites: list[Site], task: int, number:
     wait_until(lambda: tasks.get_task(task).round == number, f"round {number} begins")
     base = tasks.get_round(task, number).base
     model = decode_model(organisation.rpc.get_blob(base))
-    for site in sites:
-        site.prepare(number, model, base)
-    ready = threading.Barrier(len(sites) + 1)
-
-    def reveal(site: Site) -> float:
-        ready.wait()
-        site.reveal(number)
-        return time.perf_counter()
-
-    with ThreadPoolExecutor(len(sites)) as pool:
-        ends = [pool.submit(reveal, site) for site in sites]
-        ready.wait()
-        started = time.perf_counter()
-        ended = max(end.result() for end in ends)
+    for made in [site.do(partial(site.prepare, number, model, base)) for site in sites]:
+        made.result()
+    started = time.perf_counter()
+    for ended in [site.do(partial(site.reveal, number)) for site in sites]:
+        ended.result()
+    seconds = time.perf_counter() - started
     wait_until(
         lambda: tasks.get_round(task, number).state is RoundState.AGGREGATED,
         f"round {number} is aggregated",
     )
-    return ended - started
+    return seconds
 
 
 @contextmanager

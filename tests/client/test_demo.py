@@ -16,14 +16,23 @@ import httpx
 import numpy as np
 import pytest
 
+from steelyard.chain.bls import Signature
+from steelyard.chain.consensus.certificates import (
+    Certificate,
+    decode_certificate,
+    encode_certificate,
+)
+from steelyard.chain.consensus.votes import Kind, Statement
 from steelyard.chain.errors import SteelyardError
+from steelyard.chain.types import Epoch, Hash, View
 from steelyard.client.amounts import coins
 from steelyard.client.demo import heart
-from steelyard.client.demo.liar import serve_liar
+from steelyard.client.demo.liar import flip_bit_of, forge_certificates, serve_liar
 from steelyard.client.demo.report import (
     Accuracies,
     Intrusion,
     Money,
+    Recovery,
     Story,
     describe_story,
     encode_stories,
@@ -43,6 +52,7 @@ KEYS = {
     "refunded",
     "audit",
     "tampered",
+    "forged",
 }
 
 
@@ -57,6 +67,7 @@ def make_story(money: Money | None = None, **changes: object) -> Story:
         "money": money or make_money(),
         "audit": "YES",
         "tampered": "REFUTED",
+        "forged": "REFUTED",
     }
     return Story(**settings | changes)
 
@@ -117,6 +128,11 @@ def test_one_bad_verdict_spoils_all(verdicts: list[str], expected: str, merged: 
         ({}, True),
         ({"audit": "UNKNOWN"}, False),
         ({"tampered": "YES"}, False),
+        ({"forged": "YES"}, False),
+        ({"forged": "UNKNOWN"}, False),
+        ({"recovery": Recovery(3, has_same_root=True, has_voted_twice=False)}, True),
+        ({"recovery": Recovery(3, has_same_root=False, has_voted_twice=False)}, False),
+        ({"recovery": Recovery(3, has_same_root=True, has_voted_twice=True)}, False),
         ({"money": Money(100, 90, 3, 6, {"Cleveland": 90})}, False),
         ({"money": Money(100, 90, 3, 7, {"Cleveland": 89})}, False),
     ],
@@ -129,6 +145,17 @@ def test_money_that_does_not_add_up_is_said() -> None:
     assert any("adds up" in line for line in describe_story(make_story()))
     lost = make_story(Money(100, 90, 3, 6, {"Cleveland": 90}))
     assert any("DOES NOT ADD UP" in line for line in describe_story(lost))
+
+
+def test_a_recovery_is_told_by_splits_that_had_one() -> None:
+    good = make_story(recovery=Recovery(3, has_same_root=True, has_voted_twice=False))
+    bad = make_story(recovery=Recovery(3, has_same_root=False, has_voted_twice=True))
+    assert "recovered" not in json.loads(encode_stories([make_story()], 1))
+    assert json.loads(encode_stories([good, make_story()], 1))["recovered"] is True
+    assert json.loads(encode_stories([good, bad], 1))["recovered"] is False
+    assert bad.recovery is not None
+    assert "ANOTHER ROOT" in bad.recovery.description
+    assert "DOUBLE VOTE" in bad.recovery.description
 
 
 def test_the_intruder_is_told_by_rule() -> None:
@@ -246,7 +273,7 @@ def honest() -> Iterator[str]:
 
 
 def test_the_liar_changes_one_bit_of_one_blob_and_nothing_else(honest: str) -> None:
-    with serve_liar(honest, "bvictim") as url:
+    with serve_liar(honest, flip_bit_of("bvictim")) as url:
         true, told = httpx.get(f"{honest}/blobs/bvictim"), httpx.get(f"{url}/blobs/bvictim")
         differing = [a ^ b for a, b in zip(true.content, told.content, strict=True) if a != b]
         assert [bits.bit_count() for bits in differing] == [1]
@@ -254,6 +281,16 @@ def test_the_liar_changes_one_bit_of_one_blob_and_nothing_else(honest: str) -> N
         assert other.content == b"/blobs/bother bytes=5-"
         assert httpx.post(url, content=b"bvictim").content == b"bvictim"
         assert httpx.get(f"{url}/missing").status_code == 404
+
+
+def test_a_forged_certificate_has_two_signers_and_says_the_same() -> None:
+    statement = Statement(Epoch(1), View(7), Kind.FINALIZE, Hash(b"\7" * 32))
+    honest = Certificate(statement, bytes([0b1101]), Signature(bytes(96)))
+    forged = decode_certificate(
+        forge_certificates("/chain/certificates/5", encode_certificate(honest))
+    )
+    assert forged == Certificate(statement, bytes([0b0101]), honest.signature)
+    assert forge_certificates("/chain/blocks/5", b"a block") == b"a block"
 
 
 # -- the whole -------------------------------------------------------------------------------------
@@ -285,12 +322,13 @@ def start_demo(directory: Path) -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_the_demo_keeps_its_promises_and_leaves_nothing_behind(tmp_path: Path) -> None:
     demo = start_demo(tmp_path)
-    output, log = demo.communicate(timeout=240)
+    output, log = demo.communicate(timeout=400)
     assert demo.returncode == 0, log
     document = json.loads(output)
     assert set(document) >= KEYS
     assert document["rounds"] == 2
-    assert (document["audit"], document["tampered"]) == ("YES", "REFUTED")
+    assert [document[n] for n in ("audit", "tampered", "forged")] == ["YES", "REFUTED", "REFUTED"]
+    assert document["recovered"] is True
     escrow, *parts = (int(document[n]) for n in ("escrow", "paid", "fee", "refunded"))
     assert escrow == sum(parts)
     assert document["federated"] > 0.5

@@ -1,0 +1,76 @@
+"""The demo's chain: four validators, as `steelyard localnet` runs them, one of which dies.
+
+up -> urls; kill(number) at once, as a power cut would; bring_back(number); agree; down
+"""
+
+import json
+import os
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from .processes import Processes
+
+VALIDATORS: Final = 4
+HEARTBEAT_SECONDS: Final = 2
+TIMEOUT_SECONDS: Final = 2
+"""Of a view whose leader is gone. Blocks are small here; a public chain leaves more."""
+
+
+@dataclass
+class Validators:
+    """A directory of validators; the processes are found through it, so nothing else is kept."""
+
+    processes: Processes
+    directory: Path
+    urls: tuple[str, ...] = ()
+
+    @classmethod
+    def start(cls, processes: Processes, funds: Iterable[str]) -> Self:
+        """Hold the genesis ceremony, start everybody, wait for the first blocks.
+
+        `funds`: ADDRESS=COINS. Raises ClientError `demo_process`.
+        """
+        net = cls(processes, processes.directory / "validators")
+        processes.ends.append(net.stop)
+        settings = {
+            "--validators": VALIDATORS,
+            "--http-port": 0,
+            "--heartbeat": HEARTBEAT_SECONDS,
+            "--timeout": TIMEOUT_SECONDS,
+        }
+        words = [str(word) for pair in settings.items() for word in pair]
+        words += [word for fund in funds for word in ("--fund", fund)]
+        net.urls = tuple(one["url"] for one in net._up(words)["validators"])
+        return net
+
+    def _up(self, words: Iterable[str]) -> dict[str, Any]:
+        arguments = ["-m", "steelyard", "localnet", "up", str(self.directory), "--json", *words]
+        return read_document(self.processes.run(arguments))
+
+    def get_status(self) -> dict[str, Any]:
+        """Return what `steelyard localnet status` says."""
+        arguments = ["-m", "steelyard", "localnet", "status", str(self.directory), "--json"]
+        return read_document(self.processes.run(arguments, codes=(0, 1)))
+
+    def kill(self, number: int) -> None:
+        """End one validator with SIGKILL; it is told nothing."""
+        os.kill(self.get_status()["validators"][number - 1]["pid"], signal.SIGKILL)
+
+    def bring_back(self, number: int) -> None:
+        """Start it again from its directory; return when it finalizes with the others."""
+        self._up(["--only", str(number)])
+
+    def stop(self) -> None:
+        """End every validator that is still there."""
+        if self.directory.exists():
+            arguments = ["-m", "steelyard", "localnet", "down", str(self.directory)]
+            self.processes.run(arguments, codes=range(256))
+
+
+def read_document(output: str) -> dict[str, Any]:
+    """Return the last line's JSON."""
+    document: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return document
