@@ -1,5 +1,6 @@
 """Epochs: heights, sets and their bytes, what the boundary block names and pays, and its rules."""
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
@@ -23,13 +24,14 @@ from steelyard.chain.epochs import (
     compute_epoch,
     compute_issuance,
     decode_epoch_set,
+    decode_validators,
     encode_epoch_set,
     get_boundary,
     get_genesis_set,
     is_boundary,
     read_next_set,
 )
-from steelyard.chain.errors import InvalidBlock, InvalidEpochSet, InvalidGenesis
+from steelyard.chain.errors import InvalidBlock, InvalidEpochSet, InvalidGenesis, InvalidKey
 from steelyard.chain.execute import Built, CallRequest
 from steelyard.chain.genesis import Genesis, GenesisValidator
 from steelyard.chain.genesis_document import MAX_GENESIS_VALIDATORS
@@ -412,6 +414,26 @@ def test_a_chain_goes_on_when_staking_cannot_be_read(chain: Chain) -> None:
     assert outcome.next_set.error is not None
     assert chain.current.members == before.members
     chain.add()
+
+
+@given(st.binary(max_size=600))
+def test_any_answer_is_a_set_or_refused(data: bytes) -> None:
+    with suppress(InvalidEpochSet, InvalidKey):
+        decode_validators(data)
+    with suppress(InvalidEpochSet):
+        decode_epoch_set(data)
+
+
+@given(st.integers(0, len(GOOD) - 1), st.integers(0, 255))
+def test_a_changed_byte_never_raises_anything_else(place: int, value: int) -> None:
+    changed = GOOD[:place] + bytes([value]) + GOOD[place + 1 :]
+    with suppress(InvalidEpochSet, InvalidKey):
+        decode_validators(changed)
+    wire = encode_epoch_set(get_set())
+    place %= len(wire)
+    with suppress(InvalidEpochSet):
+        found = decode_epoch_set(wire[:place] + bytes([value]) + wire[place + 1 :])
+        assert len(encode_epoch_set(found)) == len(wire)
 
 
 @pytest.mark.slow
