@@ -41,6 +41,7 @@ from steelyard.chain.types import Hash, Height
 
 from ..history import set_first_executed, set_oldest_state
 from ..logs import log_event
+from ..pruning import Progress
 from ..store import CHECKED_BLOCKS, SCHEMA, ChainStore, FinalBlock, Writer, encode_height
 from .download import StateDownload
 from .fetcher import Fetcher
@@ -92,9 +93,8 @@ class CheckpointStart:
         sets = self._fetch_sets(block, ancestors[0])
         certificate = self._fetch_certificate(block, sets[0])
         self._fetch_epochs(sets[0])
-        StateDownload(self._store, self._sources, self._fetcher.wait, self._report).run(
-            block.header.state_root
-        )
+        download = StateDownload(self._store, self._sources, self._fetcher.wait, self._report)
+        self._report(download.run(block.header.state_root))
         self._commit(Beginning(block, certificate, sets, ancestors))
         log_event("checkpoint_reached", height=block.height, hash=block.hash)
 
@@ -174,7 +174,7 @@ class CheckpointStart:
         Each is verified by the set that the one before names. What is here already is kept; if no
         source has them any more, those who ask for them must ask elsewhere.
         """
-        current = self._state.epoch_set
+        current, progress = self._state.epoch_set, Progress(self._report)
         while current.epoch < last.epoch:
             following = self._store.find_epoch_set(current.epoch + 1)
             if following is None:
@@ -183,7 +183,7 @@ class CheckpointStart:
                 except SteelyardError as error:
                     log_event("boundaries_unknown", epoch=current.epoch, reason=str(error))
                     return
-                self._report(f"epoch {current.epoch} of {last.epoch}")
+                progress.tell(f"epoch {current.epoch} of {last.epoch}")
             current = following
         if current.hash != last.hash:
             raise SteelyardError(

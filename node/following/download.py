@@ -17,6 +17,7 @@ from steelyard.chain.traversal import Reference, list_references, list_roots
 from steelyard.chain.trie import MissingState
 from steelyard.chain.types import Hash
 
+from ..pruning import Progress
 from ..store import ChainStore
 from .sources import Source, SourceLacks, Sources, SourceWrong
 
@@ -41,11 +42,14 @@ class StateDownload:
     ) -> None:
         """`wait` sleeps, and may raise Stopped."""
         self._store, self._sources = store, sources
-        self._wait, self._report = wait, report
+        self._wait, self._progress = wait, Progress(report)
         self.fetched = self.held = self.bytes = 0
 
-    def run(self, state_root: Hash) -> None:
-        """Raises SteelyardError state_unavailable, StorageFull, Stopped; CorruptData."""
+    def run(self, state_root: Hash) -> str:
+        """Returns what was done, in words.
+
+        Raises SteelyardError state_unavailable, StorageFull, Stopped; CorruptData.
+        """
         stack = list(list_roots(state_root))
         while stack:
             bundle: dict[bytes, Reference] = {}
@@ -58,9 +62,11 @@ class StateDownload:
                     self.held += 1
                     stack.extend(list_below(reference, data))
             stack.extend(self._fetch(bundle))
-            self._report(
-                f"state: {self.fetched} nodes fetched, {self.held} were here, {self.bytes} bytes"
-            )
+            self._progress.tell(self._describe())
+        return self._describe()
+
+    def _describe(self) -> str:
+        return f"state: {self.fetched} nodes fetched, {self.held} were here, {self.bytes} bytes"
 
     def _fetch(self, bundle: Mapping[bytes, Reference]) -> list[Reference]:
         """Fetch and store these, however many questions it takes; return what lies below them."""

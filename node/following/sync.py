@@ -44,7 +44,7 @@ PROGRESS_SECONDS: Final = 5.0
 STUCK_SECONDS: Final = 30.0
 """The driver did nothing with a segment for so long: it is handed over again."""
 PATIENCE_SECONDS: Final = 10.0
-"""A validator's head may stand still for so long before it is helped."""
+"""A validator's head may stand still behind a source for so long before it is helped."""
 BLOB_PAUSE_SECONDS: Final = 5.0
 """Before a blob is looked for again that no source had."""
 MAX_WANTED: Final = 1_024
@@ -101,7 +101,7 @@ class Follower:
         self._target = 0
         self._refusal: str | None = None
         self._told_at = float("-inf")
-        self._height, self._moved_at = -1, parts.clock.get_seconds()
+        self._behind_at: tuple[int, float] | None = None
 
     # -- from other threads ------------------------------------------------------------------------
     def start(self) -> None:
@@ -203,12 +203,13 @@ class Follower:
 
     def _is_behind(self, head: Header) -> bool:
         """Is there something to fetch, and is it ours to fetch it?"""
-        now = self._parts.clock.get_seconds()
-        if head.height != self._height:
-            self._height, self._moved_at = head.height, now
         if head.height >= self._target:
+            self._behind_at = None
             return False
-        return not self._parts.is_member() or now - self._moved_at >= PATIENCE_SECONDS
+        now = self._parts.clock.get_seconds()
+        if self._behind_at is None or self._behind_at[0] != head.height:
+            self._behind_at = head.height, now
+        return not self._parts.is_member() or now - self._behind_at[1] >= PATIENCE_SECONDS
 
     def _advance(self, source: Source, tip: Header) -> None:
         """Fetch from one source while the driver executes what came before."""
