@@ -21,6 +21,7 @@ from .outbox import Outbox
 from .parts import Parts
 from .records import Alarm
 from .tree import BlockTree, get_candidate
+from .voting import Voter
 
 RETRY_SECONDS: Final = 0.5
 """Pause before looking again for what was not here, unless it comes."""
@@ -44,8 +45,11 @@ class ForkOrBug(RuntimeError):
 class Importer:
     """The way of final blocks to the disk, in one session."""
 
-    def __init__(self, parts: Parts, outbox: Outbox, tree: BlockTree, journal: Journal) -> None:
-        self._parts, self._outbox, self._tree, self._journal = parts, outbox, tree, journal
+    def __init__(
+        self, parts: Parts, outbox: Outbox, voter: Voter, tree: BlockTree, journal: Journal
+    ) -> None:
+        self._parts, self._outbox, self._voter = parts, outbox, voter
+        self._tree, self._journal = tree, journal
         self._holders: tuple[Address, ...] = tuple(
             member.address for member in tree.current.members if member.address != parts.address
         )
@@ -113,6 +117,7 @@ class Importer:
         if blocks:
             candidates = tuple(get_candidate(block) for block in blocks)
             self._commit(Finalize(candidates, segment.certificate))
+            self._voter.follow((segment.certificate.epoch, segment.certificate.view))
             self.has_imported = True
 
     def _commit(self, effect: Finalize) -> None:

@@ -110,7 +110,7 @@ class Session:
         parts.finalizer.keep_house(self.tree)  # perhaps what nobody needs any more fills the disk
         check_space(parts.directory, parts.config.storage.min_free_bytes)
         self._journal = Journal(parts.store)
-        self._importer = Importer(parts, outbox, self.tree, self._journal)
+        self._importer = Importer(parts, outbox, voter, self.tree, self._journal)
         self.epoch_set = self.tree.current
         self._answers: deque[Event] = deque()
         self._requests = Requests(parts, outbox, self.tree, self._journal)
@@ -297,6 +297,7 @@ class Session:
             case BlockAnswered(block):
                 self._receive_block(block)
             case Segment():
+                self._check_own(CertificateReceived(message.certificate))
                 self._importer.take(message)
             case _:
                 self._receive_vote(message)
@@ -317,15 +318,24 @@ class Session:
         """Keep the block if it may matter; it is executed only if consensus asks for that."""
         block, vote = arrival.block, arrival.vote
         proposal = Proposal(get_candidate(block), vote)
+        is_new = proposal.candidate.view == proposal.view >= self.machine.view
         is_kept = self._may_keep(block.hash, proposal.view) and self._keep_body(block)
         if not is_kept and not self.tree.has(block.hash):
             self._step(VoteReceived(vote))  # a second proposal of the leader is an offence still
         elif self._step(ProposalReceived(proposal)):
             self._kept[proposal.view] = block.hash
+            if is_new:
+                self._compare_clocks(block)
             self._check_own(VoteReceived(vote))
         elif is_kept:
             self.tree.remove(block.hash)
             self._journal.entries.pop(BLOCK + block.hash, None)
+
+    def _compare_clocks(self, block: Block) -> None:
+        """The leader's clock said so when it built this."""
+        now = self._parts.clock.get_unix_seconds()
+        leader = block.extension.proposer
+        self._parts.progress.clocks.observe(leader, block.header.timestamp, now)
 
     def _receive_block(self, block: Block) -> None:
         """What we asked for, and nothing else."""
@@ -359,7 +369,7 @@ class Session:
         validators, chain_id = self.epoch_set.validators, self._parts.rules.chain_id
         me = validators.find(self._parts.address)
         said = get_statement(message)
-        if me is None or self._voter.has_said(said):
+        if me is None or said.epoch != self.epoch_set.epoch or self._voter.has_said(said):
             return
         try:
             if isinstance(message, VoteReceived):
@@ -442,9 +452,9 @@ class Session:
         self._wanted[block_hash] = None
         if len(self._wanted) > MAX_WANTED:
             del self._wanted[next(iter(self._wanted))]
-        members = self.epoch_set.members
-        addresses = tuple(members[place].address for place in holders if place != self.me)
-        self._outbox.fetch_block(block_hash, addresses)
+        addresses = (self.epoch_set.members[place].address for place in holders)
+        others = tuple(one for one in addresses if one != self._parts.address)
+        self._outbox.fetch_block(block_hash, others)
 
 
 def find_place(epoch_set: EpochSet, parts: Parts) -> int | None:

@@ -79,8 +79,11 @@ class Voter:
             log_event("votes_withheld", epoch=epoch, until_view=view + QUIET_VIEWS)
 
     def follow(self, certified: Place) -> None:
-        """Blocks came that others made final up to this view: it needs no vote of ours any more."""
-        if self._signer.get_last() < certified:
+        """Blocks came that others made final up to this view: it needs no vote of ours any more.
+
+        Before we are awake it says that others went on without this signer: that is for `wake`.
+        """
+        if self._is_awake and self._signer.get_last() < certified:
             self._signer.raise_floor(*certified)
 
     def sign(self, statement: Statement, place: int) -> Vote | None:

@@ -24,7 +24,7 @@ from steelyard.chain.consensus.messages import (
     Proposal,
     VoteReceived,
 )
-from steelyard.chain.consensus.votes import Vote
+from steelyard.chain.consensus.votes import Statement, Vote, find_offence
 from steelyard.chain.epochs import EpochSet
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import (
@@ -125,8 +125,10 @@ class Line:
         match message:
             case Proposal(_, vote):
                 assert block is not None
+                self._cluster.said[self._address].append(vote.statement)
                 self._tell(Arrival(block, vote))
             case Vote():
+                self._cluster.said[self._address].append(message.statement)
                 self._tell(VoteReceived(message))
             case Certificate():
                 self._tell(CertificateReceived(message))
@@ -189,6 +191,9 @@ class Cluster:
         self.nodes: dict[int, Node] = {}
         self.parts: list[set[int]] = []
         self.counts: Counter[str] = Counter()
+        """Messages sent, by kind."""
+        self.said: dict[Address, list[Statement]] = {one: [] for one in self.addresses}
+        """Every vote that left a node, over all its lives."""
         self.withheld: set[BlobName] = set()
         self.filter: Callable[[int, Incoming], bool] = lambda place, message: True
         """Does this message reach the node at that place?"""
@@ -217,6 +222,10 @@ class Cluster:
 
     def close(self) -> None:
         self.kill(*self.nodes)
+
+    def get_home(self, place: int) -> Path:
+        """The data directory of a node."""
+        return self.directory / str(place)
 
     def part(self, *groups: set[int]) -> None:
         """Let messages pass within these groups only; none given: everywhere."""
@@ -268,7 +277,7 @@ class Cluster:
             line._tell(PlaceHeard(node.address, node.get_head().height))
 
     # -- time --------------------------------------------------------------------------------------
-    def run(self, is_done: Callable[[], object], seconds: float = 600.0) -> None:
+    def run(self, is_done: Callable[[], object], seconds: float = 90.0) -> None:
         """Let the nodes work until that is so; fail if it is not within so many seconds."""
         deadline = self.now + seconds
         for _ in range(MAX_TURNS):
@@ -316,6 +325,13 @@ class Cluster:
         for height in range(1, self.get_height() + 1):
             assert len({node.get_hash(height) for node in self.nodes.values()}) == 1, height
 
+    def check_honesty(self) -> None:
+        """Nobody ever said two things that a validator may not say both."""
+        for said in self.said.values():
+            for first, second in itertools.combinations(set(said), 2):
+                assert find_offence(first, second) is None, (first, second)
+
     def submit(self, raw: bytes) -> Hash:
         """Hand a transaction to every node, as gossip would."""
-        return [node.submit_transaction(raw) for node in self.nodes.values()][0]
+        hashes = [node.submit_transaction(raw) for node in self.nodes.values()]
+        return hashes[0]

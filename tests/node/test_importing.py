@@ -1,0 +1,238 @@
+"""Blocks that others made final: taken if they prove it, waited for, never believed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from steelyard.chain.block import Block
+from steelyard.chain.bls import sign
+from steelyard.chain.consensus.certificates import Certificate, build_certificate
+from steelyard.chain.consensus.messages import (
+    Effect,
+    ReportConflict,
+    ReportOffence,
+    VoteReceived,
+)
+from steelyard.chain.consensus.votes import Kind, Statement, Vote, compute_signing_root
+from steelyard.chain.epochs import EpochSet
+from steelyard.chain.errors import UnavailableBlob
+from steelyard.chain.types import Epoch, Hash, View
+from steelyard.node.inbox import ROOM, Arrival, BlockAnswered, Inbox, Segment
+from steelyard.node.tree import BlockTree
+
+from .cluster import Cluster, make_document
+from .test_cluster import finalize, get_block
+from .world import CHAIN_ID
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Four nodes, two blocks; the last node has none of them and hears nothing."""
+    cluster = Cluster(tmp_path / "nodes", make_document((10, 10, 10, 10)), 4)
+    cluster.start(0, 1, 2)
+    finalize(cluster, 0, 1)
+    cluster.part({0, 1, 2}, {3})
+    cluster.start(3)
+    cluster.rest(0.1)
+    yield cluster
+    cluster.close()
+
+
+def get_segment(cluster: Cluster, last: int) -> Segment:
+    node = cluster.nodes[0]
+    certificate = node.get_certificate(last)
+    assert certificate is not None
+    height = node.store.get_height(certificate.hash)
+    assert height is not None
+    return Segment(tuple(get_block(node, one) for one in range(1, height + 1)), certificate, "test")
+
+
+def certify(cluster: Cluster, said: Statement, places: Sequence[int]) -> Certificate:
+    root = compute_signing_root(said, CHAIN_ID)
+    votes = [Vote(said, place, sign(cluster.secrets[place].voting, root)) for place in places]
+    return build_certificate(votes, cluster.nodes[0].get_epoch_set().validators)
+
+
+@pytest.mark.slow
+def test_a_segment_is_executed_and_final(cluster: Cluster) -> None:
+    node, segment = cluster.nodes[3], get_segment(cluster, 1)
+    node.driver.deliver(segment)
+    cluster.run(lambda: node.get_head().height == segment.blocks[-1].height)
+    assert node.get_certificate(segment.blocks[-1].height) == segment.certificate
+    cluster.part()
+    cluster.run(lambda: node.driver.is_validator() and node.get_head().height >= 2)
+    assert node._signer.get_floor() >= (0, segment.certificate.view)
+
+
+@pytest.mark.parametrize("fault", ["signature", "body", "gap"])
+def test_a_segment_that_proves_nothing_changes_nothing(cluster: Cluster, fault: str) -> None:
+    node, segment = cluster.nodes[3], get_segment(cluster, 1)
+    certificate, blocks = segment.certificate, segment.blocks
+    wrong = {
+        "signature": replace(segment, certificate=replace(certificate, signature=b"\0" * 96)),
+        "body": replace(
+            segment, blocks=(replace(blocks[0], transactions=(b"\x02junk",)), *blocks[1:])
+        ),
+        "gap": replace(segment, blocks=blocks[1:]),
+    }[fault]
+    node.driver.deliver(wrong)
+    cluster.rest(1)
+    assert node.get_head().height == 0
+    assert node.driver.alarm is None
+    node.driver.deliver(segment)
+    cluster.run(lambda: node.get_head().height == blocks[-1].height)
+
+
+@pytest.mark.slow
+def test_a_final_block_that_breaks_a_rule_is_an_alarm_and_ends_our_votes(cluster: Cluster) -> None:
+    node, block = cluster.nodes[3], get_block(cluster.nodes[0], 1)
+    wrong = replace(block, header=replace(block.header, state_root=Hash(b"\x01" * 32)))
+    said = Statement(Epoch(0), wrong.extension.view, Kind.FINALIZE, wrong.hash)
+    node.driver.deliver(Segment((wrong,), certify(cluster, said, (0, 1, 2)), "test"))
+    cluster.run(lambda: node.driver.alarm is not None)
+    assert node.driver.alarm is not None
+    assert node.driver.alarm.code == "fork_or_bug"
+    cluster.part()
+    cluster.rest(5)
+    assert cluster.said[node.address] == []
+    assert node.get_head().height == 0
+
+
+def test_a_final_block_waits_for_its_blobs_and_reads_go_on(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, segment = cluster.nodes[3], get_segment(cluster, 1)
+    execute, missing = BlockTree.execute, [True]
+
+    def lack(tree: BlockTree, block_hash: Hash) -> object:
+        if missing:
+            raise UnavailableBlob("blob_unavailable", "not here")
+        return execute(tree, block_hash)
+
+    monkeypatch.setattr(BlockTree, "execute", lack)
+    node.driver.deliver(segment)
+    cluster.run(lambda: node.driver.alarm is not None)
+    assert node.driver.alarm is not None
+    assert node.driver.alarm.code == "blob_unavailable"
+    assert node.get_head().height == 0
+    missing.clear()
+    node.driver.wake_for_blob()
+    cluster.run(lambda: node.get_head().height == segment.blocks[-1].height)
+    cluster.rest(0.1)
+    assert node.driver.alarm is None
+
+
+# -- blocks ----------------------------------------------------------------------------------------
+def swap_body(block: Block) -> Block:
+    return replace(block, transactions=(b"\x02junk",))
+
+
+def count_known(cluster: Cluster) -> int:
+    session = cluster.nodes[3].driver._session
+    assert session is not None
+    return len(session.tree._branches)
+
+
+def test_a_block_that_nobody_asked_for_is_not_kept(cluster: Cluster) -> None:
+    node = cluster.nodes[3]
+    node.driver.deliver(BlockAnswered(get_block(cluster.nodes[0], 1)))
+    cluster.rest(1)
+    assert count_known(cluster) == 0
+
+
+def test_a_leaders_block_with_another_body_is_not_kept(cluster: Cluster) -> None:
+    node, block = cluster.nodes[3], get_block(cluster.nodes[0], 1)
+    said = Statement(Epoch(0), block.extension.view, Kind.NOTARIZE, block.hash)
+    leader = node.get_epoch_set().validators.get_leader(Epoch(0), said.view)
+    root = compute_signing_root(said, CHAIN_ID)
+    vote = Vote(said, leader, sign(cluster.secrets[leader].voting, root))
+    node.driver.deliver(Arrival(swap_body(block), vote))
+    cluster.rest(0.1)
+    assert count_known(cluster) == 0
+    node.driver.deliver(Arrival(block, replace(vote, signature=b"\0" * 96)))  # type: ignore[arg-type]
+    cluster.rest(0.1)
+    assert count_known(cluster) == 0
+    node.driver.deliver(Arrival(block, vote))
+    cluster.rest(0.1)
+    assert count_known(cluster) == 1
+
+
+def test_a_leader_fills_one_place_a_view_and_none_far_ahead(cluster: Cluster) -> None:
+    node, block = cluster.nodes[3], get_block(cluster.nodes[0], 1)
+    validators = node.get_epoch_set().validators
+
+    def propose(view: int, extra: bytes) -> None:
+        extension = replace(block.extension, view=View(view))
+        leader = validators.get_leader(Epoch(0), View(view))
+        extension = replace(extension, proposer=cluster.addresses[leader])
+        made = seal(replace(block, extension=extension), extra)
+        said = Statement(Epoch(0), View(view), Kind.NOTARIZE, made.hash)
+        root = compute_signing_root(said, CHAIN_ID)
+        vote = Vote(said, leader, sign(cluster.secrets[leader].voting, root))
+        node.driver.deliver(Arrival(made, vote))
+
+    propose(5, b"a")
+    propose(5, b"b")
+    propose(500, b"c")
+    cluster.rest(0.1)
+    assert count_known(cluster) == 1
+
+
+def seal(block: Block, extra: bytes) -> Block:
+    from steelyard.chain.block import compute_extension_hash
+
+    header = replace(
+        block.header,
+        extra_data=extra,
+        parent_beacon_block_root=compute_extension_hash(block.extension),
+    )
+    return replace(block, header=header)
+
+
+# -- cheats ----------------------------------------------------------------------------------------
+class Court:
+    """Notes what the driver reports."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[Effect, EpochSet]] = []
+
+    def report(self, evidence: ReportOffence | ReportConflict, epoch_set: EpochSet) -> None:
+        self.reports.append((evidence, epoch_set))
+
+
+def test_two_votes_of_one_validator_in_one_view_are_reported(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, make_document((10, 10, 10, 10)), 4)
+    cluster.start()
+    node, court = cluster.nodes[0], Court()
+    node.driver.duties = court
+    cluster.run(node.driver.is_validator)
+    for block in (b"\x01" * 32, b"\x02" * 32):
+        said = Statement(Epoch(0), View(3), Kind.NOTARIZE, Hash(block))
+        root = compute_signing_root(said, CHAIN_ID)
+        vote = Vote(said, 2, sign(cluster.secrets[2].voting, root))
+        node.driver.deliver(VoteReceived(vote))
+    cluster.run(lambda: court.reports)
+    (evidence, epoch_set), *_ = court.reports
+    assert isinstance(evidence, ReportOffence)
+    assert evidence.first.signer == evidence.second.signer == 2
+    assert epoch_set == node.get_epoch_set()
+    cluster.close()
+
+
+# -- floods ----------------------------------------------------------------------------------------
+def test_a_flood_of_votes_takes_no_room_of_other_messages(cluster: Cluster) -> None:
+    said = Statement(Epoch(0), View(3), Kind.NULLIFY, Hash(bytes(32)))
+    inbox, room = Inbox(), ROOM[VoteReceived]
+    for _ in range(room + 7):
+        inbox.put(VoteReceived(Vote(said, 0, b"")))  # type: ignore[arg-type]
+    segment = get_segment(cluster, 1)
+    for _ in range(ROOM[Segment] + 1):
+        inbox.put(segment)
+    assert inbox.dropped == {"VoteReceived": 7, "Segment": 1}
+    taken = [inbox.take() for _ in range(room + ROOM[Segment])]
+    assert taken[-1] == segment
+    assert inbox.is_empty()
+    inbox.put(segment)
+    assert inbox.take() == segment
