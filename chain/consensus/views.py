@@ -186,7 +186,8 @@ class Views:
         if block.hash == self.root.hash:
             return self.root_view
         highest = view - 1 if self.is_last(block) else min(block.view, view - 1)
-        for below in range(highest, block.view - 1, -1):
+        lowest = max(block.view, self.root_view + 1)
+        for below in range(highest, lowest - 1, -1):
             if block.hash in self.get(View(below)).get_certified_hashes():
                 return View(below)
         return None

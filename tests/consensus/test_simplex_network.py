@@ -17,7 +17,7 @@ def test_everybody_finalizes_the_same_blocks(powers: list[int]) -> None:
     assert max(world.get_heights()) - min(world.get_heights()) <= 1
 
 
-@pytest.mark.parametrize("size", [4, 7])
+@pytest.mark.parametrize("size", [4, pytest.param(7, marks=pytest.mark.slow)])
 def test_one_dead_validator_of_many_stops_nothing(size: int) -> None:
     world = SmallNetwork([1] * size, down=[0])
     world.run_until(60_000)
@@ -113,7 +113,13 @@ def test_one_validator_finalizes_its_block_in_the_same_instant() -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
-    ("powers", "traitors"), [([1] * 4, [1]), ([1] * 7, [0, 5]), ([3, 3, 2, 2], [0])], ids=str
+    ("powers", "traitors"),
+    [
+        ([1] * 4, [1]),
+        pytest.param([3, 3, 2, 2], [0], marks=pytest.mark.slow),
+        pytest.param([1] * 7, [0, 5], marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_less_than_a_third_of_traitors_break_nothing(
     seed: int, powers: list[int], traitors: list[int]

@@ -56,8 +56,15 @@ KILLS = {
 """The first seed that kills each mutant, and how; `python -m tests.bench consensus` finds them."""
 
 
-LONG_RUNS = {"no_backoff", "first_holder_only"}
-"""A second each, until nobody doubts that nothing moves any more."""
+LONG_RUNS = {
+    "no_backoff",
+    "never_finalize",
+    "never_nullify",
+    "stay_after_nullification",
+    "no_fetch",
+    "first_holder_only",
+}
+"""Half a second or more each, until nobody doubts that nothing moves any more."""
 
 
 @pytest.mark.parametrize(
