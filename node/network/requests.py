@@ -13,7 +13,7 @@ from steelyard.chain.types import Address, Epoch, Hash, View
 from .outgoing import Outgoing
 from .wire import BlockRequest, CertificatesRequest
 
-NEXT_SECONDS: Final = 0.5
+NEXT_SECONDS: Final = 0.25
 """After so long without an answer the next holder is asked for the block."""
 GIVE_UP_SECONDS: Final = 30.0
 MAX_BLOCKS: Final = 256
@@ -37,17 +37,17 @@ class Requests:
 
     def __init__(self) -> None:
         self._questions: dict[Hash, Question] = {}
-        self._connected: tuple[Address, ...] = ()
+        self._peers: dict[Address, int] = {}
         self._turn = 0
 
-    def set_connected(self, peers: Iterable[Address]) -> None:
-        """Those that hear us."""
-        self._connected = tuple(sorted(peers))
+    def set_peers(self, peers: Iterable[Address]) -> None:
+        """All that may be asked, the likeliest to answer first."""
+        self._peers = {peer: rank for rank, peer in enumerate(peers)}
 
     def fetch_block(
         self, block_hash: Hash, holders: Iterable[Address], now: float
     ) -> list[Outgoing]:
-        """Ask one holder, then the next ones; all others after them."""
+        """Ask the likeliest holder, then the next ones; all others after them."""
         known = self._questions.pop(block_hash, None)
         turn, next_at = (0, now) if known is None else (known.turn, known.next_at)
         question = Question(tuple(holders), turn, next_at, now + GIVE_UP_SECONDS)
@@ -65,12 +65,13 @@ class Requests:
 
     def fetch_certificates(self, epoch: Epoch, view: View) -> list[Outgoing]:
         """Ask some, other ones each time."""
-        if not self._connected:
+        peers = tuple(self._peers)
+        if not peers:
             return []
-        count = min(ASKED_FOR_CERTIFICATES, len(self._connected))
-        places = [(self._turn + i) % len(self._connected) for i in range(count)]
+        count = min(ASKED_FOR_CERTIFICATES, len(peers))
+        places = [(self._turn + i) % len(peers) for i in range(count)]
         self._turn += count
-        return [(self._connected[place], CertificatesRequest(epoch, view)) for place in places]
+        return [(peers[place], CertificatesRequest(epoch, view)) for place in places]
 
     def tick(self, now: float) -> list[Outgoing]:
         """Several times a second: asks the next holders."""
@@ -83,9 +84,7 @@ class Requests:
         ]
 
     def _ask(self, block_hash: Hash, question: Question, now: float) -> list[Outgoing]:
-        connected = set(self._connected)
-        named = [holder for holder in question.holders if holder in connected]
-        order = named + [peer for peer in self._connected if peer not in question.holders]
+        order = sorted(self._peers, key=lambda peer: peer not in question.holders)
         if now < question.next_at or not order:
             return []
         address = order[question.turn % len(order)]

@@ -59,6 +59,8 @@ from .wire import (
 STATUS_SECONDS: Final = 2.0
 """We say where we are this often, and soon after each finalization."""
 STATUS_PAUSE_SECONDS: Final = 0.1
+HEARD_SECONDS: Final = 2 * STATUS_SECONDS
+"""Whoever was heard within this time will be heard when it answers."""
 LOOK_SECONDS: Final = 0.25
 """How often the mesh is asked who is connected."""
 FAR_BEHIND: Final = 3
@@ -359,14 +361,16 @@ class Network:
     def _take_turn(self, now: float) -> None:
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
-            self._look()
+            self._look(now)
         self._say_place(now)
         self._send(self.gossip.tick(now) + self.catch_up.tick(now) + self.requests.tick(now))
         self._give_segment(now)
 
-    def _look(self) -> None:
+    def _look(self, now: float) -> None:
         """See who is connected now, and tell those that newly are what they missed."""
-        connected = {one.peer.address for one in self.mesh.get_peers() if one.is_connected}
+        peers = sorted(self.mesh.get_peers(), key=lambda one: rank_peer(one, now))
+        self.requests.set_peers(one.peer.address for one in peers)
+        connected = {one.peer.address for one in peers if one.is_connected}
         if connected == self._connected:
             return
         for peer in sorted(connected ^ self._connected):
@@ -378,7 +382,6 @@ class Network:
                 if self._said is not None:
                     self.mesh.send(peer, self._said)
         self._connected = connected
-        self.requests.set_connected(connected)
 
     def _say_place(self, now: float) -> None:
         """Tell everybody where we are, when that has changed and now and then."""
@@ -438,3 +441,9 @@ class Network:
             dropped=dict(self.router.dropped)
             | {"network": self.loop.dropped, "blobs": self.bulk.dropped},
         )
+
+
+def rank_peer(peer: PeerStatus, now: float) -> tuple[bool, bool]:
+    """Least for those likeliest to answer: we heard them lately, and they hear us."""
+    is_heard = peer.seen_at is not None and now - peer.seen_at < HEARD_SECONDS
+    return not is_heard, not peer.is_connected

@@ -15,9 +15,9 @@ from .blob_kit import ANN, BEN, CAT, ME
 BLOCK = Hash(b"\x01" * 32)
 
 
-def make_requests(*connected: Address) -> Requests:
+def make_requests(*peers: Address) -> Requests:
     requests = Requests()
-    requests.set_connected(connected or (ANN, BEN, CAT))
+    requests.set_peers(peers or (ANN, BEN, CAT))
     return requests
 
 
@@ -28,19 +28,24 @@ def list_asked(sending: list[Outgoing]) -> list[Address | None]:
 
 def test_the_holders_of_a_block_are_asked_one_after_the_other_then_all_others() -> None:
     requests = make_requests()
-    asked = list_asked(requests.fetch_block(BLOCK, [CAT, ANN], 0.0))
+    asked = list_asked(requests.fetch_block(BLOCK, [CAT, BEN], 0.0))
     assert requests.tick(NEXT_SECONDS / 2) == []
     for turn in range(1, 4):
         asked += list_asked(requests.tick(turn * NEXT_SECONDS))
-    assert asked == [CAT, ANN, BEN, CAT]
+    assert asked == [BEN, CAT, ANN, BEN]
 
 
-def test_who_is_not_connected_is_not_asked_for_a_block() -> None:
+def test_the_holder_that_is_likeliest_to_answer_is_asked_first() -> None:
+    requests = make_requests(CAT, BEN, ANN)
+    assert list_asked(requests.fetch_block(BLOCK, [ANN, BEN, CAT], 0.0)) == [CAT]
+
+
+def test_who_is_no_peer_is_not_asked_for_a_block() -> None:
     requests = make_requests(BEN)
     assert list_asked(requests.fetch_block(BLOCK, [CAT, ME, BEN], 0.0)) == [BEN]
-    requests.set_connected([])
+    requests.set_peers([])
     assert requests.tick(NEXT_SECONDS) == []
-    requests.set_connected([CAT])
+    requests.set_peers([CAT])
     assert list_asked(requests.tick(2 * NEXT_SECONDS)) == [CAT]
 
 
@@ -79,6 +84,6 @@ def test_certificates_are_asked_of_some_and_of_others_the_next_time() -> None:
     assert [peer for peer, _ in second] == [peers[3], peers[4], peers[0]]
 
 
-def test_nobody_is_asked_for_certificates_while_nobody_is_connected() -> None:
+def test_nobody_is_asked_for_certificates_while_there_is_nobody() -> None:
     assert Requests().fetch_certificates(Epoch(0), View(7)) == []
     assert len(make_requests(ANN).fetch_certificates(Epoch(0), View(7))) == 1

@@ -24,6 +24,8 @@ from steelyard.node.inbox import (
     Segment,
 )
 from steelyard.node.network.gossip import REPEAT_SECONDS
+from steelyard.node.network.mesh import Peer, PeerStatus
+from steelyard.node.network.service import rank_peer
 from steelyard.node.network.wire import (
     CHUNK_BYTES,
     Announcement,
@@ -200,6 +202,24 @@ def test_a_block_is_fetched_from_a_holder_and_only_then_taken(web: Web) -> None:
     holder.network.send_block(me.address, block)
     web.run(0.1)
     assert BlockAnswered(block) in me.incoming
+
+
+def test_those_that_we_hear_and_that_hear_us_are_asked_first() -> None:
+    peer = Peer(CHAIN[0].extension.proposer, bytes(32), "")
+    rows = [
+        PeerStatus(peer, is_connected, False, seen_at, 0, 0, 0, 0, 0, {})
+        for seen_at in (None, 1.0, 99.0)
+        for is_connected in (False, True)
+    ]
+    ranked = sorted(rows, key=lambda one: rank_peer(one, 100.0))
+    assert [(one.seen_at, one.is_connected) for one in ranked] == [
+        (99.0, True),
+        (99.0, False),
+        (None, True),
+        (1.0, True),
+        (None, False),
+        (1.0, False),
+    ]
 
 
 def test_certificates_are_asked_for_and_sent(web: Web) -> None:
