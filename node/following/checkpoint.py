@@ -42,7 +42,7 @@ from steelyard.chain.types import Hash, Height
 from ..history import set_first_executed, set_oldest_state
 from ..logs import log_event
 from ..pruning import Progress
-from ..store import CHECKED_BLOCKS, SCHEMA, ChainStore, FinalBlock, Writer, encode_height
+from ..store import CHECKED_BLOCKS, SCHEMA, ChainStore, Writer, encode_height
 from .download import StateDownload
 from .fetcher import Fetcher
 from .sources import Sources, SourceWrong
@@ -59,7 +59,7 @@ class Beginning:
 
 
 class CheckpointStart:
-    """Brings an empty store to a checkpoint."""
+    """Brings a store that holds block 0 to a checkpoint."""
 
     def __init__(
         self,
@@ -79,9 +79,6 @@ class CheckpointStart:
         Raises SteelyardError: checkpoint_too_old, sources_exhausted, state_unavailable,
         state_malformed, genesis_mismatch, checkpoint_fork; StorageFull, CorruptData, Stopped.
         """
-        if self._store.is_empty():
-            first = FinalBlock(self._state.block, (), self._state.nodes, (), self._state.epoch_set)
-            self._store.commit([first], None, {})
         if checkpoint.height == 0:
             self._check_genesis(checkpoint.hash)
         if checkpoint.height == 0 or self._store.get_head().height > 0:

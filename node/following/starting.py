@@ -6,12 +6,12 @@ from pathlib import Path
 
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.following import check_checkpoint_age, parse_checkpoint
-from steelyard.chain.genesis import Genesis, build_genesis, parse_genesis
+from steelyard.chain.genesis import Genesis, build_genesis, parse_genesis, schedule_forks
 
 from ..clock import Clock
 from ..config import NodeConfig
 from ..directory import CHAIN, DirectoryLock, read_genesis_document
-from ..store import ChainStore
+from ..store import ChainStore, FinalBlock
 from .checkpoint import CheckpointStart
 from .fetcher import Fetcher, check_url
 from .sources import Sources
@@ -82,8 +82,12 @@ def fetch_checkpoint(
     clock: Clock,
 ) -> None:
     state = build_genesis(genesis)
-    if not store.is_empty():
-        store.check(state.block.hash)
+    if store.is_empty():
+        first = FinalBlock(state.block, (), state.nodes, (), state.epoch_set)
+        store.commit([first], None, {})
+    store.check(state.block.hash)
+    # Noted while no block was executed: those before the checkpoint never will be.
+    store.check_upgrades(schedule_forks(genesis.rules, config.upgrades).forks)
     fetcher = Fetcher()
     try:
         sources = Sources(config.follow.nodes, fetcher, state.block.hash, clock.get_seconds)

@@ -65,14 +65,13 @@ def make_genesis(name: str = "follow") -> tuple[Genesis, GenesisState]:
 class Chain:
     """A store with a chain in it, and the key that makes its blocks final."""
 
-    def __init__(self, directory: Path, name: str = "follow", *, is_empty: bool = False) -> None:
+    def __init__(self, directory: Path, name: str = "follow") -> None:
         self.genesis, self.state = make_genesis(name)
         self.directory = directory
         self.store = ChainStore(directory / "chain", 2**27)
         self.blobs = BlobStore(directory, BlobsConfig())
-        if not is_empty:
-            first = FinalBlock(self.state.block, (), self.state.nodes, (), self.state.epoch_set)
-            self.store.commit([first], None, {})
+        first = FinalBlock(self.state.block, (), self.state.nodes, (), self.state.epoch_set)
+        self.store.commit([first], None, {})
 
     @property
     def head(self) -> Header:

@@ -45,7 +45,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Iterator[Chain]:
-    one = Chain(tmp_path, is_empty=True)
+    one = Chain(tmp_path)
     yield one
     one.close()
 

@@ -37,6 +37,9 @@ def test_an_empty_directory_begins_at_its_checkpoint_once(chain: Chain, tmp_path
     begin_at_checkpoint(tmp_path, config, lambda _: None, CLOCK)  # nobody has to answer now
     store = ChainStore(tmp_path / CHAIN, 2**27)
     assert store.get_head() == chain.head
+    store.check_upgrades(chain.genesis.rules.forks)
+    with pytest.raises(SteelyardError, match="upgrade_late"):
+        store.check_upgrades((("fork", 2),))  # others executed block 2 without it
     store.close()
 
 
