@@ -82,7 +82,9 @@ def check_votes(
         assert block is not None, "the head's body is stored with it"
         made = get_candidate(block)
         final = Statement(made.epoch, made.view, Kind.FINALIZE, made.hash)
-        if is_alone(store.get_epoch_set(made.epoch), address) and not signer.has_said(final):
+        made_by = store.find_epoch_set(made.epoch)  # None after a start at a later block
+        is_ours = made_by is not None and is_alone(made_by, address)
+        if is_ours and not signer.has_said(final):
             raise _make_signer_error(directory, f"the vote that made block {head.height} final")
 
 

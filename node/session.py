@@ -158,8 +158,8 @@ class Session:
         final = self._parts.store.get_certificate(self.tree.root.height)
         known = [*certificates, *([] if final is None else [final])]
         highest = max(((one.epoch, one.view) for one in known), default=(0, 0))
-        epoch_set = self._parts.store.get_epoch_set(highest[0])
-        was_member = epoch_set.find(self._parts.address) is not None
+        epoch_set = self._parts.store.find_epoch_set(highest[0])  # None after a late start
+        was_member = epoch_set is None or epoch_set.find(self._parts.address) is not None
         self._voter.wake(highest, was_member=was_member)
 
     def _tell_place(self) -> None:
@@ -323,7 +323,7 @@ class Session:
         if not is_kept and not self.tree.has(block.hash):
             self._step(VoteReceived(vote))  # a second proposal of the leader is an offence still
         elif self._step(ProposalReceived(proposal)):
-            self._kept[proposal.view] = block.hash
+            self._kept.setdefault(proposal.view, block.hash)
             if is_new:
                 self._compare_clocks(block)
             self._check_own(VoteReceived(vote))
@@ -435,6 +435,8 @@ class Session:
         head = self.tree.root
         self._importer.finalize(effect)
         if self.tree.root != head:
+            view = effect.certificate.view
+            self._kept = {one: kept for one, kept in self._kept.items() if one > view}
             self._tell_place()
 
     def _find_proposed(self, message: Message) -> Block | None:

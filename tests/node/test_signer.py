@@ -98,6 +98,39 @@ def test_nothing_is_signed_at_or_below_a_forgotten_view(tmp_path: Path) -> None:
     signer.close()
 
 
+def test_what_was_said_elsewhere_is_taken_over(tmp_path: Path) -> None:
+    signer = open_signer(tmp_path)
+    signer.sign_vote(say(Kind.NOTARIZE, 8, A), 0)
+    signer.merge((say(Kind.NOTARIZE, 3, B), say(Kind.NULLIFY, 9)), (0, 4))
+    signer.close()
+    signer = open_signer(tmp_path)
+    assert signer.get_statements() == (say(Kind.NOTARIZE, 8, A), say(Kind.NULLIFY, 9))
+    assert signer.get_floor() == (0, 4)
+    assert signer.get_last() == (0, 9)
+    with pytest.raises(ConflictingVote):
+        signer.sign_vote(say(Kind.FINALIZE, 9, A), 0)
+    signer.close()
+
+
+def test_a_contradiction_between_two_lives_ends_up_below_the_floor(tmp_path: Path) -> None:
+    signer = open_signer(tmp_path)
+    signer.sign_vote(say(Kind.FINALIZE, 8, A), 0)
+    signer.sign_vote(say(Kind.NOTARIZE, 10, A), 0)
+    signer.merge((say(Kind.NULLIFY, 8),), (0, 0))
+    assert signer.get_floor() == (0, 8)
+    assert signer.get_statements() == (say(Kind.NOTARIZE, 10, A),)
+    assert signer.has_said(say(Kind.NULLIFY, 8))
+    signer.close()
+
+
+def test_the_floor_is_never_lowered(tmp_path: Path) -> None:
+    signer = open_signer(tmp_path)
+    signer.raise_floor(1, 6)
+    signer.raise_floor(0, 99)
+    assert signer.get_floor() == signer.get_last() == (1, 6)
+    signer.close()
+
+
 def test_a_database_of_another_key_or_chain_is_refused(tmp_path: Path) -> None:
     open_signer(tmp_path).close()
     with pytest.raises(SteelyardError) as caught:
