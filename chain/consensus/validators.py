@@ -1,4 +1,4 @@
-"""The validators of one epoch: an ordered set, its hash, its quorum and the leader of each view.
+"""The voters of one epoch: an ordered set, its quorum and the leader of each view.
 
 A validator is named by its place in the set wherever an epoch is at hand (votes, bitmaps), by its
 address elsewhere. docs/protocol.md, section 8.
@@ -10,13 +10,12 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Final
 
-import rlp
 from eth_utils.crypto import keccak
 
 from ..bls import PUBLIC_KEY_BYTES, PublicKey
 from ..errors import InvalidGenesis
 from ..params import MAX_POWER, MAX_VALIDATORS
-from ..types import Address, Epoch, Hash, Power, View
+from ..types import Address, Epoch, Power, View
 
 LEADER_TAG: Final = b"steelyard-leader-1"
 ADDRESS_BYTES: Final = 20
@@ -50,12 +49,6 @@ class ValidatorSet:
 
     def __getitem__(self, index: int) -> Validator:
         return self.validators[index]
-
-    @cached_property
-    def hash(self) -> Hash:
-        """keccak256(rlp([[address, bls key, power], …]))."""
-        rows = [[v.address, v.key, v.power] for v in self.validators]
-        return Hash(bytes(keccak(rlp.encode(rows))))
 
     @cached_property
     def total_power(self) -> int:

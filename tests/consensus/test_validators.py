@@ -1,8 +1,6 @@
-"""Validator sets: quorum, leader, hash, and what is no set."""
+"""Validator sets: quorum, leader, and what is no set."""
 
 import pytest
-import rlp
-from eth_utils import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,13 +37,6 @@ def test_power_decides_not_the_number_of_validators() -> None:
     validators = make_validators([7, 1, 1, 1])
     assert validators.has_quorum([0])
     assert not validators.has_quorum([1, 2, 3])
-
-
-def test_the_hash_covers_address_key_power_and_order() -> None:
-    rows = [[v.address, v.key, v.power] for v in FOUR.validators]
-    assert FOUR.hash == keccak(rlp.encode(rows))
-    assert ValidatorSet(FOUR.validators[::-1]).hash != FOUR.hash
-    assert make_validators([1, 1, 1, 2]).hash != FOUR.hash
 
 
 def test_leaders_are_drawn_by_power_and_known_in_advance() -> None:
