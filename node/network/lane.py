@@ -18,22 +18,22 @@ from steelyard.chain.errors import SteelyardError
 
 from ..clock import Clock
 from ..logs import log_alarm, log_event
+from .caller import Caller
 from .connections import Connections
 from .endpoint import get_port
 from .links import Link, Peer
 from .names import Names
 from .roster import Roster
-from .sockets import RECEIVE_MESSAGES, ZAP, connect, listen, watch
+from .sockets import RECEIVE_MESSAGES, ZAP, listen, watch
 from .wire import MAX_MESSAGE_BYTES, InvalidMessage, Lane, Message, decode_message
 
 BATCH: Final = 256
 """Messages, events or handshakes looked at before it is something else's turn."""
 CHECK_SECONDS: Final = 0.1
-WATCH_SECONDS: Final = 1.0
-STALLED_SECONDS: Final = 5.0
-"""A peer for which something waits, and that took nothing for this long, counts as lost."""
-REOPEN_SECONDS: Final = 20.0
-"""A socket that could not send for this long is made anew: on some errors ZeroMQ gives up."""
+WATCH_SECONDS: Final = 0.2
+RECALL_SECONDS: Final = 0.25
+MAX_RECALL_SECONDS: Final = 4.0
+"""The pause after a call that failed, and what it grows to."""
 KERNEL_BYTES: Final = 16 * 2**20
 """What Linux may hold back on one connection, generously."""
 
@@ -115,8 +115,8 @@ class LaneThread:
         if now >= self._watched_at + WATCH_SECONDS:
             self._watched_at = now
             self._watch_links(now)
-        blocked = self._send_what_waits(now)
-        self._wait(blocked)
+        self._send_what_waits(now)
+        self._wait()
         self._answer_handshakes()
         self._read_events()
         is_drained = self._receive()
@@ -125,12 +125,21 @@ class LaneThread:
             self._checked_at = now
             self._connections.check(is_drained)
 
-    def _wait(self, blocked: list[Link]) -> None:
-        watched: list[tuple[zmq.Socket[bytes] | sockets.socket, int]] = [
+    def _wait(self) -> None:
+        watched: list[tuple[zmq.Socket[bytes] | sockets.socket | int, int]] = [
             (one, zmq.POLLIN) for one in (self._inbound, self._zap, self._monitor, self._ear)
         ]
-        watched += [(link.socket, zmq.POLLOUT) for link in blocked if link.socket is not None]
-        zmq.zmq_poll(watched, int(CHECK_SECONDS * 1000))
+        callers: dict[object, Caller] = {}
+        for link in self.roster.get_links():
+            if link.caller is not None and not link.caller.is_closed:
+                callers[link.caller.descriptor] = link.caller
+                wanted = zmq.POLLIN | (zmq.POLLOUT if link.caller.has_unsent else 0)
+                watched.append((link.caller.descriptor, wanted))
+        ready = zmq.zmq_poll(watched, int(CHECK_SECONDS * 1000))
+        now = self._clock.get_seconds()
+        for one, _ in ready:
+            if one in callers:
+                callers[one].advance(now)
         with contextlib.suppress(BlockingIOError):
             self._ear.recv(4096)
 
@@ -154,50 +163,45 @@ class LaneThread:
 
     def _watch_links(self, now: float) -> None:
         for link in self.roster.get_links():
-            if link.socket is not None:
-                if link.socket.poll(0, zmq.POLLOUT):
-                    link.is_connected, link.writable_at = True, now
-                elif not link.queue or now >= link.writable_at + STALLED_SECONDS:
-                    link.is_connected = False
-                if now >= link.writable_at + REOPEN_SECONDS:
-                    link.close()
-            if link.socket is None:
-                self._open(link, now)
+            caller = link.caller
+            if caller is None:
+                if now >= link.call_at:
+                    self._call(link, now)
+                continue
+            caller.watch(now)
+            if caller.is_ready:
+                link.failures = 0
+            elif caller.is_closed:
+                link.close()
+                link.call_at = now + min(RECALL_SECONDS * 2**link.failures, MAX_RECALL_SECONDS)
+                link.failures = min(link.failures + 1, 64)
 
-    def _open(self, link: Link, now: float) -> None:
+    def _call(self, link: Link, now: float) -> None:
         if link.endpoint is None:
             return
         host = link.endpoint.host
         addresses = (host,) if link.endpoint.is_literal else self._names.get(host)
         if not addresses:
             return
-        address = addresses[link.attempts % len(addresses)]
+        address = addresses[link.failures % len(addresses)]
         port = get_port(link.endpoint, self.lane)
-        link.attempts += 1
-        link.writable_at = now
         try:
-            link.socket = connect(self._context, self._keys, link.peer.network_key, address, port)
-        except zmq.ZMQError as error:
+            link.caller = Caller(self._keys, link.peer.network_key, address, port, now)
+        except OSError as error:
             log_event("peer_unreachable", address=link.peer.address, why=error)
+            link.call_at = now + MAX_RECALL_SECONDS
 
-    def _send_what_waits(self, now: float) -> list[Link]:
-        """Send until there is nothing, or no room; return those without room."""
-        blocked = []
+    def _send_what_waits(self, now: float) -> None:
+        """Give each connection as much as it has room for."""
         for link in self.roster.list_waiting():
-            if link.socket is None:
-                continue
-            while (waiting := self.roster.take_next(link, now)) is not None:
-                try:
-                    link.socket.send(waiting.frame, zmq.NOBLOCK, copy=False)
-                except zmq.Again:
-                    self.roster.put_back(link, waiting)
-                    blocked.append(link)
+            caller = link.caller
+            while caller is not None and caller.has_room:
+                waiting = self.roster.take_next(link, now)
+                if waiting is None:
                     break
-                link.writable_at = now
-                link.is_connected = True
+                caller.send(waiting.data, now)
                 link.traffic.messages_out += 1
                 link.traffic.bytes_out += waiting.size
-        return blocked
 
     # -- receiving ---------------------------------------------------------------------------------
     def _answer_handshakes(self) -> None:
@@ -211,9 +215,7 @@ class LaneThread:
             is_welcome = mechanism == b"CURVE" and self.roster.is_welcome(
                 key.hex(), self._clock.get_seconds()
             )
-            # 300 and not 400: after 400 an honest peer, of the next epoch or muted, would not
-            # try again.
-            verdict = [b"200", b"OK", key.hex().encode()] if is_welcome else [b"300", b"no", b""]
+            verdict = [b"200", b"OK", key.hex().encode()] if is_welcome else [b"400", b"no", b""]
             self._zap.send_multipart([version, number, *verdict, b""])
 
     def _read_events(self) -> None:

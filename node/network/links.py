@@ -1,13 +1,12 @@
-"""What one lane keeps for each peer: its queue, its quota, its counters and its socket."""
+"""What one lane keeps for each peer: its queue, its quota, its counters and its connection."""
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final
 
-import zmq
-
 from steelyard.chain.types import Address
 
+from .caller import Caller
 from .endpoint import Endpoint
 from .quota import Bucket, Quota
 
@@ -41,11 +40,14 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An encoded message in a queue. A frame shares its bytes with all other queues it is in."""
+    """An encoded message in a queue; a broadcast one is in many queues and in memory once."""
 
-    frame: zmq.Frame
-    size: int
+    data: bytes
     queued_at: float
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
 
 
 @dataclass(eq=False, slots=True)
@@ -57,16 +59,20 @@ class Link:
     traffic: Traffic
     queue: deque[Waiting] = field(default_factory=deque)
     queued_bytes: int = 0
-    socket: "zmq.Socket[bytes] | None" = None
-    attempts: int = 0
-    writable_at: float = 0.0
-    """When something could last be sent, or the socket was made."""
-    is_connected: bool = False
+    caller: Caller | None = None
+    failures: int = 0
+    """Calls since the last one that was answered."""
+    call_at: float = 0.0
+    """Not to be called before."""
 
     @property
     def user(self) -> str:
         """The peer's key as ZeroMQ's User-Id."""
         return self.peer.network_key.hex()
+
+    @property
+    def is_connected(self) -> bool:
+        return self.caller is not None and self.caller.is_ready
 
     def put(self, waiting: Waiting, max_messages: int, max_bytes: int) -> None:
         """Queue it, and drop what waited longest if there is no room.
@@ -97,13 +103,8 @@ class Link:
             self.traffic.dropped += 1
         return None
 
-    def put_back(self, waiting: Waiting) -> None:
-        """Return what `get_next` gave and could not be sent."""
-        self.queue.appendleft(waiting)
-        self.queued_bytes += waiting.size
-
     def close(self) -> None:
-        """Close the socket; what is in it is lost."""
-        if self.socket is not None:
-            self.socket.close(linger=0)
-        self.socket, self.is_connected = None, False
+        """Hang up; what was not sent is lost."""
+        if self.caller is not None:
+            self.caller.close()
+        self.caller = None

@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-import zmq
-
 from steelyard.chain.types import Address
 
 from ..config import NetworkConfig
@@ -113,8 +111,7 @@ class Roster:
     # -- what is to be sent ------------------------------------------------------------------------
     def put(self, address: Address | None, data: bytes, now: float) -> None:
         """Queue a message for one peer, or for all."""
-        # Copied once; libzmq shares a frame among sockets, and needs no thread to give it back.
-        waiting = Waiting(zmq.Frame(data, copy=True), len(data), now)
+        waiting = Waiting(data, now)
         with self._lock:
             links = self._links.values() if address is None else [self._links.get(address)]
             for link in links:
@@ -134,11 +131,6 @@ class Roster:
             if waiting is None:
                 self._waiting.pop(link, None)
             return waiting
-
-    def put_back(self, link: Link, waiting: Waiting) -> None:
-        """It could not be sent yet."""
-        with self._lock:
-            link.put_back(waiting)
 
     # -- what is to be ended -----------------------------------------------------------------------
     def add_fault(self, link: Link, code: str, now: float) -> None:

@@ -1,7 +1,7 @@
-"""ZeroMQ sockets with every limit set. Source of the options: zmq_setsockopt(3), libzmq 4.3.5.
+"""The listening side: ZeroMQ sockets with every limit set.
 
-PUSH and PULL, because nothing ever comes back on a connection: whoever connects cannot be sent
-anything, and there are no routing ids that one peer could take from another.
+A PULL socket, because nothing ever goes back on a connection, and so there are no routing ids that
+one peer could take from another. Source of the options: zmq_setsockopt(3), libzmq 4.3.5.
 """
 
 from typing import Final
@@ -13,35 +13,18 @@ from steelyard.chain.errors import SteelyardError
 from .endpoint import format_address
 from .wire import MAX_MESSAGE_BYTES, Lane
 
-HANDSHAKE_MS: Final = 3_000
-"""Also how long libzmq holds on to a connection that was refused, before it tries again."""
-CONNECT_MS: Final = 5_000
+HANDSHAKE_MS: Final = 5_000
 HEARTBEAT_MS: Final = 2_000
 SILENCE_MS: Final = 15_000
 """A connection without a sign of life is closed: the time that the largest message may take."""
-RECONNECT_MS: Final = 250
-RECONNECT_MAX_MS: Final = 4_000
-SEND_MESSAGES: Final = 8
 RECEIVE_MESSAGES: Final = 8
-"""In ZeroMQ's own queues, of each connection. Our queues, which count bytes, do the rest."""
+"""In ZeroMQ's own queue, of each connection."""
 OVERHEAD: Final = 64
 """A message as ZeroMQ sends it: CURVE's nonce, box and flags."""
-MAX_ANSWER_BYTES: Final = 2_048
-"""The largest thing that one who listens may say: a command of the handshake, a heartbeat."""
 BACKLOG: Final = 256
 
 ZAP: Final = "inproc://zeromq.zap.01"
 """Where libzmq asks whether a key may come in (ZeroMQ RFC 27)."""
-
-
-def _limit(socket: "zmq.Socket[bytes]", host: str) -> None:
-    socket.linger = 0
-    socket.ipv6 = ":" in host
-    socket.handshake_ivl = HANDSHAKE_MS
-    socket.heartbeat_ivl = HEARTBEAT_MS
-    socket.heartbeat_timeout = SILENCE_MS
-    socket.heartbeat_ttl = SILENCE_MS
-    socket.tcp_maxrt = SILENCE_MS
 
 
 def listen(
@@ -52,7 +35,12 @@ def listen(
     `host` is an address. Raises SteelyardError port_taken, listen_failed.
     """
     socket = context.socket(zmq.PULL)
-    _limit(socket, host)
+    socket.linger = 0
+    socket.ipv6 = ":" in host
+    socket.handshake_ivl = HANDSHAKE_MS
+    socket.heartbeat_ivl = HEARTBEAT_MS
+    socket.heartbeat_timeout = SILENCE_MS
+    socket.tcp_maxrt = SILENCE_MS
     socket.curve_server = True
     socket.curve_secretkey = secret
     socket.zap_domain = b"steelyard"
@@ -69,36 +57,6 @@ def listen(
         raise SteelyardError("listen_failed", f"{place}: {error}") from None
     bound = bytes(socket.getsockopt(zmq.LAST_ENDPOINT))
     return socket, int(bound.rstrip(b"\0").rpartition(b":")[2])
-
-
-def connect(
-    context: "zmq.Context[zmq.Socket[bytes]]",
-    keys: tuple[bytes, bytes],
-    peer_key: bytes,
-    host: str,
-    port: int,
-) -> "zmq.Socket[bytes]":
-    """A socket that sends to the peer with this key. `keys`: our secret and public one.
-
-    `host` is an address. Raises ZMQError.
-    """
-    socket = context.socket(zmq.PUSH)
-    try:
-        _limit(socket, host)
-        socket.curve_serverkey = peer_key
-        socket.curve_secretkey, socket.curve_publickey = keys
-        socket.immediate = True
-        socket.sndhwm = SEND_MESSAGES
-        socket.maxmsgsize = MAX_ANSWER_BYTES
-        socket.rcvhwm = 1
-        socket.connect_timeout = CONNECT_MS
-        socket.reconnect_ivl = RECONNECT_MS
-        socket.reconnect_ivl_max = RECONNECT_MAX_MS
-        socket.connect(format_address(host, port))
-    except zmq.ZMQError:
-        socket.close()
-        raise
-    return socket
 
 
 def watch(

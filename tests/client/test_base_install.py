@@ -9,7 +9,8 @@ import importlib, pkgutil, sys
 from importlib.abc import MetaPathFinder
 
 ABSENT = {"eth", "trie", "numba", "llvmlite", "py_ecc", "pyblst", "torch", "lmdb", "starlette",
-          "uvicorn", "prometheus_client", "zmq", "sha3", "web3", "vyper", "safetensors", "sklearn"}
+          "uvicorn", "prometheus_client", "zmq", "nacl", "sha3", "web3", "vyper",
+          "safetensors", "sklearn"}
 
 class Absent(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
