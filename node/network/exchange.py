@@ -35,6 +35,8 @@ from .wire import (
     compute_chunk_size,
 )
 
+SERVED_FACTOR: Final = 4
+"""Pieces that a validator gets for each one that we would ask it for in the same time."""
 REPEAT_SECONDS: Final = 5.0
 """Held blobs of pending transactions are announced again this often."""
 
@@ -66,7 +68,7 @@ class Exchange:
         self._pieces_per_second = bytes_per_second / CHUNK_BYTES / 2
         self.partners: dict[Address, Partner] = {}
         self.counters = self._fetcher.counters
-        self.chunks_served = self.requests_refused = 0
+        self.chunks_served = self.requests_absent = self.requests_dropped = 0
 
     # -- who there is ------------------------------------------------------------------------------
     def set_members(
@@ -84,9 +86,16 @@ class Exchange:
         return self._fetcher.pump(now)
 
     def _create_partner(self, now: float) -> Partner:
-        """Half of what it may send us is asked for: nothing that comes should be dropped."""
-        burst = max(MAX_ASKED, self._pieces_per_second)
-        return Partner(Bucket.create(self._pieces_per_second, burst, now))
+        """Half of what it may send us is asked for: nothing that comes should be dropped.
+
+        It gets several times as much: its limits may be others.
+        """
+        pace = self._pieces_per_second
+        burst = max(MAX_ASKED, pace)
+        return Partner(
+            Bucket.create(pace, burst, now),
+            Bucket.create(SERVED_FACTOR * pace, SERVED_FACTOR * burst, now),
+        )
 
     def set_connected(self, peer: Address, now: float, *, is_connected: bool) -> list[Outgoing]:
         """A new connection is told what we hold; one that ended is not waited for."""
@@ -187,13 +196,20 @@ class Exchange:
         self._fetcher.close()
 
     # -- serving -----------------------------------------------------------------------------------
-    def on_request(self, peer: Address, request: BlobRequest) -> list[Outgoing]:
-        """Any validator gets any blob that is held, one piece for each request."""
+    def on_request(self, peer: Address, request: BlobRequest, now: float) -> list[Outgoing]:
+        """Any validator gets any blob that is held, one piece for each request, so many a second.
+
+        Reading costs us more than asking costs it: what is too much is dropped and counted.
+        """
+        partner = self.partners.get(peer)
+        if partner is None or not partner.served.has_taken(1, now):
+            self.requests_dropped += 1
+            return []
         name, start = request.name, request.offset
         try:
             data = self._blobs.read(name)
         except UnavailableBlob:
-            self.requests_refused += 1
+            self.requests_absent += 1
             return [(peer, Absent(request))]
         self.chunks_served += 1
         piece = bytes(data[start : start + compute_chunk_size(name, start)])

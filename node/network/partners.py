@@ -16,9 +16,10 @@ MAX_REMEMBERED = 4_096
 @dataclass(slots=True)
 class Partner:
     """One other validator. `asked` counts the pieces that it still owes us, `pace` bounds how
-    many it is asked for in a second."""
+    many it is asked for in a second, `served` how many it gets."""
 
     pace: Bucket
+    served: Bucket
     announced: OrderedDict[BlobName, None] = field(default_factory=OrderedDict)
     is_connected: bool = False
     asked: int = 0

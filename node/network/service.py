@@ -284,7 +284,7 @@ class Network:
             case Announcement(names):
                 self._do(bulk, lambda now: exchange.on_announcement(sender, names, now), sender)
             case BlobRequest():
-                self._do(bulk, lambda _: exchange.on_request(sender, message), sender)
+                self._do(bulk, lambda now: exchange.on_request(sender, message, now), sender)
             case BlobChunk(name, offset):
                 if exchange.is_expected(sender, name, offset):
                     self._do(bulk, lambda now: exchange.on_chunk(sender, message, now), sender)

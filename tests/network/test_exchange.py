@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from steelyard.chain.types import BlobName, Digest
-from steelyard.node.network.exchange import REPEAT_SECONDS
+from steelyard.node.network.exchange import REPEAT_SECONDS, SERVED_FACTOR
+from steelyard.node.network.fetcher import MAX_ASKED
 from steelyard.node.network.partners import MAX_REMEMBERED
 from steelyard.node.network.wire import (
     CHUNK_BYTES,
@@ -208,7 +209,8 @@ def test_any_held_blob_is_served_piece_by_piece(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.keep(LARGE, LARGE_DATA)
     offsets = range(0, LARGE.size, CHUNK_BYTES)
-    answers = [desk.exchange.on_request(ANN, BlobRequest(LARGE, offset)) for offset in offsets]
+    requests = [BlobRequest(LARGE, offset) for offset in offsets]
+    answers = [desk.exchange.on_request(ANN, one, desk.now) for one in requests]
     chunks = [message for ((_, message),) in answers if isinstance(message, BlobChunk)]
     assert [one.offset for one in chunks] == list(offsets)
     assert b"".join(one.data for one in chunks) == LARGE_DATA
@@ -224,5 +226,19 @@ def test_what_is_not_here_or_was_altered_is_said_to_be_absent(
         path.write_bytes(bytes(SMALL.size))
     desk = Desk(tmp_path)
     request = BlobRequest(SMALL, 0)
-    assert desk.exchange.on_request(ANN, request) == [(ANN, Absent(request))]
-    assert desk.exchange.requests_refused == 1
+    assert desk.exchange.on_request(ANN, request, desk.now) == [(ANN, Absent(request))]
+    assert desk.exchange.requests_absent == 1
+
+
+def test_only_so_many_pieces_a_second_are_served_to_one_validator_and_none_to_strangers(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path, bytes_per_second=2 * CHUNK_BYTES)
+    desk.keep(SMALL, SMALL_DATA)
+    request = BlobRequest(SMALL, 0)
+    served = [desk.exchange.on_request(ANN, request, desk.now) for _ in range(100)]
+    most = SERVED_FACTOR * MAX_ASKED
+    assert (served.count([]), desk.exchange.requests_dropped) == (100 - most, 100 - most)
+    assert desk.exchange.on_request(BEN, request, desk.now) != []
+    assert desk.exchange.on_request(ANN, request, desk.now + 1.0) != []
+    assert desk.exchange.on_request(ME, request, desk.now) == []
