@@ -31,6 +31,8 @@ BATCH: Final = 256
 """Messages, events or handshakes looked at before it is something else's turn."""
 CHECK_SECONDS: Final = 0.1
 WATCH_SECONDS: Final = 0.2
+PAUSE_MS: Final = 1_000
+"""After a turn that failed."""
 RECALL_SECONDS: Final = 0.25
 MAX_RECALL_SECONDS: Final = 4.0
 """The pause after a call that failed, and what it grows to."""
@@ -101,13 +103,14 @@ class LaneThread:
 
     # -- the thread --------------------------------------------------------------------------------
     def _run(self) -> None:
-        try:
-            while not self._is_stopping:
+        while not self._is_stopping:
+            try:
                 self._turn()
-        except Exception:
-            log_alarm("network_failed", trace=True, lane=self.lane.name)
-        finally:
-            self._close()
+            except Exception:
+                # A bug of ours. The other turns may go well, and silence would cost a validator.
+                log_alarm("network_failed", trace=True, lane=self.lane.name)
+                zmq.zmq_poll([(self._ear, zmq.POLLIN)], PAUSE_MS)
+        self._close()
 
     def _turn(self) -> None:
         now = self._clock.get_seconds()

@@ -235,3 +235,21 @@ def test_other_overrides_are_refused(row: str) -> None:
     with pytest.raises(InvalidConfig) as caught:
         parse_overrides([row])
     assert caught.value.code == "config_value"
+
+
+def test_a_bug_in_a_turn_does_not_end_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Node(1), Node(2)
+    with running(first, second):
+        lane = first.mesh._lanes[0]
+        watch, failed = lane._watch_links, threading.Event()
+
+        def fail_once(now: float) -> None:
+            if not failed.is_set():
+                failed.set()
+                raise ZeroDivisionError
+            watch(now)
+
+        monkeypatch.setattr(lane, "_watch_links", fail_once)
+        wait_until(failed.is_set)
+        first.mesh.broadcast(VOTE)
+        wait_until(lambda: second.has(VOTE))
