@@ -160,7 +160,7 @@ class Session:
         highest = max(((one.epoch, one.view) for one in known), default=(0, 0))
         epoch_set = self._parts.store.find_epoch_set(highest[0])  # None after a late start
         was_member = epoch_set is None or epoch_set.find(self._parts.address) is not None
-        self._voter.wake(highest, was_member=was_member)
+        self._voter.wake(highest, self.epoch_set.epoch, was_member=was_member)
 
     def _tell_place(self) -> None:
         before = self._parts.store.find_epoch_set(self.epoch_set.epoch - 1)

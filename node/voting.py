@@ -22,7 +22,7 @@ is certified without it, and `check_votes` refuses whatever does not fit.
 
 from steelyard.chain.consensus.votes import Kind, Statement, Vote
 from steelyard.chain.epochs import EpochSet
-from steelyard.chain.types import Address, Height
+from steelyard.chain.types import Address, Epoch, Height
 
 from .logs import log_alarm, log_event
 from .signer import ConflictingVote, Signer
@@ -40,7 +40,7 @@ class Voter:
     def __init__(self, signer: Signer, address: Address) -> None:
         self._signer, self._address = signer, address
         self._heard: dict[Address, Height] = {}
-        self._is_awake = False
+        self._is_awake = self._has_woken = False
         self._quiet: Place = (0, 0)
         self.is_outdated = False
         """The signer's database was found not to be the newest of this key."""
@@ -65,18 +65,23 @@ class Voter:
             self._is_awake = 3 * validators.get_power(further) <= validators.total_power
         return self._is_awake
 
-    def wake(self, certified: Place, *, was_member: bool) -> None:
-        """Before the first vote after a start: `certified` is the highest view that we know to be.
+    def wake(self, certified: Place, epoch: Epoch, *, was_member: bool) -> None:
+        """Before the first vote after a start, which is to be in `epoch`.
 
-        `was_member`: did we belong to the set of that view?
+        `certified` is the highest view that we know a certificate of; `was_member`: did we belong
+        to the set of that view?
         """
-        if self._signer.get_last() >= certified:
+        is_first, self._has_woken = not self._has_woken, True
+        if not is_first or self._signer.get_last() >= certified:
             return
         self._signer.raise_floor(*certified)
         if was_member:
-            epoch, view = certified
-            self._quiet = max(self._quiet, (epoch, view + QUIET_VIEWS))
-            log_event("votes_withheld", epoch=epoch, until_view=view + QUIET_VIEWS)
+            self._withhold(epoch, certified[1] if certified[0] == epoch else 0)
+
+    def _withhold(self, epoch: int, view: int) -> None:
+        """In the few views after this one only say that they are given up."""
+        self._quiet = max(self._quiet, (epoch, view + QUIET_VIEWS))
+        log_event("votes_withheld", epoch=epoch, until_view=view + QUIET_VIEWS)
 
     def follow(self, certified: Place) -> None:
         """Blocks came that others made final up to this view: it needs no vote of ours any more.
@@ -112,4 +117,4 @@ class Voter:
             "backup was restored; stop one of them; nothing is signed up to that view",
         )
         self._signer.raise_floor(statement.epoch, statement.view)
-        self._quiet = max(self._quiet, (statement.epoch, statement.view + QUIET_VIEWS))
+        self._withhold(statement.epoch, statement.view)

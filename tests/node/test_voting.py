@@ -11,16 +11,86 @@ from steelyard.chain.bls import sign
 from steelyard.chain.consensus.certificates import build_certificate
 from steelyard.chain.consensus.messages import CertificateReceived
 from steelyard.chain.consensus.votes import NO_HASH, Kind, Statement, Vote, compute_signing_root
-from steelyard.chain.types import Epoch, View
+from steelyard.chain.epochs import get_genesis_set
+from steelyard.chain.genesis import parse_genesis
+from steelyard.chain.types import Epoch, Hash, Height, View
 from steelyard.node.inbox import PlaceHeard
+from steelyard.node.signer import Signer
 from steelyard.node.store import CorruptData
+from steelyard.node.voting import NEAR_BLOCKS, QUIET_VIEWS, Voter
 
-from .cluster import Cluster, make_document
+from .cluster import Cluster, make_document, make_secrets
 from .test_cluster import A, finalize
 from .world import CHAIN_ID
 
-pytestmark = pytest.mark.slow
 LAST = 3
+
+
+@pytest.fixture
+def signer(tmp_path: Path) -> Iterator[Signer]:
+    """The database of the last node, which voted in view 5."""
+    signer = Signer(tmp_path, make_secrets(LAST).voting, CHAIN_ID, Hash(b"\x01" * 32))
+    signer.sign_vote(say(5, Kind.NOTARIZE), 0)
+    yield signer
+    signer.close()
+
+
+def say(view: int, kind: Kind) -> Statement:
+    block = NO_HASH if kind == Kind.NULLIFY else Hash(b"\xaa" * 32)
+    return Statement(Epoch(0), View(view), kind, block)
+
+
+def test_after_others_went_on_a_key_gives_views_up_before_it_votes_for_blocks(
+    signer: Signer,
+) -> None:
+    voter = Voter(signer, make_secrets(LAST).address)
+    voter.wake((0, 9), Epoch(0), was_member=True)
+    for view in (9, 10, 9 + QUIET_VIEWS):
+        assert voter.sign(say(view, Kind.NOTARIZE), LAST) is None
+        assert voter.sign(say(view, Kind.FINALIZE), LAST) is None
+    assert voter.sign(say(9, Kind.NULLIFY), LAST) is None
+    assert voter.sign(say(10, Kind.NULLIFY), LAST) is not None
+    assert voter.sign(say(10 + QUIET_VIEWS, Kind.NOTARIZE), LAST) is not None
+
+
+def test_the_first_views_of_the_next_epoch_are_given_up_as_well(signer: Signer) -> None:
+    voter = Voter(signer, make_secrets(LAST).address)
+    voter.wake((0, 9), Epoch(1), was_member=True)
+    for view, is_withheld in ((1, True), (QUIET_VIEWS, True), (QUIET_VIEWS + 1, False)):
+        vote = voter.sign(replace(say(view, Kind.NOTARIZE), epoch=Epoch(1)), LAST)
+        assert (vote is None) == is_withheld
+
+
+def test_a_newcomer_and_the_newest_signer_vote_at_once(signer: Signer) -> None:
+    voter = Voter(signer, make_secrets(LAST).address)
+    voter.wake((0, 5), Epoch(0), was_member=True)
+    assert voter.sign(say(5, Kind.FINALIZE), LAST) is not None
+    voter = Voter(signer, make_secrets(LAST).address)
+    voter.wake((0, 9), Epoch(0), was_member=False)
+    assert voter.sign(say(9, Kind.NOTARIZE), LAST) is None
+    assert voter.sign(say(10, Kind.NOTARIZE), LAST) is not None
+
+
+def test_blocks_of_others_raise_the_floor_only_of_one_who_is_awake(signer: Signer) -> None:
+    epoch_set = get_genesis_set(parse_genesis(make_document((10, 10, 10, 10))))
+    voter = Voter(signer, make_secrets(LAST).address)
+    voter.follow((0, 9))
+    assert signer.get_floor() == (0, 0)
+    for place in range(2):
+        assert not voter.may_vote(epoch_set, 0)
+        voter.hear(make_secrets(place).address, Height(0))
+    assert voter.may_vote(epoch_set, 0)
+    voter.follow((0, 9))
+    assert signer.get_floor() == (0, 9)
+
+
+def test_who_is_further_behind_than_a_third_says_follows_first(signer: Signer) -> None:
+    epoch_set = get_genesis_set(parse_genesis(make_document((10, 10, 10, 10))))
+    voter = Voter(signer, make_secrets(LAST).address)
+    for place in range(2):
+        voter.hear(make_secrets(place).address, Height(100))
+    assert not voter.may_vote(epoch_set, 99 - NEAR_BLOCKS)
+    assert voter.may_vote(epoch_set, 100 - NEAR_BLOCKS)
 
 
 @pytest.fixture
@@ -49,6 +119,7 @@ def restore(cluster: Cluster, backup: Path, *names: str) -> None:
         shutil.copytree(backup / name, cluster.get_home(LAST) / name)
 
 
+@pytest.mark.slow
 def test_a_restored_backup_says_nothing_until_it_has_heard_a_quorum(
     cluster: Cluster, backup: Path
 ) -> None:
@@ -61,6 +132,7 @@ def test_a_restored_backup_says_nothing_until_it_has_heard_a_quorum(
     assert not cluster.nodes[LAST].driver.is_validator()
 
 
+@pytest.mark.slow
 def test_a_restored_backup_contradicts_nothing_and_votes_again(
     cluster: Cluster, backup: Path
 ) -> None:
@@ -74,6 +146,7 @@ def test_a_restored_backup_contradicts_nothing_and_votes_again(
     assert views[-1] > views[0] + 5
 
 
+@pytest.mark.slow
 def test_a_signer_of_an_old_backup_is_refused_beside_a_newer_chain(
     cluster: Cluster, backup: Path
 ) -> None:
@@ -82,6 +155,7 @@ def test_a_signer_of_an_old_backup_is_refused_beside_a_newer_chain(
         cluster.start(LAST)
 
 
+@pytest.mark.slow
 def test_a_chain_of_an_old_backup_catches_up_beside_a_newer_signer(
     cluster: Cluster, backup: Path
 ) -> None:
@@ -92,6 +166,7 @@ def test_a_chain_of_an_old_backup_catches_up_beside_a_newer_signer(
     cluster.check_agreement()
 
 
+@pytest.mark.slow
 def test_a_signer_without_a_chain_starts_over_and_catches_up(cluster: Cluster) -> None:
     finalize(cluster, 0, 1, 2)
     cluster.kill(LAST)
@@ -102,6 +177,7 @@ def test_a_signer_without_a_chain_starts_over_and_catches_up(cluster: Cluster) -
     cluster.check_honesty()
 
 
+@pytest.mark.slow
 def test_our_signature_under_what_the_signer_does_not_know_is_an_alarm(cluster: Cluster) -> None:
     finalize(cluster, 0)
     node = cluster.nodes[LAST]
@@ -120,6 +196,7 @@ def test_our_signature_under_what_the_signer_does_not_know_is_an_alarm(cluster: 
     assert node._signer.get_floor() >= (0, view)
 
 
+@pytest.mark.slow
 def test_nobody_is_believed_alone_to_be_further(cluster: Cluster) -> None:
     """One validator that claims a height keeps nobody from voting."""
     finalize(cluster, 0)
