@@ -64,7 +64,8 @@ class Facts:
 
     `stopped` is why the driver stands still; `reach` is there for a member of the current set;
     `has_voted` means that this key was a validator once; `set_error` says why the set of the next
-    epoch is the old one; `skew_seconds` is how far our clock is ahead of the other leaders'.
+    epoch is the old one; `follow_refusal` is the code of why the nodes to follow are not followed;
+    `skew_seconds` is how far our clock is ahead of the other leaders'.
     """
 
     uptime_seconds: float
@@ -78,6 +79,7 @@ class Facts:
     has_voted: bool = False
     is_signer_outdated: bool = False
     set_error: str | None = None
+    follow_refusal: str | None = None
     skew_seconds: float | None = None
 
 
@@ -103,9 +105,9 @@ def _find_finality(facts: Facts) -> Iterable[Alarm]:
     if facts.since_final_seconds > facts.stall_seconds:
         yield Alarm(
             "finality_stalled",
-            f"no block became final for {facts.since_final_seconds:.0f} s; see which validators "
-            "are down (peers in /health of each) and bring them back: more than two thirds of the "
-            "power must run and reach each other",
+            f"no block came or became final for {facts.since_final_seconds:.0f} s; see which "
+            "validators are down (peers in /health of each) and bring them back: more than two "
+            "thirds of the power must run and reach each other",
         )
     reach = facts.reach
     is_settled = facts.uptime_seconds > GRACE_SECONDS
@@ -115,6 +117,12 @@ def _find_finality(facts: Facts) -> Iterable[Alarm]:
             "peers_lost",
             f"this validator reaches {percent} % of the power, itself included, and needs more "
             "than two thirds; check its network and the endpoints of the others",
+        )
+    if facts.follow_refusal is not None:
+        yield Alarm(
+            "follow_refused",
+            f"this node does not follow the chain: {facts.follow_refusal}; see that code, and the "
+            "log's following_refused",
         )
     if facts.set_error is not None:
         yield Alarm(

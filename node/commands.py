@@ -11,7 +11,7 @@ import httpx
 import typer
 
 from steelyard.chain.errors import SteelyardError
-from steelyard.chain.genesis import DEFAULT_GAS_LIMIT, parse_genesis
+from steelyard.chain.genesis import DEFAULT_GAS_LIMIT, Genesis, parse_genesis
 
 from .ceremony_commands import compute_chain_hash, keys_app, make_genesis, read_document
 from .clock import Clock
@@ -24,7 +24,7 @@ from .founding import (
     is_validator,
     set_address,
 )
-from .keyfiles import describe_keys, read_secrets
+from .keyfiles import Secrets, describe_keys, read_secrets
 from .logs import configure_logs
 from .options import (
     NO,
@@ -63,6 +63,28 @@ app.command("genesis")(make_genesis)
 add_commands(app)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on; default from config.toml.")]
+Document = Annotated[
+    Path | None,
+    typer.Option("--genesis", help="Use this document instead of starting a new chain."),
+]
+KeysFrom = Annotated[
+    Path | None,
+    typer.Option("--keys", help="Copy the key files of this directory; else new ones."),
+]
+Follow = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Follow the chain from this node, http://HOST:PORT; repeatable. The keys need not be "
+        "in the document."
+    ),
+]
+Checkpoint = Annotated[
+    str | None, typer.Option(help="HEIGHT:0xHASH to begin at, from whom you trust.")
+]
+TrustGenesis = Annotated[
+    bool, typer.Option("--trust-genesis", help="Follow from a genesis of long ago.")
+]
+Stake = Annotated[str, typer.Option(help="Coins that the validator has at stake.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes any free one.")]
 
 
@@ -70,29 +92,14 @@ Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes any f
 def init(
     directory: Directory,
     fund: Funds = None,
-    genesis: Annotated[
-        Path | None, typer.Option(help="Use this document instead of starting a new chain.")
-    ] = None,
-    keys_from: Annotated[
-        Path | None,
-        typer.Option("--keys", help="Copy the key files of this directory; else new ones."),
-    ] = None,
-    follow: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Follow the chain from this node, http://HOST:PORT; repeatable. The keys need not "
-            "be in the document."
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="HEIGHT:0xHASH to begin at, from whom you trust.")
-    ] = None,
-    trust_genesis: Annotated[
-        bool, typer.Option("--trust-genesis", help="Follow from a genesis of long ago.")
-    ] = False,
+    genesis: Document = None,
+    keys_from: KeysFrom = None,
+    follow: Follow = None,
+    checkpoint: Checkpoint = None,
+    trust_genesis: TrustGenesis = False,
     chain_id: ChainId = 7700,
     name: ChainName = "steelyard",
-    stake: Annotated[str, typer.Option(help="Coins that the validator has at stake.")] = "32",
+    stake: Stake = "32",
     balance: Balance = "100",
     heartbeat: Heartbeat = 5,
     timeout: Timeout = 10,
@@ -130,12 +137,8 @@ def init(
             stake=stake,
         )
     )
-    config = set_sources(
-        set_address(NodeConfig(), host, port),
-        follow or (),
-        checkpoint,
-        trust_genesis=trust_genesis,
-    )
+    config = set_address(NodeConfig(), host, port)
+    config = set_sources(config, follow or (), checkpoint, trust_genesis=trust_genesis)
     if isinstance(plan, bytes):
         check_start(parse_genesis(plan), config, Clock())
     has_keys = keys_from is not None or (directory / KEYS).exists()
@@ -143,6 +146,11 @@ def init(
     document, secrets = init_directory(
         directory, password, plan, config, keys=keys_from, is_joining=bool(follow)
     )
+    show_directory(directory, document, secrets, as_json)
+
+
+def show_directory(directory: Path, document: Genesis, secrets: Secrets, as_json: bool) -> None:
+    """What was made, and what to do next."""
     facts = {
         "directory": str(directory),
         "chain_id": str(document.chain_id),

@@ -94,7 +94,7 @@ class Watcher:
         node, now = self._node, self._node.clock.get_seconds()
         consensus = node.genesis.consensus
         current = self.get_current_set()
-        me = node.address
+        me, following = node.address, node.following.get_status()
         self._was_member |= current.find(me) is not None
         if now - self._standing_at >= STANDING_SECONDS:
             self._standing_at, self._standing = now, self._read_standing(me)
@@ -110,6 +110,7 @@ class Watcher:
             has_voted=self._was_member,
             is_signer_outdated=node.driver.is_outdated(),
             set_error=node.driver.get_set_error(),
+            follow_refusal=None if following is None else following.refusal,
             skew_seconds=node.driver.progress.clocks.estimate(),
         )
 

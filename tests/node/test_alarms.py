@@ -59,6 +59,7 @@ CAUSES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("peers_lost", {"reach": Reach(2, 3)}, {"reach": Reach(67, 100)}),
     ("peers_lost", {"reach": Reach(1, 4)}, {"reach": Reach(1, 1)}),
     ("set_unreadable", {"set_error": "reverted"}, {"set_error": None}),
+    ("follow_refused", {"follow_refusal": "checkpoint_too_old"}, {"follow_refusal": None}),
     ("signer_outdated", {"is_signer_outdated": True}, {"is_signer_outdated": False}),
     ("validator_slashed", standing(State.LEAVING, banned=True), standing(State.LEAVING)),
     ("validator_jailed", standing(State.JAILED), standing(State.ACTIVE)),
