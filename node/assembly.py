@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from steelyard.chain import proofs
-from steelyard.chain.block import Header, compute_base_fee
+from steelyard.chain.block import Header, Rules, compute_base_fee
 from steelyard.chain.bls import compute_public_key
 from steelyard.chain.epochs import Member
 from steelyard.chain.genesis import Genesis, build_genesis, schedule_forks
@@ -21,6 +21,7 @@ from .driver import Driver
 from .finality import Finalizer
 from .following.service import AssistedOutbox, Following
 from .following.sync import FollowerParts
+from .journal import read_journal
 from .keyfiles import Secrets
 from .membership import Membership
 from .mempool import Mempool, Sender
@@ -29,28 +30,22 @@ from .network.service import Network, NetworkParts
 from .opening import check_kernels, check_votes, open_chain
 from .parts import Parts
 from .pruning import Pruner
-from .session import check_key, read_journal
 from .signer import Signer
 from .store import ChainStore
 from .tree import BlockTree
+from .voting import check_key
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """The parts of one node. `on_final` is called with every finalized header and its number of
+    """One node, put together. `on_final` is called with every finalized header and its number of
     transactions, on the driver's thread."""
 
-    config: NodeConfig
-    clock: Clock
-    store: ChainStore
-    blobs: BlobStore
-    mempool: Mempool
-    signer: Signer
+    parts: Parts
     driver: Driver
-    address: Address
     membership: Membership
     following: Following
-    on_final: list[Callable[[Header, int], None]] = field(default_factory=list)
+    on_final: list[Callable[[Header, int], None]]
 
 
 def assemble(
@@ -62,8 +57,46 @@ def assemble(
     """
     check_kernels()
     rules = schedule_forks(genesis.rules, config.upgrades)
+    stores = open_stores(directory, genesis, rules, secrets, config)
+    on_final: list[Callable[[Header, int], None]] = []
+    parts = build_parts(directory, genesis, rules, secrets, config, clock, stores, on_final)
+    driver = Driver(parts)
+    following = Following(
+        FollowerParts(
+            genesis=genesis,
+            config=config.follow,
+            store=parts.store,
+            blobs=parts.blobs,
+            deliver=driver.deliver,
+            wake=driver.wake_for_blob,
+            is_member=driver.is_validator,
+            clock=clock,
+        ),
+        parts.mempool,
+    )
+    on_final.append(following.on_final)
+    connector = Connector(parts, secrets, driver, following)
+    connector.detach()
+    membership = Membership(secrets.address, connector.connect, connector.disconnect)
+    driver.outbox = AssistedOutbox(membership, following)
+    driver.sweep()
+    return Assembly(parts, driver, membership, following, on_final)
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What is on disk."""
+
+    chain: ChainStore
+    signer: Signer
+    blobs: BlobStore
+
+
+def open_stores(
+    directory: Path, genesis: Genesis, rules: Rules, secrets: Secrets, config: NodeConfig
+) -> Stores:
+    """Open what is on disk, or begin it, if all of it belongs together."""
     state = build_genesis(genesis)
-    voting_key = compute_public_key(secrets.voting)
     with ExitStack() as opened:
         store = ChainStore(directory / CHAIN, config.storage.map_bytes)
         opened.callback(store.close)
@@ -73,10 +106,60 @@ def assemble(
         store.check_upgrades(rules.forks)
         blobs = BlobStore(directory, config.blobs)
         tree = BlockTree(rules, store, blobs)
-        check_key(tree.current, secrets.address, voting_key)
+        check_key(tree.current, secrets.address, compute_public_key(secrets.voting))
         read_journal(store, tree)
         check_votes(directory, store, signer, tree, secrets.address)
         opened.pop_all()
+    return Stores(store, signer, blobs)
+
+
+def build_parts(
+    directory: Path,
+    genesis: Genesis,
+    rules: Rules,
+    secrets: Secrets,
+    config: NodeConfig,
+    clock: Clock,
+    stores: Stores,
+    on_final: list[Callable[[Header, int], None]],
+) -> Parts:
+    """What every session of consensus works with."""
+    store, blobs = stores.chain, stores.blobs
+    mempool = build_mempool(rules, config, store, blobs, clock)
+
+    def announce(header: Header, transactions: int) -> None:
+        for callback in on_final:
+            callback(header, transactions)
+
+    return Parts(
+        directory=directory,
+        rules=rules,
+        consensus=genesis.consensus,
+        address=secrets.address,
+        voting_key=compute_public_key(secrets.voting),
+        config=config,
+        store=store,
+        blobs=blobs,
+        mempool=mempool,
+        signer=stores.signer,
+        builder=Builder(rules, mempool, config.blocks, clock),
+        finalizer=Finalizer(
+            store,
+            blobs,
+            mempool,
+            stores.signer,
+            announce,
+            archive=config.blobs.archive,
+            prune=Pruner(store, config.storage.keep_states, clock.get_seconds).work,
+        ),
+        clock=clock,
+    )
+
+
+def build_mempool(
+    rules: Rules, config: NodeConfig, store: ChainStore, blobs: BlobStore, clock: Clock
+) -> Mempool:
+    """The pool over the finalized state."""
 
     def read_sender(address: Address) -> Sender:
         account = proofs.get_account(store, store.get_head().state_root, address)
@@ -86,71 +169,7 @@ def assemble(
     def read_base_fee() -> int:
         return compute_base_fee(store.get_head(), rules.min_base_fee)
 
-    mempool = Mempool(
-        rules, config.mempool, read_sender, read_base_fee, blobs.has, clock.get_seconds
-    )
-    on_final: list[Callable[[Header, int], None]] = []
-
-    def announce(header: Header, transactions: int) -> None:
-        for callback in on_final:
-            callback(header, transactions)
-
-    parts = Parts(
-        directory=directory,
-        rules=rules,
-        consensus=genesis.consensus,
-        address=secrets.address,
-        voting_key=voting_key,
-        config=config,
-        store=store,
-        blobs=blobs,
-        mempool=mempool,
-        signer=signer,
-        builder=Builder(rules, mempool, config.blocks, clock),
-        finalizer=Finalizer(
-            store,
-            blobs,
-            mempool,
-            signer,
-            announce,
-            archive=config.blobs.archive,
-            prune=Pruner(store, config.storage.keep_states, clock.get_seconds).work,
-        ),
-        clock=clock,
-    )
-    driver = Driver(parts)
-    following = Following(
-        FollowerParts(
-            genesis=genesis,
-            config=config.follow,
-            store=store,
-            blobs=blobs,
-            deliver=driver.deliver,
-            wake=driver.wake_for_blob,
-            is_member=driver.is_validator,
-            clock=clock,
-        ),
-        mempool,
-    )
-    on_final.append(following.on_final)
-    connector = Connector(parts, secrets, driver, following)
-    connector.detach()
-    membership = Membership(secrets.address, connector.connect, connector.disconnect)
-    driver.outbox = AssistedOutbox(membership, following)
-    driver.sweep()
-    return Assembly(
-        config,
-        clock,
-        store,
-        blobs,
-        mempool,
-        signer,
-        driver,
-        secrets.address,
-        membership,
-        following,
-        on_final,
-    )
+    return Mempool(rules, config.mempool, read_sender, read_base_fee, blobs.has, clock.get_seconds)
 
 
 class Connector:

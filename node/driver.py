@@ -19,11 +19,12 @@ from steelyard.chain.trie import MissingState
 from .calls import start_thread
 from .importing import ForkOrBug
 from .inbox import Inbox, Incoming
+from .journal import read_journal
 from .logs import log_alarm, log_event
 from .outbox import Duties, Nobody, NoDuties, Outbox
 from .parts import Parts, Progress
 from .records import Alarm
-from .session import Session, read_journal
+from .session import Session
 from .store import RECOVERY, CorruptData, StorageFull
 from .tree import BlockTree
 from .voting import Voter
@@ -39,7 +40,7 @@ class Driver:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._inbox, self._held = Inbox(), Inbox()
-        self._voter = Voter(parts.signer, parts.address)
+        self._voter = Voter(parts.signer, parts.address, parts.rules.chain_id)
         self._stopping = self._woken = self._has_blob = False
         self._thread: threading.Thread | None = None
         self._session: Session | None = None

@@ -7,46 +7,22 @@ any more, transactions that waited too long. Runs on the driver's thread.
 from collections.abc import Callable, Mapping
 
 from steelyard.chain.block import Header, decode_block
-from steelyard.chain.consensus.certificates import Certificate
 from steelyard.chain.consensus.messages import Finalize
 from steelyard.chain.execute import Outcome
 from steelyard.chain.types import BlobName, Hash
 
 from .blobs import BlobStore
 from .history import is_admitted
+from .journal import CERTIFICATE, VOTED, Journal
 from .logs import log_alarm, log_event
 from .mempool import Mempool
-from .signer import Signer, decode_place, encode_place
+from .signer import Signer, decode_place
 from .store import ChainStore, FinalBlock
 from .tree import BlockTree, get_place
 
-BLOCK, CERTIFICATE, VOTED = b"b", b"c", b"v"
-"""First byte of a journal key. `VOTED` is a whole key: the place of a late vote of ours, mostly the
-last one, by which a signer/ that is older than chain/ is told."""
 FORGET_VIEWS = 64
 """The signer's floor follows the finalized view in steps of this, to save one fsync a block."""
 EXPIRED_AT_ONCE = 64
-
-
-class Journal:
-    """What must be on disk before our next vote leaves, gathered for one write."""
-
-    def __init__(self, store: ChainStore) -> None:
-        self._store = store
-        self.entries: dict[bytes, bytes | None] = {}
-
-    def flush(self) -> None:
-        """Raises StorageFull, CorruptData; nothing is lost then."""
-        if self.entries:
-            self._store.write_journal(self.entries)
-            self.entries = {}
-
-
-def get_certificate_key(certificate: Certificate) -> bytes:
-    """Journal key: one certificate of a kind in a view."""
-    return (
-        CERTIFICATE + encode_place(certificate.epoch, certificate.view) + bytes([certificate.kind])
-    )
 
 
 class Finalizer:

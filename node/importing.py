@@ -14,8 +14,8 @@ from steelyard.chain.errors import InvalidBlock, SteelyardError, UnavailableBlob
 from steelyard.chain.following import check_segment
 from steelyard.chain.types import Address, BlobName
 
-from .finality import Journal
 from .inbox import Segment
+from .journal import Journal
 from .logs import log_event
 from .outbox import Outbox
 from .parts import Parts

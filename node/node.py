@@ -20,7 +20,7 @@ from steelyard.chain.environment import Environment
 from steelyard.chain.epochs import EpochSet
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.execute import CallRequest, CallResult, build_environment, call
-from steelyard.chain.genesis import Genesis, parse_genesis, schedule_forks
+from steelyard.chain.genesis import Genesis, parse_genesis
 from steelyard.chain.proofs import AccountProof
 from steelyard.chain.receipts import Receipt
 from steelyard.chain.transactions import Transaction
@@ -62,15 +62,16 @@ class Node:
         assembly: Assembly,
         secrets: Secrets,
     ) -> None:
-        self.directory, self.genesis, self.config = directory, genesis, assembly.config
-        self.rules: Rules = schedule_forks(genesis.rules, assembly.config.upgrades)
-        self.store: ChainStore = assembly.store
-        self.mempool: Mempool = assembly.mempool
-        self.blobs: BlobStore = assembly.blobs
+        parts = assembly.parts
+        self.directory, self.genesis, self.config = directory, genesis, parts.config
+        self.rules: Rules = parts.rules
+        self.store: ChainStore = parts.store
+        self.mempool: Mempool = parts.mempool
+        self.blobs: BlobStore = parts.blobs
         self.driver = assembly.driver
-        self.clock: Clock = assembly.clock
-        self.address = assembly.address
-        self._lock, self._document, self._signer = lock, document, assembly.signer
+        self.clock: Clock = parts.clock
+        self.address = parts.address
+        self._lock, self._document, self._signer = lock, document, parts.signer
         self._listeners: list[Callable[[Header], None]] = []
         self._listeners_lock = threading.Lock()
         self._book = EvidenceBook(directory / EVIDENCE)

@@ -23,7 +23,7 @@ from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import GenesisState
 from steelyard.chain.types import Address
 
-from .finality import VOTED
+from .journal import VOTED
 from .logs import log_event
 from .signer import Signer, decode_place
 from .store import ChainStore, CorruptData, FinalBlock

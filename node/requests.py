@@ -22,7 +22,7 @@ from steelyard.chain.params import MAX_CLOCK_LEAD_SECONDS
 from steelyard.chain.types import Address
 
 from .directory import check_space
-from .finality import BLOCK, Journal
+from .journal import BLOCK, Journal
 from .logs import log_alarm, log_event
 from .outbox import Outbox
 from .parts import Parts

@@ -12,13 +12,9 @@ matter, blocks that were asked for, final blocks that follow ours.
 from collections import deque
 from typing import TypeAlias
 
-from steelyard.chain.block import Block, compute_base_fee, decode_block, encode_block
-from steelyard.chain.bls import PublicKey
+from steelyard.chain.block import Block, compute_base_fee
 from steelyard.chain.consensus.certificates import (
     Certificate,
-    check_certificate,
-    decode_bitmap,
-    decode_certificate,
     encode_certificate,
 )
 from steelyard.chain.consensus.messages import (
@@ -48,18 +44,12 @@ from steelyard.chain.consensus.messages import (
     WorkArrived,
 )
 from steelyard.chain.consensus.simplex import Settings, Simplex
-from steelyard.chain.consensus.votes import Statement, check_vote
-from steelyard.chain.epochs import EpochSet, get_boundary
-from steelyard.chain.errors import InvalidKey, InvalidVote
-from steelyard.chain.params import (
-    MAX_LOOKAHEAD_VIEWS,
-    MAX_LOOKBEHIND_VIEWS,
-)
-from steelyard.chain.segments import InvalidSegment, check_body
-from steelyard.chain.types import Address, Epoch, Hash, View
+from steelyard.chain.epochs import get_boundary
+from steelyard.chain.errors import InvalidVote
+from steelyard.chain.types import Epoch, Hash, View
 
+from .bodies import Bodies
 from .directory import check_space
-from .finality import BLOCK, CERTIFICATE, VOTED, Journal, get_certificate_key
 from .importing import Importer
 from .inbox import (
     Arrival,
@@ -71,15 +61,15 @@ from .inbox import (
     PlaceHeard,
     Segment,
 )
+from .journal import VOTED, Journal, get_certificate_key, read_journal
 from .logs import log_alarm, log_event
 from .outbox import Duties, Outbox
 from .parts import Parts
 from .records import Alarm
 from .requests import Requests
 from .signer import encode_place
-from .store import ChainStore
 from .tree import BlockTree, get_candidate
-from .voting import Voter
+from .voting import Voter, find_place, get_statement
 
 Network: TypeAlias = VoteReceived | CertificateReceived | Arrival
 """What consensus itself is told by others."""
@@ -90,7 +80,6 @@ HOUSE_SECONDS = 1.0
 """Expiry of pool entries and of blobs is looked at this often."""
 MAX_STREAK = 256
 """Messages in a row before a timer, or work that is due, gets its turn."""
-MAX_WANTED = 256
 
 
 class Session:
@@ -115,13 +104,14 @@ class Session:
         self._answers: deque[Event] = deque()
         self._requests = Requests(parts, outbox, self.tree, self._journal)
         self._timer_ms: int | None = None
-        self._kept: dict[View, Hash] = {}
-        self._wanted: dict[Hash, None] = {}
+        self._bodies = Bodies(self.tree, self._journal)
         self._told_view = self._streak = 0
         self._house_at = self._work_after = float("-inf")
-        self.is_asleep = not voter.may_vote(self.epoch_set, self.tree.root.height)
+        place = find_place(self.epoch_set, parts.address, parts.voting_key)
+        may_vote = voter.may_vote(self.epoch_set, self.tree.root.height)
+        self.is_asleep = place is not None and not may_vote
         """We belong to the validators, but do not know yet whether it is safe to vote."""
-        self.me = None if self.is_asleep else find_place(self.epoch_set, parts)
+        self.me = place if may_vote else None
         if self.me is not None:
             self._wake(certificates)
         self.machine = self._recover(certificates)
@@ -319,17 +309,16 @@ class Session:
         block, vote = arrival.block, arrival.vote
         proposal = Proposal(get_candidate(block), vote)
         is_new = proposal.candidate.view == proposal.view >= self.machine.view
-        is_kept = self._may_keep(block.hash, proposal.view) and self._keep_body(block)
+        is_kept = self._bodies.has_kept(block, proposal.view, self.machine)
         if not is_kept and not self.tree.has(block.hash):
             self._step(VoteReceived(vote))  # a second proposal of the leader is an offence still
         elif self._step(ProposalReceived(proposal)):
-            self._kept.setdefault(proposal.view, block.hash)
+            self._bodies.set_first(proposal.view, block.hash)
             if is_new:
                 self._compare_clocks(block)
             self._check_own(VoteReceived(vote))
         elif is_kept:
-            self.tree.remove(block.hash)
-            self._journal.entries.pop(BLOCK + block.hash, None)
+            self._bodies.drop(block.hash)
 
     def _compare_clocks(self, block: Block) -> None:
         """The leader's clock said so when it built this."""
@@ -339,50 +328,11 @@ class Session:
 
     def _receive_block(self, block: Block) -> None:
         """What we asked for, and nothing else."""
-        if block.hash in self._wanted and self._keep_body(block):
-            del self._wanted[block.hash]
+        if self._bodies.has_taken(block):
             self._step(BlockFetched(get_candidate(block)))
 
-    def _may_keep(self, block_hash: Hash, view: View) -> bool:
-        """Is this block the first of a view that may still matter, or asked for, and new?"""
-        machine = self.machine
-        root_view = machine.root.view if machine.root.epoch == self.epoch_set.epoch else 0
-        first = max(root_view + 1, machine.view - MAX_LOOKBEHIND_VIEWS)
-        is_relevant = first <= view <= machine.view + MAX_LOOKAHEAD_VIEWS
-        is_first = self._kept.get(view, block_hash) == block_hash
-        is_wanted = (is_relevant and is_first) or block_hash in self._wanted
-        return is_wanted and not self.tree.has(block_hash)
-
-    def _keep_body(self, block: Block) -> bool:
-        """Know a block, and put it on disk with the next write. False if it is not what it says."""
-        try:
-            check_body(block)
-        except InvalidSegment as error:
-            log_event("message_refused", code=error.code, message=error.message)
-            return False
-        self.tree.add(block, None)
-        self._journal.entries[BLOCK + block.hash] = encode_block(block)
-        return True
-
     def _check_own(self, message: VoteReceived | CertificateReceived) -> None:
-        """Does somebody show our signature under something that our signer does not know?"""
-        validators, chain_id = self.epoch_set.validators, self._parts.rules.chain_id
-        me = validators.find(self._parts.address)
-        said = get_statement(message)
-        if me is None or said.epoch != self.epoch_set.epoch or self._voter.has_said(said):
-            return
-        try:
-            if isinstance(message, VoteReceived):
-                if message.vote.signer != me:
-                    return
-                check_vote(message.vote, validators, chain_id)
-            else:
-                if me not in decode_bitmap(message.certificate.bitmap, len(validators)):
-                    return
-                check_certificate(message.certificate, validators, chain_id)
-        except InvalidVote:
-            return
-        self._voter.admit(said)
+        self._voter.check_own(message, self.epoch_set)
 
     def _find_block(self, block_hash: Hash) -> Block | None:
         return self.tree.get_block(block_hash) or self._parts.store.get_block(block_hash)
@@ -435,8 +385,7 @@ class Session:
         head = self.tree.root
         self._importer.finalize(effect)
         if self.tree.root != head:
-            view = effect.certificate.view
-            self._kept = {one: kept for one, kept in self._kept.items() if one > view}
+            self._bodies.forget(effect.certificate.view)
             self._tell_place()
 
     def _find_proposed(self, message: Message) -> Block | None:
@@ -451,59 +400,13 @@ class Session:
         if block is not None:
             self._answers.append(BlockFetched(get_candidate(block)))
             return
-        self._wanted[block_hash] = None
-        if len(self._wanted) > MAX_WANTED:
-            del self._wanted[next(iter(self._wanted))]
+        self._bodies.want(block_hash)
         addresses = (self.epoch_set.members[place].address for place in holders)
         others = tuple(one for one in addresses if one != self._parts.address)
         self._outbox.fetch_block(block_hash, others)
 
 
-def find_place(epoch_set: EpochSet, parts: Parts) -> int | None:
-    """Our place among these validators; None, with an alarm, if they know us by another key."""
-    try:
-        return check_key(epoch_set, parts.address, parts.voting_key)
-    except InvalidKey as error:
-        log_alarm("validator_key", epoch=epoch_set.epoch, code=error.code, message=error.message)
-        return None
-
-
-def check_key(epoch_set: EpochSet, address: Address, voting_key: PublicKey) -> int | None:
-    """The place of account and key among these validators, None if they know neither.
-
-    Raises InvalidKey key_validator if they know one without the other.
-    """
-    place = epoch_set.validators.find(address)
-    if place != epoch_set.validators.find_key(voting_key):
-        raise InvalidKey(
-            "key_validator",
-            f"in epoch {epoch_set.epoch} 0x{address.hex()} and this voting key do not belong "
-            "together; use the keys that were registered with each other",
-        )
-    return place
-
-
-def get_statement(message: VoteReceived | CertificateReceived) -> Statement:
-    """What is said."""
-    said = message.vote if isinstance(message, VoteReceived) else message.certificate
-    return said.statement
-
-
 def get_epoch(message: Network) -> Epoch:
     """The epoch that a message belongs to."""
-    return (
-        message.vote.statement.epoch
-        if isinstance(message, Arrival)
-        else get_statement(message).epoch
-    )
-
-
-def read_journal(store: ChainStore, tree: BlockTree) -> list[Certificate]:
-    """What a kill, or a fault, left above the head: adds the blocks, returns the certificates."""
-    certificates = []
-    for key, value in store.read_journal():
-        if key[:1] == BLOCK:
-            tree.add(decode_block(value), None)
-        elif key[:1] == CERTIFICATE:
-            certificates.append(decode_certificate(value))
-    return certificates
+    said = message.vote.statement if isinstance(message, Arrival) else get_statement(message)
+    return said.epoch

@@ -13,15 +13,20 @@ guard against that, in a set in which we alone are no quorum:
    could be contradicted by only if it had seen more than all others.
 3. *Our own signature.* A vote or certificate that carries our signature over a statement that the
    signer does not know proves that it is not the newest: an alarm, and the floor rises past it.
-4. *chain/ remembers* the place of the last vote (`finality.VOTED`): a signer/ restored alone
+4. *chain/ remembers* the place of the last vote (`journal.VOTED`): a signer/ restored alone
    is refused at the start (`opening.check_votes`).
 
 What is lost is some votes, for some views. A validator alone never waits and never doubts: nothing
 is certified without it, and `check_votes` refuses whatever does not fit.
 """
 
-from steelyard.chain.consensus.votes import Kind, Statement, Vote
+from steelyard.chain.bls import PublicKey
+from steelyard.chain.consensus.certificates import check_certificate, decode_bitmap
+from steelyard.chain.consensus.messages import CertificateReceived, VoteReceived
+from steelyard.chain.consensus.validators import ValidatorSet
+from steelyard.chain.consensus.votes import Kind, Statement, Vote, check_vote
 from steelyard.chain.epochs import EpochSet
+from steelyard.chain.errors import InvalidKey, InvalidVote
 from steelyard.chain.types import Address, Epoch, Height
 
 from .logs import log_alarm, log_event
@@ -37,8 +42,8 @@ Place = tuple[int, int]
 class Voter:
     """Decides for the driver whether to sign. Lives as long as the process."""
 
-    def __init__(self, signer: Signer, address: Address) -> None:
-        self._signer, self._address = signer, address
+    def __init__(self, signer: Signer, address: Address, chain_id: int) -> None:
+        self._signer, self._address, self._chain_id = signer, address, chain_id
         self._heard: dict[Address, Height] = {}
         self._is_awake = self._has_woken = False
         self._quiet: Place = (0, 0)
@@ -102,11 +107,19 @@ class Voter:
             log_alarm("vote_refused", code=error.code, view=statement.view, kind=statement.kind)
             return None
 
-    def has_said(self, statement: Statement) -> bool:
-        """Does the signer know that this key said so?"""
-        return self._signer.has_said(statement)
+    def check_own(self, message: VoteReceived | CertificateReceived, epoch_set: EpochSet) -> None:
+        """Does somebody show our signature under something that our signer does not know?
 
-    def admit(self, statement: Statement) -> None:
+        `epoch_set` is the current one; of other epochs nothing can be said.
+        """
+        said = get_statement(message)
+        me = epoch_set.validators.find(self._address)
+        if me is None or said.epoch != epoch_set.epoch or self._signer.has_said(said):
+            return
+        if is_signed_by(message, me, epoch_set.validators, self._chain_id):
+            self._admit(said)
+
+    def _admit(self, statement: Statement) -> None:
         """This key said something, provably, that its database does not know."""
         self.is_outdated = True
         log_alarm(
@@ -118,3 +131,51 @@ class Voter:
         )
         self._signer.raise_floor(statement.epoch, statement.view)
         self._withhold(statement.epoch, statement.view)
+
+
+def get_statement(message: VoteReceived | CertificateReceived) -> Statement:
+    """What is said."""
+    said = message.vote if isinstance(message, VoteReceived) else message.certificate
+    return said.statement
+
+
+def is_signed_by(
+    message: VoteReceived | CertificateReceived, me: int, validators: ValidatorSet, chain_id: int
+) -> bool:
+    """Did the validator at place `me` sign this? What others signed costs no signature check."""
+    try:
+        if isinstance(message, VoteReceived):
+            if message.vote.signer != me:
+                return False
+            check_vote(message.vote, validators, chain_id)
+        else:
+            if me not in decode_bitmap(message.certificate.bitmap, len(validators)):
+                return False
+            check_certificate(message.certificate, validators, chain_id)
+    except InvalidVote:
+        return False
+    return True
+
+
+def check_key(epoch_set: EpochSet, address: Address, voting_key: PublicKey) -> int | None:
+    """The place of account and key among these validators, None if they know neither.
+
+    Raises InvalidKey key_validator if they know one without the other.
+    """
+    place = epoch_set.validators.find(address)
+    if place != epoch_set.validators.find_key(voting_key):
+        raise InvalidKey(
+            "key_validator",
+            f"in epoch {epoch_set.epoch} 0x{address.hex()} and this voting key do not belong "
+            "together; use the keys that were registered with each other",
+        )
+    return place
+
+
+def find_place(epoch_set: EpochSet, address: Address, voting_key: PublicKey) -> int | None:
+    """Our place; None, with an alarm, if these validators know us by another key."""
+    try:
+        return check_key(epoch_set, address, voting_key)
+    except InvalidKey as error:
+        log_alarm("validator_key", epoch=epoch_set.epoch, code=error.code, message=error.message)
+        return None

@@ -43,7 +43,7 @@ def say(view: int, kind: Kind) -> Statement:
 def test_after_others_went_on_a_key_gives_views_up_before_it_votes_for_blocks(
     signer: Signer,
 ) -> None:
-    voter = Voter(signer, make_secrets(LAST).address)
+    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
     voter.wake((0, 9), Epoch(0), was_member=True)
     for view in (9, 10, 9 + QUIET_VIEWS):
         assert voter.sign(say(view, Kind.NOTARIZE), LAST) is None
@@ -54,7 +54,7 @@ def test_after_others_went_on_a_key_gives_views_up_before_it_votes_for_blocks(
 
 
 def test_the_first_views_of_the_next_epoch_are_given_up_as_well(signer: Signer) -> None:
-    voter = Voter(signer, make_secrets(LAST).address)
+    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
     voter.wake((0, 9), Epoch(1), was_member=True)
     for view, is_withheld in ((1, True), (QUIET_VIEWS, True), (QUIET_VIEWS + 1, False)):
         vote = voter.sign(replace(say(view, Kind.NOTARIZE), epoch=Epoch(1)), LAST)
@@ -62,10 +62,10 @@ def test_the_first_views_of_the_next_epoch_are_given_up_as_well(signer: Signer) 
 
 
 def test_a_newcomer_and_the_newest_signer_vote_at_once(signer: Signer) -> None:
-    voter = Voter(signer, make_secrets(LAST).address)
+    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
     voter.wake((0, 5), Epoch(0), was_member=True)
     assert voter.sign(say(5, Kind.FINALIZE), LAST) is not None
-    voter = Voter(signer, make_secrets(LAST).address)
+    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
     voter.wake((0, 9), Epoch(0), was_member=False)
     assert voter.sign(say(9, Kind.NOTARIZE), LAST) is None
     assert voter.sign(say(10, Kind.NOTARIZE), LAST) is not None
@@ -73,7 +73,7 @@ def test_a_newcomer_and_the_newest_signer_vote_at_once(signer: Signer) -> None:
 
 def test_blocks_of_others_raise_the_floor_only_of_one_who_is_awake(signer: Signer) -> None:
     epoch_set = get_genesis_set(parse_genesis(make_document((10, 10, 10, 10))))
-    voter = Voter(signer, make_secrets(LAST).address)
+    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
     voter.follow((0, 9))
     assert signer.get_floor() == (0, 0)
     for place in range(2):
@@ -86,7 +86,7 @@ def test_blocks_of_others_raise_the_floor_only_of_one_who_is_awake(signer: Signe
 
 def test_who_is_further_behind_than_a_third_says_follows_first(signer: Signer) -> None:
     epoch_set = get_genesis_set(parse_genesis(make_document((10, 10, 10, 10))))
-    voter = Voter(signer, make_secrets(LAST).address)
+    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
     for place in range(2):
         voter.hear(make_secrets(place).address, Height(100))
     assert not voter.may_vote(epoch_set, 99 - NEAR_BLOCKS)

@@ -1,0 +1,74 @@
+"""Which blocks of others are kept: one proposal a view that may still matter, and what is wanted.
+
+So nobody can fill memory or disk: a leader has one place in each of its views, few views are open,
+and whatever was asked for is certified, or the parent of what is.
+"""
+
+from typing import Final
+
+from steelyard.chain.block import Block, encode_block
+from steelyard.chain.consensus.simplex import Simplex
+from steelyard.chain.params import MAX_LOOKAHEAD_VIEWS, MAX_LOOKBEHIND_VIEWS
+from steelyard.chain.segments import InvalidSegment, check_body
+from steelyard.chain.types import Hash, View
+
+from .journal import BLOCK, Journal
+from .logs import log_event
+from .tree import BlockTree
+
+MAX_WANTED: Final = 256
+
+
+class Bodies:
+    """The way of other people's blocks into one session's tree and journal."""
+
+    def __init__(self, tree: BlockTree, journal: Journal) -> None:
+        self._tree, self._journal = tree, journal
+        self._first: dict[View, Hash] = {}
+        self._wanted: dict[Hash, None] = {}
+
+    def want(self, block_hash: Hash) -> None:
+        """This block is asked for: it may come."""
+        self._wanted[block_hash] = None
+        if len(self._wanted) > MAX_WANTED:
+            del self._wanted[next(iter(self._wanted))]
+
+    def has_taken(self, block: Block) -> bool:
+        """Keep a block if it was asked for."""
+        if block.hash not in self._wanted or not self._has_kept(block):
+            return False
+        del self._wanted[block.hash]
+        return True
+
+    def has_kept(self, block: Block, view: View, machine: Simplex) -> bool:
+        """Keep a block that is proposed in `view` if it is new and may matter to the machine."""
+        root_view = machine.root.view if machine.root.epoch == self._tree.current.epoch else 0
+        first = max(root_view + 1, machine.view - MAX_LOOKBEHIND_VIEWS)
+        is_relevant = first <= view <= machine.view + MAX_LOOKAHEAD_VIEWS
+        is_first = self._first.get(view, block.hash) == block.hash
+        is_due = (is_relevant and is_first) or block.hash in self._wanted
+        return is_due and not self._tree.has(block.hash) and self._has_kept(block)
+
+    def _has_kept(self, block: Block) -> bool:
+        """Know a block, and put it on disk with the next write, if it is what its header says."""
+        try:
+            check_body(block)
+        except InvalidSegment as error:
+            log_event("message_refused", code=error.code, message=error.message)
+            return False
+        self._tree.add(block, None)
+        self._journal.entries[BLOCK + block.hash] = encode_block(block)
+        return True
+
+    def set_first(self, view: View, block_hash: Hash) -> None:
+        """The machine took this as the proposal of that view; another one is not kept."""
+        self._first.setdefault(view, block_hash)
+
+    def drop(self, block_hash: Hash) -> None:
+        """The machine refused what was just kept."""
+        self._tree.remove(block_hash)
+        self._journal.entries.pop(BLOCK + block_hash, None)
+
+    def forget(self, view: View) -> None:
+        """Everything up to this view is decided."""
+        self._first = {one: first for one, first in self._first.items() if one > view}
