@@ -59,8 +59,6 @@ STATUS_SECONDS = 5.0
 
 app = new_app("Run a validator.")
 app.add_typer(keys_app, name="keys")
-app.command("genesis")(make_genesis)
-add_commands(app)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on; default from config.toml.")]
 Document = Annotated[
@@ -228,3 +226,7 @@ def status(
     for alarm in alarms:
         typer.echo(f"ALARM {alarm['code']}: {alarm['message']}")
     raise typer.Exit(YES if reply.status_code == httpx.codes.OK else NO)
+
+
+app.command("genesis")(make_genesis)
+add_commands(app)

@@ -1,5 +1,6 @@
 """Prometheus metrics of the node and of its HTTP side. Names are part of the interface."""
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -17,6 +18,7 @@ GAUGES: Final = {
     "validators": "Validators of this epoch.",
     "is_validator": "1 while this node is one of them.",
     "peers": "Other validators of this epoch that this one reaches.",
+    "clock_skew_seconds": "How far this clock is ahead of the other leaders'.",
     "uptime_seconds": "Seconds since the node started.",
     "blocks_built": "Blocks that this validator built since it started.",
     "transactions_finalized": "Transactions finalized since the node started.",
@@ -67,7 +69,8 @@ class Metrics:
     def render(self, status: "NodeStatus", sockets: int) -> bytes:
         """Everything in the text format."""
         for name, gauge in self.gauges.items():
-            gauge.set(getattr(status, name))
+            value = getattr(status, name)
+            gauge.set(math.nan if value is None else value)
         self.subscribers.set(sockets)
         self.alarm.clear()
         for code in {status.alarm, *(alarm.code for alarm in status.alarms)} - {None}:

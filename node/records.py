@@ -103,6 +103,8 @@ class NodeStatus:
     validators: int = 1
     is_validator: bool = True
     peers: int = 0
+    clock_skew_seconds: float | None = None
+    """How far this clock is ahead of the other leaders'; None before any was heard."""
     alarms: tuple[Alarm, ...] = ()
     following: FollowingStatus | None = None
     """None if this node follows nobody over HTTP."""

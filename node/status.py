@@ -41,6 +41,7 @@ def build_status(node: "Node") -> NodeStatus:
         validators=len(current.members),
         is_validator=current.find(node.address) is not None,
         peers=len(node.watcher.find_reached(current)),
+        clock_skew_seconds=node.driver.progress.clocks.estimate(),
         alarms=node.watcher.get_alarms(),
         following=node.following.get_status(),
         upgrades=tuple(f"{name}={height}" for name, height in node.rules.forks),

@@ -100,6 +100,7 @@ def test_init_copies_no_keys_that_are_of_no_use(home: Path, tmp_path: Path) -> N
     assert not new.exists()
 
 
+@pytest.mark.slow
 def test_init_can_follow_a_chain_with_keys_that_are_not_in_its_document(
     home: Path, tmp_path: Path
 ) -> None:
