@@ -88,6 +88,7 @@ from .views import (
     ViewState,
     check_proposal,
     find_conflict,
+    get_base_hash,
     may_finalize,
     may_notarize,
     may_nullify,
@@ -126,7 +127,7 @@ class Simplex:
         self._view = View(0)
         self._now = 0
         self._timer_at: int | None = None
-        self._is_forked = False
+        self._told_forks: set[bool] = set()
         self._wanted: dict[Hash, tuple[View, tuple[int, ...]]] = {}
         self._effects: list[Effect] = []
 
@@ -303,9 +304,12 @@ class Simplex:
             self._effects.append(Validate(state.view, proposal))
 
     def _fetch_ancestry(self, state: ViewState, proposal: Candidate) -> None:
-        """Ask for what the proposal needs: its ancestors, the parent's certificate, the gap's."""
-        _, missing = self._views.find_branch(proposal.parent)
-        if missing is not None:
+        """Ask for what the proposal needs: the parent's certificate, the gap's; and ancestors, but
+        only below a certificate: one leader alone could name some without end.
+        """
+        base = get_base_hash(state.view, proposal)
+        _, missing = self._views.find_branch(base)
+        if missing is not None and self._views.is_certified(base):
             self._want(missing, state.view, (self._get_leader(state.view),))
         if not state.is_fetching:
             state.is_fetching = True
@@ -424,13 +428,14 @@ class Simplex:
         """Check a certificate that came in, unless we hold it or are past it."""
         self._check_epoch(certificate.epoch)
         known = self._views.get(certificate.view).certificates.get(certificate.kind)
-        if certificate.view <= self._views.root_view:
+        is_past = certificate.view <= self._views.root_view
+        if is_past and not self._views.contradicts_final(certificate):
             return
         if known is not None and known.statement == certificate.statement:
             return
         settings = self._settings
         check_certificate(certificate, settings.validators, settings.chain_id, settings.backend)
-        self._add(certificate)
+        (self._report_fork if is_past else self._add)(certificate)
 
     def _add(self, certificate: Certificate) -> None:
         """Rules 5, 7 and 8: store, pass on, vote to finalize, enter the next view, finalize."""
@@ -476,11 +481,11 @@ class Simplex:
             self._relax()
 
     def _report_fork(self, certificate: Certificate) -> None:
-        """A finalized block that does not extend the one before: a third of the power cheated."""
-        ours = self._views.finalization
-        if ours is not None and not self._is_forked:
+        """A third of the power cheated. Told once; and once more with the proof, of one view."""
+        ours, is_proof = self._views.finalization, self._views.contradicts_final(certificate)
+        if ours is not None and is_proof not in self._told_forks:
+            self._told_forks.add(is_proof)
             self._effects.append(ReportConflict(ours, certificate))
-        self._is_forked = True
 
     def _relax(self) -> None:
         """If nothing has begun in this view, there may be no hurry any more."""

@@ -108,6 +108,11 @@ def check_proposal(
         raise InvalidVote("proposal_leader", f"validator {leader} leads view {proposal.view}")
 
 
+def get_base_hash(view: View, candidate: Candidate) -> Hash:
+    """Return what a proposal in `view` rests on: its parent, or itself if it is proposed again."""
+    return candidate.hash if view > candidate.view else candidate.parent
+
+
 class Views:
     """The open views and the blocks in them, above `root`, the last final block."""
 
@@ -192,6 +197,10 @@ class Views:
                 return View(below)
         return None
 
+    def is_certified(self, block: Hash) -> bool:
+        """Did an open view notarize or finalize this block? Then a quorum held all before it."""
+        return any(block in state.get_certified_hashes() for state in self._states.values())
+
     def get_base(self, view: View, candidate: Candidate) -> Candidate | None:
         """Return what a proposal in `view` rests on: its parent, if that is at hand and one lower,
         or the boundary block itself if it is proposed again.
@@ -219,11 +228,15 @@ class Views:
 
     def find_lack(self, view: View) -> View:
         """Return the first view that we lack a certificate of: that of what the proposal rests on,
-        or a nullification above it. If none, `view` itself.
+        or a nullification above it. If none, `view` itself; if what it rests on is unknown, the
+        first above the root.
         """
         known, lacking = self.get_parent_view(view), [view]
         proposal = self.get(view).proposal
         base = None if proposal is None else self.get_base(view, proposal)
+        if proposal is not None and base is None:
+            is_known = self.is_certified(get_base_hash(view, proposal))
+            lacking += [] if is_known else [View(self.root_view + 1)]
         if base is not None:
             certified = self.find_certified_view(base, view)
             known = known if certified is None else min(known, certified)
@@ -235,6 +248,11 @@ class Views:
         """Did we vote for this block, in whichever view? Then it was valid and is on disk."""
         own = (state.signed.get(Kind.NOTARIZE) for state in self._states.values())
         return any(said is not None and said.hash == block.hash for said in own)
+
+    def contradicts_final(self, certificate: Certificate) -> bool:
+        """Do this and the last finalization, both of one view, prove that a third cheated?"""
+        final = self.finalization
+        return final is not None and find_conflict(final, certificate) is not None
 
     def find_branch(self, tip: Hash) -> tuple[list[Candidate], Hash | None]:
         """Return the known blocks from `tip` down to above the root, oldest first, and the missing

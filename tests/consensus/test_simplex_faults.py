@@ -23,6 +23,7 @@ from steelyard.chain.consensus.messages import (
     FetchCertificates,
     Finalize,
     Propose,
+    ReportConflict,
     ReportOffence,
     SetTimer,
     SignVote,
@@ -91,9 +92,9 @@ def test_missing_blocks_are_asked_for_again_with_every_view() -> None:
 
 def test_blocks_below_the_final_one_are_asked_for_no_more() -> None:
     bench = Bench()
-    orphan = make_block(SET, replace(B1, hash=Hash(b"\x77" * 32)), 1)
-    assert FetchBlock(orphan.parent, (3,)) in bench.propose(orphan)
-    bench.propose(B1)
+    assert FetchBlock(B1_TWIN.hash, (0, 2, 3)) in bench.step(
+        received(Kind.NOTARIZE, 1, B1_TWIN.hash)
+    )
     bench.step(received(Kind.FINALIZE, 1, B1.hash))
     assert pick(bench.step(BlockFetched(B1)), Finalize)
     assert not pick(bench.step(received(Kind.NULLIFY, 2)), FetchBlock)
@@ -190,6 +191,31 @@ def test_a_forged_vote_is_no_evidence() -> None:
         bench.step(VoteReceived(forged))
 
 
+@pytest.mark.parametrize(
+    ("kind", "block"),
+    [(Kind.NULLIFY, NO_HASH), (Kind.FINALIZE, B1_TWIN.hash), (Kind.NOTARIZE, B1_TWIN.hash)],
+)
+def test_a_certificate_against_the_last_final_block_is_reported_once(
+    kind: Kind, block: bytes
+) -> None:
+    bench = Bench()
+    bench.propose(B1)
+    final, other = certify(Kind.FINALIZE, 1, B1.hash), certify(kind, 1, block)
+    assert pick(bench.step(CertificateReceived(final)), Finalize)
+    assert bench.step(CertificateReceived(other)) == [ReportConflict(final, other)]
+    assert bench.step(CertificateReceived(other)) == []
+    assert bench.machine.root == B1
+
+
+def test_a_forged_certificate_against_the_last_final_block_is_refused() -> None:
+    bench = Bench()
+    bench.propose(B1)
+    bench.step(received(Kind.FINALIZE, 1, B1.hash))
+    forged = replace(certify(Kind.NULLIFY, 1), signature=b"\x01" * 96)
+    with pytest.raises(InvalidVote, match="certificate_signature"):
+        bench.step(CertificateReceived(forged))
+
+
 # -- rule 12, and limits ---------------------------------------------------------------------------
 def test_messages_of_another_epoch_are_refused() -> None:
     bench = Bench()
@@ -261,7 +287,7 @@ def test_late_messages_about_final_views_change_nothing() -> None:
     bench.propose(B1)
     bench.step(received(Kind.FINALIZE, 1, B1.hash))
     late = bench.hear(Kind.NOTARIZE, 1, B1_TWIN.hash, 0, 2, 3) + bench.propose(B1_TWIN)
-    late += bench.step(received(Kind.NULLIFY, 1))
+    late += bench.step(received(Kind.NOTARIZE, 1, B1.hash))
     assert late == []
 
 

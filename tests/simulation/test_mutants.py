@@ -18,7 +18,7 @@ KILLS = {
     "old_parent": (1, "stuck"),
     "notarize_twice": (0, "double_vote"),
     "notarize_late": (0, "late_vote"),
-    "no_ancestry": (17, "unjustified"),
+    "no_ancestry": (18, "unjustified"),
     "no_gap_check": (9, "unjustified"),
     "no_ancestors": (52, "no_ancestor"),
     "unvalidated": (0, "unavailable"),
