@@ -32,9 +32,11 @@ from steelyard.chain.types import Address, Epoch, Height
 from .logs import log_alarm, log_event
 from .signer import ConflictingVote, Signer
 
-NEAR_BLOCKS = 4
+NEAR_BLOCKS = 2
 """Whoever is this close to the others gets the rest from consensus itself: they move on, too."""
-QUIET_VIEWS = 4
+QUIET_VIEWS = 2
+"""Enough for what others do while we come near them. More would hurt where our votes are needed: a
+view in which we may not vote for a block then lasts a timeout."""
 Place = tuple[int, int]
 """Epoch and view."""
 

@@ -115,6 +115,22 @@ def test_two_of_four_make_nothing_final_and_go_on_when_a_third_is_back(begin: Be
 
 
 @pytest.mark.slow
+def test_one_that_comes_back_is_enough_when_another_goes(begin: Begin) -> None:
+    """It doubts its signer, as others went on meanwhile; that costs a few views, no more."""
+    cluster = begin()
+    finalize(cluster, 0)
+    cluster.kill(3)
+    finalize(cluster, 1, 2)
+    cluster.kill(2)
+    cluster.start(3)
+    began = cluster.now
+    finalize(cluster, 3)
+    assert cluster.now - began < 30
+    cluster.check_agreement()
+    cluster.check_honesty()
+
+
+@pytest.mark.slow
 def test_a_partition_in_halves_stops_finality_and_heals_by_itself(begin: Begin) -> None:
     cluster = begin()
     finalize(cluster, 0)
