@@ -100,11 +100,16 @@ class Driver:
         return BlockTree(self._parts.rules, self._parts.store, self._parts.blobs).current
 
     def get_rank(self) -> int:
-        """How many validators come before us, counted from the leader of this view."""
+        """How many validators come before us, counted from the leader of this view.
+
+        All of them, if we do not vote.
+        """
         session = self._session
-        if session is None or session.me is None:
+        if session is None:
             return 0
         validators = session.epoch_set.validators
+        if session.me is None:
+            return len(validators)
         leader = validators.get_leader(session.epoch_set.epoch, session.machine.view)
         return (session.me - leader) % len(validators)
 

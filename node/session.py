@@ -10,6 +10,8 @@ matter, blocks that were asked for, final blocks that follow ours.
 """
 
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 from steelyard.chain.block import Block, compute_base_fee
@@ -194,7 +196,7 @@ class Session:
             self._step(event)
             return True
         if self._importer.retry_at is not None and self._get_now() >= self._importer.retry_at:
-            self._importer.work()
+            self._make_final(self._importer.work)
             return True
         request = self._requests.take_due()
         if request is not None:
@@ -360,7 +362,7 @@ class Session:
                 key = get_certificate_key(certificate)
                 self._journal.entries[key] = encode_certificate(certificate)
             case Finalize():
-                self._finalize(effect)
+                self._make_final(partial(self._importer.finalize, effect))
             case Broadcast(message):
                 self._outbox.broadcast(message, self._find_proposed(message))
             case FetchBlock(block_hash, holders):
@@ -381,11 +383,12 @@ class Session:
             self._journal.entries[VOTED] = encode_place(said.epoch, said.view)
             self._answers.append(VoteSigned(vote))
 
-    def _finalize(self, effect: Finalize) -> None:
-        head = self.tree.root
-        self._importer.finalize(effect)
-        if self.tree.root != head:
-            self._bodies.forget(effect.certificate.view)
+    def _make_final(self, work: Callable[[], None]) -> None:
+        """Let the importer work, and tell of it if the head moved."""
+        before = self.tree.root
+        work()
+        if self.tree.root != before:
+            self._bodies.forget(self.machine.root.view)
             self._tell_place()
 
     def _find_proposed(self, message: Message) -> Block | None:
