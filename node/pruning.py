@@ -7,7 +7,8 @@ the walk over the states to keep does.
 A mark says that a node *and all below it* stay, so it is written after those of its children. That
 makes a kill harmless at any instant: marks that were made are right, and a later run, even after
 more blocks, goes on from them. The sweep deletes only what has no mark, in small transactions, and
-only while the head's state is marked.
+only while the head's state is marked. Marks name what a thing is as well as its hash: anybody may
+deploy a code with the bytes of a node, and below a code there is nothing.
 
 `steelyard node prune` does it at once, on a stopped node; `Pruner` beside the running chain, a
 little at a time.
@@ -21,9 +22,9 @@ from typing import Final
 
 from steelyard.chain.block import Header
 from steelyard.chain.errors import SteelyardError
-from steelyard.chain.traversal import Reference, list_references, list_roots
+from steelyard.chain.traversal import Kind, Reference, list_references, list_roots
 from steelyard.chain.trie import MissingState
-from steelyard.chain.types import Height
+from steelyard.chain.types import Hash, Height
 
 from .config import load_config
 from .directory import CHAIN, DirectoryLock
@@ -33,7 +34,7 @@ from .store import ChainStore, CorruptData
 
 KEPT_STATES: Final = 1_024
 MARKS: Final = "marks"
-"""Table of the marks; empty unless a pruning is under way, or was interrupted."""
+"""Table of the marks, hash then kind; empty unless a pruning is under way, or was interrupted."""
 MARKS_AT_ONCE: Final = 4_096
 SWEPT_AT_ONCE: Final = 1_024
 """Nodes in one transaction."""
@@ -149,7 +150,7 @@ class Pruning:
     def _sweep(self, start: bytes) -> bytes | None:
         """Delete what has no mark among the next nodes. Returns where to go on."""
         rows = self._store.database.scan("nodes", start, SWEPT_AT_ONCE)
-        gone = [(key, value) for key, value in rows if not self._marker.is_marked(key)]
+        gone = [(key, value) for key, value in rows if not self._marker.has_any(key)]
         if gone:
             with self._store.database.write() as writer:
                 for key, _ in gone:
@@ -175,16 +176,24 @@ class Marker:
         while stack:
             reference, is_expanded = stack.pop()
             if is_expanded:
-                self._put(reference.hash)
-            elif not self.is_marked(reference.hash):
+                self._put(encode_mark(reference))
+            elif not self._is_marked(reference):
                 stack.append((reference, True))
                 stack.extend((one, False) for one in self._expand(reference))
             steps += 1
             if steps % STEP_NODES == 0:
                 yield f"{self._marked} nodes marked, at block {header.height}"
 
-    def is_marked(self, key: bytes) -> bool:
+    def has_any(self, key: bytes) -> bool:
+        """Does what has this hash stay, whatever it is?"""
+        if any(encode_mark(Reference(kind, Hash(key))) in self._pending for kind in Kind):
+            return True
+        found = self._store.database.scan(MARKS, key, 1)
+        return bool(found) and found[0][0].startswith(key)
+
+    def _is_marked(self, reference: Reference) -> bool:
         """Do this node and all below it stay?"""
+        key = encode_mark(reference)
         return key in self._pending or self._store.database.get(MARKS, key) is not None
 
     def _expand(self, reference: Reference) -> tuple[Reference, ...]:
@@ -201,6 +210,10 @@ class Marker:
                 for one in sorted(self._pending):
                     writer.put(MARKS, one, b"")
             self._pending.clear()
+
+
+def encode_mark(reference: Reference) -> bytes:
+    return reference.hash + bytes([reference.kind])
 
 
 class Pruner:

@@ -6,7 +6,7 @@ goes on where it was. The walk is depth first, a bundle of nodes at a time, so t
 remember stays small however large the state is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from eth_utils.crypto import keccak
@@ -52,12 +52,12 @@ class StateDownload:
         """
         stack = list(list_roots(state_root))
         while stack:
-            bundle: dict[bytes, Reference] = {}
+            bundle: dict[bytes, set[Reference]] = {}
             while stack and len(bundle) < BUNDLE:
                 reference = stack.pop()
                 data = self._store.get_node(reference.hash)
                 if data is None:
-                    bundle[reference.hash] = reference
+                    bundle.setdefault(reference.hash, set()).add(reference)
                 else:
                     self.held += 1
                     stack.extend(list_below(reference, data))
@@ -68,8 +68,11 @@ class StateDownload:
     def _describe(self) -> str:
         return f"state: {self.fetched} nodes fetched, {self.held} were here, {self.bytes} bytes"
 
-    def _fetch(self, bundle: Mapping[bytes, Reference]) -> list[Reference]:
-        """Fetch and store these, however many questions it takes; return what lies below them."""
+    def _fetch(self, bundle: Mapping[bytes, set[Reference]]) -> list[Reference]:
+        """Fetch and store these, however many questions it takes; return what lies below them.
+
+        One hash may stand for two things: anybody may deploy a code with the bytes of a node.
+        """
         missing, below, failed = dict(bundle), list[Reference](), 0
         while missing:
             found = self._ask(tuple(missing))
@@ -81,7 +84,8 @@ class StateDownload:
                 continue
             failed = 0
             for key, data in found.items():
-                below.extend(list_below(missing.pop(key), data))
+                for reference in missing.pop(key):
+                    below.extend(list_below(reference, data))
             with self._store.database.write() as writer:
                 for key in sorted(found):
                     writer.put("nodes", key, found[key])
@@ -89,7 +93,7 @@ class StateDownload:
             self.bytes += sum(map(len, found.values()))
         return below
 
-    def _explain(self, missing: Mapping[bytes, Reference]) -> str:
+    def _explain(self, missing: Collection[bytes]) -> str:
         said = "; ".join(f"{one.url}: {one.trouble}" for one in self._sources.all)
         return (
             f"no source has {len(missing)} nodes of this state ({said}). If they let it go, choose "

@@ -5,17 +5,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from eth_utils.crypto import keccak
 
 from steelyard.chain.block import MAX_ANCESTORS, encode_block
 from steelyard.chain.epochs import encode_epoch_set
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.following import Checkpoint
+from steelyard.chain.proofs import Account, encode_account
 from steelyard.chain.rlp import decode_rlp, encode_rlp
 from steelyard.chain.segments import InvalidSegment
+from steelyard.chain.trie import build_trie
 from steelyard.chain.types import Hash, Height
 from steelyard.node.following import download
 from steelyard.node.following import sources as sources_module
 from steelyard.node.following.checkpoint import CheckpointStart
+from steelyard.node.following.download import StateDownload
 from steelyard.node.following.fetcher import Fetcher
 from steelyard.node.following.sources import Sources
 from steelyard.node.history import (
@@ -129,6 +133,30 @@ def test_a_download_that_was_killed_fetches_nothing_twice(
         begin(copy, get_checkpoint(chain, 6), source.url)
     assert copy.head.height == 6
     assert 12 < answered[0] < len(asked) == len(set(asked))
+
+
+@pytest.mark.parametrize("first", [b"a", b"b"])
+def test_a_code_with_the_bytes_of_a_node_does_not_hide_what_is_below_the_node(
+    first: bytes, chain: Chain, copy: Chain
+) -> None:
+    """Found in the same bundle, in either order."""
+    storage, below = build_trie({keccak(bytes([n])): encode_rlp(b"x" * 32) for n in range(40)})
+    code = Account(nonce=1, code_hash=storage)
+    store = Account(nonce=1, storage_root=storage)
+    last = b"a" if first == b"b" else b"b"
+    accounts = {keccak(first): encode_account(store), keccak(last): encode_account(code)}
+    root, above = build_trie(accounts)
+    with chain.store.database.write() as writer:
+        for key, data in (above | below).items():
+            writer.put("nodes", key, data)
+    fetcher = Fetcher()
+    try:
+        with serve(chain) as source:
+            sources = Sources([source.url], fetcher, copy.state.block.hash, time.monotonic)
+            StateDownload(copy.store, sources, fetcher.wait, lambda _: None).run(root)
+    finally:
+        fetcher.close()
+    assert walk(copy.store, root) == above.keys() | below.keys()
 
 
 def test_a_second_run_does_nothing(chain: Chain, copy: Chain) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from steelyard.chain import proofs
 from steelyard.chain.errors import SteelyardError
-from steelyard.chain.traversal import list_references, list_roots
+from steelyard.chain.traversal import Kind, list_references, list_roots
 from steelyard.chain.trie import MissingState
 from steelyard.chain.types import Hash
 from steelyard.node import pruning
@@ -67,6 +67,37 @@ def test_exactly_the_states_of_the_last_blocks_stay(chain: Chain) -> None:
     assert pruned.nodes_deleted == len(before) - len(kept) > 0
     assert pruned.bytes_freed > 0
     assert chain.store.database.scan(MARKS, b"", 1) == []
+
+
+def find_inner_node(chain: Chain) -> bytes:
+    """A node of some account's storage that refers to others."""
+    stack = list(list_roots(chain.head.state_root))
+    while stack:
+        one = stack.pop()
+        data = chain.store.get_node(one.hash)
+        assert data is not None
+        below = list_references(one.kind, data)
+        if one.kind is Kind.STORAGE and below:
+            return data
+        stack.extend(below)
+    raise AssertionError("no storage in this state")
+
+
+def deploy(nonce: int, code: bytes) -> bytes:
+    """A transaction that makes a contract of exactly these bytes."""
+    copies = bytes.fromhex("61") + len(code).to_bytes(2, "big") + bytes.fromhex("80600a5f395ff3")
+    return sign_transaction(ALICE, nonce, to=b"", data=copies + code, gas=1_000_000)
+
+
+def test_a_code_with_the_bytes_of_a_node_does_not_hide_what_is_below_the_node(
+    chain: Chain,
+) -> None:
+    node = find_inner_node(chain)
+    for nonce in range(8, 14):  # several accounts, so that a walk meets one before the node
+        chain.grow(1, [deploy(nonce, node)])
+    whole = walk_at(chain, 14)
+    run(chain, 1)
+    assert list_keys(chain.store) == whole == walk_at(chain, 14)
 
 
 def test_the_chain_goes_on_and_accounts_are_as_before(chain: Chain) -> None:
