@@ -185,6 +185,8 @@ class _EvidenceAudit:
         )
         if compute_receipts_root(receipts) != block.header.receipts_root:
             self._refute("penalty", "the receipts do not hash to the header's root")
+        if len(receipts) != len(block.transactions):  # of a block that is not known to be final
+            self._refute("penalty", f"{len(receipts)} receipts of {len(block.transactions)}")
         receipt = receipts[place]
         if receipt.status != 1:
             self._refute("penalty", "the contract refused the report: it cost nobody anything")

@@ -122,11 +122,16 @@ class Follower:
         verdict, detail = judge_certificate(
             certificate, certificate.hash, current, self._genesis.chain_id
         )
+        if verdict is not Verdict.YES:
+            return verdict, detail
         boundary = get_boundary(current.epoch, self._genesis.epoch_blocks)
         last = min(boundary, block.height + MAX_DESCENDANTS)
-        if verdict is Verdict.YES and not is_ancestor(self._rpc, block, certificate.hash, last):
+        link = judge_link(self._rpc, block, certificate.hash, last)
+        if link is Verdict.UNKNOWN and last < boundary:
+            return link, f"the certificate is for a block more than {MAX_DESCENDANTS} blocks above"
+        if link is not Verdict.YES:
             return Verdict.REFUTED, "the certificate is for another block"
-        return verdict, detail + (self._describe_age() if verdict is Verdict.YES else "")
+        return verdict, detail + self._describe_age()
 
     def _verify_before(self, block: Block, checkpoint: Checkpoint) -> tuple[Verdict, str]:
         """A block is as good as the checkpoint that descends from it."""
@@ -135,7 +140,8 @@ class Follower:
                 Verdict.UNKNOWN,
                 f"block {block.height} is far below the checkpoint; give one of an earlier block",
             )
-        if not is_ancestor(self._rpc, block, checkpoint.hash, checkpoint.height):
+        link = judge_link(self._rpc, block, checkpoint.hash, checkpoint.height)
+        if link is not Verdict.YES:
             return Verdict.REFUTED, f"the checkpoint {checkpoint} does not descend from it"
         return Verdict.YES, f"an ancestor of your checkpoint, block {checkpoint.height}"
 
@@ -222,13 +228,16 @@ def fetch_block(rpc: Rpc, height: int) -> Block:
     return block
 
 
-def is_ancestor(rpc: Rpc, block: Block, descendant: Hash, last_height: int) -> bool:
-    """Whether the block `descendant`, not above `last_height`, is `block` or follows it."""
+def judge_link(rpc: Rpc, block: Block, descendant: Hash, last_height: int) -> Verdict:
+    """Return whether the block `descendant` is `block` or follows it.
+
+    UNKNOWN if no block up to `last_height` is it; REFUTED if one is no child of the one before.
+    """
     while block.hash != descendant:
         if block.height >= last_height:
-            return False
+            return Verdict.UNKNOWN
         child = fetch_block(rpc, block.height + 1)
         if child.header.parent_hash != block.hash:
-            return False
+            return Verdict.REFUTED
         block = child
-    return True
+    return Verdict.YES

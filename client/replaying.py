@@ -4,11 +4,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
-from steelyard.chain.block import Block, decode_block
+from steelyard.chain.block import Block, Header, decode_block
 from steelyard.chain.epochs import is_boundary
 from steelyard.chain.errors import SteelyardError, UnavailableBlob
 from steelyard.chain.following import Checkpoint, check_checkpoint
-from steelyard.chain.genesis import Genesis, parse_genesis, schedule_forks
+from steelyard.chain.genesis import Genesis, build_genesis, parse_genesis, schedule_forks
 from steelyard.chain.params import EVM_STACK_BYTES
 from steelyard.chain.replay import replay
 from steelyard.chain.segments import InvalidSegment
@@ -104,6 +104,7 @@ def replay_blocks(
     done, blocks, follower = 0, Blocks(rpc, last), Follower(rpc, genesis)
     verdict, detail = Verdict.UNKNOWN, "nothing was replayed"
     try:
+        meet_checkpoint(checkpoint, build_genesis(genesis).block.header, report)
         for replayed in replay(genesis, blocks, RemoteBlobs(rpc), upgrades):
             if replayed.difference is not None:
                 report.add(
@@ -115,8 +116,7 @@ def replay_blocks(
             done, block = replayed.height, blocks.block
             assert block is not None, "a replayed block was handed out"
             progress(done)
-            if checkpoint is not None and checkpoint.height == done:
-                check_checkpoint(checkpoint, block.header)
+            meet_checkpoint(checkpoint, block.header, report)
             if done == last or is_boundary(done, genesis.epoch_blocks):
                 verdict, detail = follower.verify_by(block, replayed.epoch_set)
                 if verdict is not Verdict.YES:
@@ -134,7 +134,18 @@ def replay_blocks(
         )
         return
     report.add("execution", Verdict.YES, f"{done} blocks re-executed, every root agrees")
+    if checkpoint is not None and checkpoint.height > done:
+        # A node may hide behind a low head that its chain is another one.
+        report.add("checkpoint", Verdict.UNKNOWN, f"the replay ended below it, at block {done}")
     report.add("finality", verdict, detail)
+
+
+def meet_checkpoint(checkpoint: Checkpoint | None, header: Header, report: Report) -> None:
+    """At its height, add that `header` is the checkpoint's. Raises InvalidSegment if it is not."""
+    if checkpoint is None or checkpoint.height != header.height:
+        return
+    check_checkpoint(checkpoint, header)
+    report.add("checkpoint", Verdict.YES, f"block {header.height} is the one that you trust")
 
 
 def run_with_stack(function: Callable[[], None]) -> None:

@@ -17,6 +17,7 @@ from steelyard.chain.genesis import Genesis, encode_genesis
 from steelyard.chain.params import STAKING_ADDRESS
 from steelyard.chain.receipts import Receipt
 from steelyard.chain.transactions import decode_transaction
+from steelyard.chain.trie import EMPTY_ROOT
 from steelyard.chain.types import Epoch, Hash, View
 from steelyard.client.commands.audits import parse_hash, parse_upgrades
 from steelyard.client.errors import ClientError
@@ -209,6 +210,19 @@ def test_another_body_under_the_blocks_header_is_no_evidence() -> None:
     report = audit(node)
     assert report.verdict is not Verdict.YES
     assert "segment_body" in report.checks[-1].detail
+
+
+def test_a_block_that_is_not_final_may_have_no_receipts_at_all() -> None:
+    node = Node(write_report(*CLAIMS))
+
+    def forget(data: bytes) -> bytes:
+        block = decode_block(data)
+        return encode_block(replace(block, header=replace(block.header, receipts_root=EMPTY_ROOT)))
+
+    node.lie("/chain/certificates/3", None)
+    node.lie("/chain/blocks/3", forget)
+    node.receipts = []
+    assert refute(node, "penalty") == "0 receipts of 1"
 
 
 def test_a_node_of_another_chain_is_refuted() -> None:

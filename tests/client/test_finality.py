@@ -18,7 +18,7 @@ from steelyard.chain.epochs import EpochSet, decode_epoch_set, encode_epoch_set
 from steelyard.chain.errors import InvalidGenesis
 from steelyard.chain.execute import Built
 from steelyard.chain.following import Checkpoint
-from steelyard.chain.genesis import Genesis, encode_genesis
+from steelyard.chain.genesis import Genesis, build_genesis, encode_genesis
 from steelyard.chain.types import Epoch, Hash, Height
 from steelyard.client.audit import audit_replay
 from steelyard.client.errors import NodeRefused
@@ -116,6 +116,15 @@ def test_a_descendants_certificate_finalizes_within_the_epoch() -> None:
     assert verify(4, {"/chain/certificates/4": lambda data: later})[0] is Verdict.YES
     earlier = files["/chain/certificates/4"]
     assert verify(5, {"/chain/certificates/5": lambda data: earlier})[0] is Verdict.REFUTED
+
+
+def test_a_certificate_far_above_the_block_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An honest node may have it that way; how far we walk is our own limit."""
+    monkeypatch.setattr("steelyard.client.finality.MAX_DESCENDANTS", 1)
+    later = get_files()["/chain/certificates/6"]
+    assert verify(5, {"/chain/certificates/5": lambda data: later})[0] is Verdict.YES
+    verdict, detail = verify(4, {"/chain/certificates/4": lambda data: later})
+    assert (verdict, "more than 1 blocks above" in detail) == (Verdict.UNKNOWN, True)
 
 
 def test_a_checkpoint_saves_the_way_from_genesis() -> None:
@@ -316,6 +325,20 @@ def test_a_replay_meets_the_checkpoint() -> None:
     report = replay(checkpoint=Checkpoint(Height(5), Hash(b"\1" * 32)))
     assert report.verdict is Verdict.REFUTED
     assert report.checks[-1].name == "checkpoint"
+
+
+def test_a_replay_that_ends_below_the_checkpoint_says_so() -> None:
+    """Else a liar with another chain would only need to claim a low head."""
+    report = replay(checkpoint=Checkpoint(Height(8), Hash(b"\1" * 32)))
+    assert report.verdict is Verdict.UNKNOWN
+    assert "ended below it, at block 7" in report.summary
+
+
+def test_a_checkpoint_at_genesis_is_met_too() -> None:
+    block_hash = build_genesis(make_genesis(epoch_blocks=EPOCH_BLOCKS)).block.hash
+    assert replay(checkpoint=Checkpoint(Height(0), block_hash)).verdict is Verdict.YES
+    report = replay(checkpoint=Checkpoint(Height(0), Hash(b"\1" * 32)))
+    assert report.verdict is Verdict.REFUTED
 
 
 def test_a_replay_is_told_of_rule_changes_that_it_must_know(
