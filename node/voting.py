@@ -106,7 +106,9 @@ class Voter:
         try:
             return self._signer.sign_vote(statement, place)
         except ConflictingVote as error:
-            log_alarm("vote_refused", code=error.code, view=statement.view, kind=statement.kind)
+            is_conflict = (statement.epoch, statement.view) > self._signer.get_floor()
+            tell = log_alarm if is_conflict else log_event  # below the floor nothing is needed
+            tell("vote_refused", code=error.code, view=statement.view, kind=statement.kind)
             return None
 
     def check_own(self, message: VoteReceived | CertificateReceived, epoch_set: EpochSet) -> None:
