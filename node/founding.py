@@ -174,7 +174,7 @@ def init_directory(
     source = directory / KEYS if is_prepared else keys
     secrets = create_secrets() if source is None else read_secrets(source, password)
     genesis = parse_genesis(plan) if isinstance(plan, bytes) else create_document(plan, secrets)
-    if source is not None and not is_joining:
+    if source is not None and not (is_joining and not is_validator(secrets, genesis)):
         check_own(directory, secrets, genesis, source)
     document = plan if isinstance(plan, bytes) else encode_genesis(genesis)
     make_directory(directory)

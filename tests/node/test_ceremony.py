@@ -224,6 +224,17 @@ def test_init_refuses_a_document_without_these_keys_unless_they_join_later(tmp_p
     assert get_code(init) == "data_exists"
 
 
+def test_a_validator_that_follows_still_checks_its_entry(tmp_path: Path) -> None:
+    home = prepare(tmp_path / "v", 1)
+    entry = replace(read_entry(home / ENTRY_FILE), endpoint="10.0.0.9:1")
+    document = encode_genesis(create_shared_document(make_foundation(), [entry]))
+
+    def init() -> object:
+        return init_directory(home, PASSWORD, document, NodeConfig(), is_joining=True)
+
+    assert get_code(init) == "entry_differs"
+
+
 def test_keys_are_made_only_in_an_empty_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert get_code(lambda: prepare(tmp_path, 1)) == "data_exists"

@@ -65,6 +65,14 @@ def test_each_validator_has_its_keys_and_all_have_one_document(net: Localnet) ->
     assert endpoints == {f"127.0.0.1:{port + 1}" for port in ports}
 
 
+def test_each_validator_follows_others_in_case_it_is_jailed_while_it_is_down(
+    net: Localnet,
+) -> None:
+    for number in net.numbers:
+        follow = load_config(net.get_directory(number)).follow
+        assert set(follow.nodes) == set(net.urls.values()) - {net.urls[number]}
+
+
 def test_the_password_is_for_its_owner_only(net: Localnet) -> None:
     mode = (net.directory / PASSWORD_FILE).stat().st_mode
     assert stat.S_IMODE(mode) == 0o600
