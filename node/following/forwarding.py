@@ -2,14 +2,16 @@
 
 A client may then use a full node alone. A transaction goes to the first source that takes it; its
 blobs follow to the same source once they are all here, since only a node that knows the transaction
-takes them. What is still pending after a while is sent again, perhaps elsewhere: pools are kept in
-memory, and a source may have restarted. What a source refuses stays in our own pool until it
-expires there; the chain will not have it, and the sender sees that it does not come.
+takes them. What is still pending after a while is sent again, elsewhere if possible: pools are kept
+in memory, a source may have restarted, or be a full node that only sends it back. What a source
+refuses stays in our own pool until it expires there; the chain will not have it, and the sender
+sees that it does not come.
 """
 
 import json
 import threading
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -38,11 +40,15 @@ STORED: Final = frozenset({200, 201})
 
 @dataclass(slots=True)
 class Passage:
-    """One transaction on its way. `source` has it; `blobs_sent`: that one has its blobs, too."""
+    """One transaction on its way. `source` has it; `blobs_sent`: that one has its blobs, too.
+
+    `taken` counts how often each address took it.
+    """
 
     source: Source | None = None
     blobs_sent: bool = False
     again_at: float = float("-inf")
+    taken: Counter[str] = field(default_factory=Counter)
 
 
 class Forwarder:
@@ -118,8 +124,10 @@ class Forwarder:
             self._send_blob(passage, name)
 
     def _send_transaction(self, transaction: Transaction, passage: Passage) -> None:
-        """To the first source that takes it, or that knows why the chain never will."""
-        for source in self._sources.get_available():
+        """To the first source that takes it. Whoever took it in vain comes last: two full nodes
+        that follow each other would else send it to and fro for ever."""
+        available = self._sources.get_available()
+        for source in sorted(available, key=lambda one: passage.taken[one.url]):
             try:
                 refusal = self._post(source, transaction.raw)
             except SteelyardError as error:
@@ -128,6 +136,7 @@ class Forwarder:
             self._sources.praise(source)
             if refusal is None:
                 passage.source = source
+                passage.taken[source.url] += 1
                 return
             log_event(
                 "forwarding_refused", url=source.url, hash=transaction.hash, reason=refusal[:200]

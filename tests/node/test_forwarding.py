@@ -159,6 +159,19 @@ def test_a_source_that_dies_during_an_upload_is_replaced(place: Place) -> None:
     assert taker.blobs == {encode_cid(name): data}
 
 
+def test_a_source_that_took_it_in_vain_is_asked_last(place: Place) -> None:
+    """Two full nodes that follow each other must not pass it to and fro for ever."""
+    mirror, validator = Taker(), Taker()
+    with serve(place.chain, mirror) as first, serve(place.chain, validator) as second:
+        forwarder = place.make(first.url, second.url)
+        place.mempool.add(sign_transaction(ALICE, 0))
+        for _ in range(4):
+            forwarder.work()
+            place.seconds += AGAIN_SECONDS
+        forwarder.stop()
+    assert (len(mirror.raw), len(validator.raw)) == (2, 2)
+
+
 def test_a_validator_that_votes_forwards_nothing(place: Place) -> None:
     taker = Taker()
     with serve(place.chain, taker) as source:
