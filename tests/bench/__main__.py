@@ -39,8 +39,8 @@ def main(names: list[str]) -> int:
         report[name] = [measurement.fields for measurement in measurements]
         for measurement in measurements:
             report |= measurement.figures
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        REPORT.parent.mkdir(exist_ok=True)
+        REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"\nwritten to {REPORT}")
     return 0
 

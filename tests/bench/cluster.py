@@ -1,5 +1,6 @@
 """Chains of real validator processes on this machine, for benchmarks; stopped whatever happens."""
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,17 +12,24 @@ from typing import Any, Self
 import httpx
 from eth_account import Account as KeyMaker
 from eth_account.signers.local import LocalAccount
+from eth_utils.address import to_checksum_address
 from websockets.sync.client import ClientConnection, connect
 
+from steelyard.chain.genesis import GenesisValidator, parse_genesis
+from steelyard.chain.params import STAKING_ADDRESS
 from steelyard.chain.types import Address
-from steelyard.node.config import NodeConfig
+from steelyard.client.evidence import SLASHED
+from steelyard.client.rpc import Rpc, as_hex
+from steelyard.node.config import NodeConfig, load_config
 from steelyard.node.founding import Foundation
-from steelyard.node.localnet import Localnet
+from steelyard.node.localnet import LOG_FILE, Localnet
 
 COIN = 10**18
 CHAIN_ID = 7700
 PATIENCE_SECONDS = 120.0
 LOOK_SECONDS = 0.02
+LOGS = Path(__file__).resolve().parents[2] / "build" / "bench-logs"
+"""Of the last chain that ran."""
 
 
 def make_account(number: int) -> LocalAccount:
@@ -58,11 +66,13 @@ def run_cluster(
     accounts: int = 8,
     config: NodeConfig | None = None,
     prepare: Callable[[Localnet], None] = lambda _net: None,
+    start: Callable[[Localnet, int], object] = Localnet.start,
     **changes: Any,
 ) -> Iterator[Localnet]:
     """Found a chain, start every validator, wait for its first blocks; end and delete it after.
 
-    `prepare` may change directories before the start; `changes` are fields of the foundation.
+    `prepare` may change directories before the start, and `start` is how a validator is started;
+    `changes` are fields of the foundation.
     """
     with tempfile.TemporaryDirectory(prefix="steelyard-bench-") as temporary:
         net = Localnet.create(
@@ -74,11 +84,19 @@ def run_cluster(
         prepare(net)
         try:
             for number in net.numbers:
-                net.start(number)
+                start(net, number)
             net.wait_final(2, net.numbers, PATIENCE_SECONDS)
             yield net
         finally:
             net.stop()
+            keep_logs(net)
+
+
+def keep_logs(net: Localnet) -> None:
+    """Leave what the validators said where the report is, for whoever wonders."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    for number in net.numbers:
+        shutil.copy(net.get_directory(number) / LOG_FILE, LOGS / f"validator-{number}.log")
 
 
 @dataclass
@@ -110,13 +128,17 @@ class Wallet:
 
     def sign_transfer(self) -> bytes:
         """Return the next transfer of one wei to itself."""
-        fields = {
+        return self._sign({"to": self.account.address, "value": 1, "gas": 21_000})
+
+    def sign_call(self, contract: Address, data: bytes, gas: int) -> bytes:
+        """Return the next call of a contract."""
+        return self._sign({"to": to_checksum_address(contract), "data": data, "gas": gas})
+
+    def _sign(self, fields: dict[str, Any]) -> bytes:
+        fields |= {
             "type": 2,
             "chainId": CHAIN_ID,
             "nonce": self.nonce,
-            "to": self.account.address,
-            "value": 1,
-            "gas": 21_000,
             "maxFeePerGas": 10**11,
             "maxPriorityFeePerGas": 10**7,
         }
@@ -168,10 +190,37 @@ def is_in_one(net: Localnet, numbers: Sequence[int]) -> bool:
     return all(one.height is not None for one in reports) and net.agree(reports)[1]
 
 
-def count_events(net: Localnet, event: str) -> int:
-    """Return how often the validators' logs, or their ends, say an event's name."""
+def find_validators(net: Localnet) -> dict[int, GenesisValidator]:
+    """Return each number's validator: the genesis document has them in another order."""
+    document = parse_genesis((net.directory / "genesis.json").read_bytes())
+    found = {validator.endpoint: validator for validator in document.validators}
+    return {
+        number: found[load_config(net.get_directory(number)).network.listen]
+        for number in net.numbers
+    }
+
+
+def count_events(net: Localnet, words: str) -> int:
+    """Return how many lines of the validators' logs have this event, and fields if given."""
     count = 0
     for number in net.numbers:
-        text = (net.get_directory(number) / "log").read_text("utf-8", "replace")
-        count += sum(event in line for line in text.splitlines())
+        text = (net.get_directory(number) / LOG_FILE).read_text("utf-8", "replace")
+        count += sum(f" {words} " in f"{line} " for line in text.splitlines())
     return count
+
+
+def count_slashed(net: Localnet) -> int:
+    """Return how many penalties Staking has recorded since genesis."""
+    return len(find_penalties(Rpc(net.urls[net.numbers[0]])))
+
+
+def find_penalties(rpc: Rpc) -> list[dict[str, Any]]:
+    """Return the logs of all penalties."""
+    query = {"address": as_hex(STAKING_ADDRESS), "topics": [as_hex(SLASHED)], "fromBlock": "0x0"}
+    found: list[dict[str, Any]] = rpc.call("eth_getLogs", query)
+    return found
+
+
+def say(line: str) -> None:
+    """Tell whoever watches a long run how it goes."""
+    print(f"    {time.strftime('%H:%M:%S')} {line}", flush=True)

@@ -1,181 +1,153 @@
-"""Four real validators under kill -9 and partition, with a training run going on.
+"""Four real validators under kill -9 and partition, and one of them that cheats.
 
 Nothing is simulated: processes, disks and sockets are what operators have. A partition is made by
 cutting the TCP relays through which each validator reaches each other one.
 """
 
+import os
 import random
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from steelyard.client import Client, Organisation, Result, Task, coins
-from steelyard.client.contracts import RoundState
+from steelyard.chain.consensus.votes import Offence
 from steelyard.node.config import CONFIG_FILE, encode_config, load_config
 from steelyard.node.localnet import Localnet
 
 from .cluster import (
     count_events,
+    count_slashed,
+    find_validators,
     get_height,
     is_in_one,
-    make_account,
     run_cluster,
+    say,
     wait_until,
 )
-from .finality import open_organisation
+from .equivocation import watch_equivocation
 from .relays import Relays
 from .timing import Measurement
+from .training import CLIENTS, Training, train_on
 
-KILLS = 50
-CLIENTS = 4
-MANY_ROUNDS = 10_000
-PARTITION_SECONDS = 60.0
+KILLS = int(os.environ.get("STEELYARD_KILLS", "50"))
+PARTITION_SECONDS = float(os.environ.get("STEELYARD_PARTITION_SECONDS", "60"))
 MAX_DOWN_SECONDS = 2.0
 MAX_UP_SECONDS = 3.0
-Arrays = dict[str, NDArray[np.float32]]
+KILLED_AGAIN = 0.2
+"""Part of the kills that hit a validator once more while it comes back."""
+MAX_START_SECONDS = 4.0
+OFFENCES = ("validators_misbehave", "evidence_against_us", "signer_outdated")
+"""What a validator's log says when somebody, or its own key, contradicted itself."""
+REFUSAL = "vote_refused code=vote_conflict"
+"""The signer's database kept the rest of the node from a double vote."""
 
 
 def run() -> list[Measurement]:
-    """Return a row for the kills and one for each partition."""
-    return [measure_kills(), *measure_partitions()]
-
-
-# -- a training run in the background --------------------------------------------------------------
-@dataclass
-class Training:
-    """Clients that take part, each on a thread of its own, until the task is over."""
-
-    organisation: Organisation
-    task: int
-    urls: list[str]
-    directory: Path
-    threads: list[threading.Thread] = field(default_factory=list)
-    failures: list[BaseException] = field(default_factory=list)
-
-    def start(self) -> None:
-        for place in range(CLIENTS):
-            thread = threading.Thread(target=self._take_part, args=(place,), daemon=True)
-            thread.start()
-            self.threads.append(thread)
-
-    def _take_part(self, place: int) -> None:
-        """Train until the task is over or the chain is gone; begin with another node each."""
-        generator = np.random.default_rng(place)
-        turn = place % len(self.urls)
-        client = Client(
-            self.urls[turn:] + self.urls[:turn],
-            key=make_account(1 + place),
-            state=self.directory / f"site-{place}",
-            report=lambda _line: None,
-            poll_seconds=0.1,
-        )
-
-        @client.train
-        def train(model: Arrays, _context: object) -> Result:
-            changed = {
-                name: values + generator.normal(0, 0.01, values.shape).astype(np.float32)
-                for name, values in model.items()
-            }
-            return Result(changed, samples=10, metrics={})
-
-        try:
-            client.run(self.task, samples=10)
-        except BaseException as error:
-            self.failures.append(error)
-
-    def get_round(self) -> int:
-        return self.organisation.tasks.get_task(self.task).round
-
-    def count_incomplete(self) -> int:
-        """Return how many rounds before the present one were not made of every client's update."""
-        tasks = self.organisation.tasks
-        states = [tasks.get_round(self.task, number) for number in range(1, self.get_round())]
-        return sum(
-            state.state is not RoundState.AGGREGATED or state.revealed != CLIENTS
-            for state in states
-        )
-
-
-@contextmanager
-def train_on(net: Localnet) -> Iterator[Training]:
-    """Publish a task and let four clients take part, each knowing all validators."""
-    with tempfile.TemporaryDirectory() as temporary, ExitStack() as opened:
-        organisation = opened.enter_context(open_organisation(net, Path(temporary)))
-        published = organisation.publish(
-            Task(
-                name="faults",
-                model={"weights": np.zeros(62, np.float32)},
-                rounds=MANY_ROUNDS,
-                min_clients=CLIENTS,
-                max_clients=CLIENTS,
-                join_seconds=600,
-                round_seconds=600,
-                reward=coins(1_000),
-                admission_norm=100.0,
-                stake_per_sample=coins("0.01"),
-            )
-        )
-        urls = [net.urls[number] for number in net.numbers]
-        training = Training(organisation, published.number, urls, Path(temporary))
-        training.start()
-        wait_until(lambda: training.get_round() >= 1, "training begins")
-        yield training
+    """Return a row for the kills, one for each partition and one for each kind of cheat."""
+    return [measure_kills(), *measure_partitions(), measure_cheats()]
 
 
 # -- kill -9 ---------------------------------------------------------------------------------------
+@dataclass
+class Kills:
+    """Kills one validator after the other, each back before the next one goes."""
+
+    net: Localnet
+    training: Training
+    draw: random.Random = field(default_factory=random.Random)
+    seen: dict[int, str] = field(default_factory=dict)
+    """What anybody said is final, by height."""
+    contradictions: int = 0
+    done: int = 0
+    slowest: float = 0.0
+    """Seconds from a start until that validator had what the others had."""
+
+    def strike(self) -> None:
+        """Kill somebody at a random instant, perhaps again on its way back; see it return."""
+        time.sleep(self.draw.uniform(0, MAX_UP_SECONDS))
+        number = self.draw.choice(self.net.numbers)
+        self._kill(number)
+        time.sleep(self.draw.uniform(0, MAX_DOWN_SECONDS))
+        self.net.start(number)
+        if self.done < KILLS and self.draw.random() < KILLED_AGAIN:
+            time.sleep(self.draw.uniform(0, MAX_START_SECONDS))
+            self._kill(number)
+            self.net.start(number)
+        started = time.monotonic()
+        self.net.wait_answer([number])
+        target = max(get_height(self.net, other) for other in self.net.numbers)
+        self.net.wait_final(target, [number])
+        seconds = time.monotonic() - started
+        self.slowest = max(self.slowest, seconds)
+        say(
+            f"kill {self.done}/{KILLS}: validator {number} has block {target} again after "
+            f"{seconds:.1f} s; round {self.training.get_round()}"
+        )
+
+    def _kill(self, number: int) -> None:
+        self.remember()
+        self.net.kill(number)
+        self.done += 1
+
+    def remember(self) -> None:
+        """Note what each says is final."""
+        for number in self.net.numbers:
+            height = get_height(self.net, number)
+            name = self.net.get_hash(number, height) if height >= 0 else None
+            if name is not None:
+                self.contradictions += self.seen.setdefault(height, name) != name
+
+    def count_lost(self) -> int:
+        """Return how many of those blocks some validator does not have, or has otherwise."""
+        return self.contradictions + sum(
+            self.net.get_hash(number, height) != name
+            for height, name in self.seen.items()
+            for number in self.net.numbers
+        )
+
+
 def measure_kills() -> Measurement:
     """Kill one validator after the other at random instants; nothing may be lost."""
-    seen: dict[tuple[int, int], str] = {}
-    draw = random.Random()
     started = time.monotonic()
     with run_cluster(accounts=CLIENTS + 1) as net, train_on(net) as training:
-        for _ in range(KILLS):
-            time.sleep(draw.uniform(0, MAX_UP_SECONDS))
-            number = draw.choice(net.numbers)
-            remember(net, number, seen)
-            net.kill(number)
-            time.sleep(draw.uniform(0, MAX_DOWN_SECONDS))
-            net.start(number)
-            net.wait_answer([number])
-            target = max(get_height(net, other) for other in net.numbers)
-            net.wait_final(target, [number])
+        kills = Kills(net, training)
+        while kills.done < KILLS:
+            kills.strike()
         rounds = training.get_round()
         wait_until(lambda: training.get_round() > rounds, "one more round after the last kill")
-        lost = sum(net.get_hash(number, height) != name for (number, height), name in seen.items())
-        doubles = count_events(net, "validators_misbehave") + count_events(net, "vote_refused")
+        kills.remember()
+        net.wait_final(max(kills.seen))
+        lost = kills.count_lost()
+        refused = count_events(net, REFUSAL)
+        doubles = sum(count_events(net, one) for one in OFFENCES) + count_slashed(net)
         incomplete = training.count_incomplete()
         agree = is_in_one(net, net.numbers)
-        failures = len(training.failures)
+        failures = len(training.failures)  # before the chain ends, and all clients with it
+        for failure in training.failures:
+            say(f"a client gave up: {failure!r}")
+    say(
+        f"{rounds} rounds, {incomplete} incomplete; {lost} blocks lost, {doubles + refused} doubles"
+    )
     return Measurement(
         "4 validators, training",
-        f"kill -9 ({KILLS})",
-        (time.monotonic() - started) / KILLS,
+        f"kill -9 ({kills.done})",
+        (time.monotonic() - started) / kills.done,
         1.0,
-        {"rounds": rounds, "incomplete": incomplete, "clients failed": failures},
         {
-            "kill9_runs": KILLS,
+            "rounds": rounds,
+            "incomplete": incomplete,
+            "clients failed": failures,
+            "s slowest return": kills.slowest,
+        },
+        {
+            "kill9_runs": kills.done,
             "kill9_lost_blocks": lost,
-            "kill9_double_votes": doubles,
+            "kill9_double_votes": doubles + refused,
             "kill9_rounds": rounds,
             "kill9_incomplete_rounds": incomplete,
+            "kill9_clients_failed": failures,
             "kill9_roots_equal": agree,
         },
     )
-
-
-def remember(net: Localnet, number: int, seen: dict[tuple[int, int], str]) -> None:
-    """Note what a validator says is final, to ask again at the end."""
-    height = get_height(net, number)
-    name = net.get_hash(number, height) if height >= 0 else None
-    if name is not None:
-        seen[number, height] = name
 
 
 # -- partitions ------------------------------------------------------------------------------------
@@ -193,12 +165,10 @@ def measure_partitions() -> list[Measurement]:
 
 def reroute(net: Localnet, relays: Relays) -> None:
     """Let each validator reach each other one through a relay of their own, both lanes."""
-    from steelyard.chain.genesis import parse_genesis
-
-    validators = parse_genesis((net.directory / "genesis.json").read_bytes()).validators
+    validators = find_validators(net)
     for number in net.numbers:
         peers = []
-        for other, validator in zip(net.numbers, validators, strict=True):
+        for other, validator in validators.items():
             if other != number:
                 port = int(validator.endpoint.rpartition(":")[2])
                 entry = relays.open_pair((number, other), port)
@@ -223,6 +193,7 @@ def cut_in_halves(net: Localnet, relays: Relays) -> Measurement:
         lambda: all(get_height(net, number) >= goal for number in net.numbers),
         "all go on after the partition",
     )
+    say(f"2|2: stood still {stood}; all went on {seconds:.1f} s after it healed")
     heals = stood and is_in_one(net, net.numbers)
     return Measurement(
         "4 validators",
@@ -245,6 +216,7 @@ def cut_one_off(net: Localnet, relays: Relays) -> Measurement:
     relays.heal()
     goal = max(others)
     seconds = wait_until(lambda: get_height(net, lone) >= goal, "the fourth catches up")
+    say(f"3|1: went on {went_on}; the fourth caught up in {seconds:.1f} s")
     catches_up = went_on and is_in_one(net, net.numbers)
     return Measurement(
         "4 validators",
@@ -253,4 +225,22 @@ def cut_one_off(net: Localnet, relays: Relays) -> Measurement:
         1.0,
         {"blocks behind": float(goal - before)},
         {"partition_one_catches_up": catches_up},
+    )
+
+
+# -- cheats ----------------------------------------------------------------------------------------
+def measure_cheats() -> Measurement:
+    """Let one validator contradict itself, in every way that there is."""
+    started, right = time.monotonic(), {}
+    for offence in Offence:
+        aftermath = watch_equivocation(offence)
+        right[offence] = aftermath.is_right
+        say(f"{offence}: {aftermath}")
+    return Measurement(
+        "4 validators, one cheats",
+        "until three go on, audited",
+        (time.monotonic() - started) / len(right),
+        1.0,
+        {"offences": len(right), "as it should be": sum(right.values())},
+        {"equivocator_slashed": all(right.values())},
     )

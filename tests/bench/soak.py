@@ -11,13 +11,14 @@ from statistics import median
 
 from steelyard.node.localnet import Localnet
 
-from .cluster import get_height, is_in_one, run_cluster
-from .faults import CLIENTS, train_on
+from .cluster import get_height, is_in_one, run_cluster, say
 from .timing import Measurement
+from .training import CLIENTS, train_on
 
 BLOCKS = int(os.environ.get("STEELYARD_SOAK_BLOCKS", "3000"))
 WARM_BLOCKS = BLOCKS // 5
 LOOK_SECONDS = 1.0
+TELL_BLOCKS = 100
 MEBIBYTE = 2**20
 
 
@@ -64,7 +65,13 @@ def run() -> list[Measurement]:
 
 def wait_for(net: Localnet, height: int) -> int:
     """Return the height once all validators have at least this one."""
+    told = 0
     while (reached := min(get_height(net, number) for number in net.numbers)) < height:
+        if reached // TELL_BLOCKS > told:
+            told = reached // TELL_BLOCKS
+            sizes = [read_memory(net, number) / MEBIBYTE for number in net.numbers]
+            files = [count_files(net, number) for number in net.numbers]
+            say(f"block {reached}: MB {' '.join(f'{one:.0f}' for one in sizes)}, files {files}")
         time.sleep(LOOK_SECONDS)
     return reached
 

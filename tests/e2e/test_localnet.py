@@ -1,0 +1,55 @@
+"""`steelyard localnet` as a user has it: four validators, one dies and comes back, nobody minds."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from steelyard.node.localnet import Localnet
+from steelyard.node.localnet_commands import app
+from tests.bench.cluster import Wallet, make_account
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+def invoke(*words: object) -> Any:
+    """Return what `steelyard localnet` says in JSON."""
+    result = CliRunner().invoke(app, [*map(str, words), "--json"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return json.loads(result.output)
+
+
+def test_transfers_are_final_before_during_and_after_a_kill(tmp_path: Path) -> None:
+    home, account = tmp_path / "net", make_account(0)
+    words = ("--http-port", 0, "--heartbeat", 0.5, "--timeout", 1)
+    invoke("up", home, *words, "--fund", f"{account.address}=10")
+    net = Localnet(home)
+    wallet = Wallet.open(account, net.urls[2])
+    try:
+        wallet.hand_in(wallet.sign_transfer())
+        net.kill(3)
+        for _ in range(2):
+            wallet.hand_in(wallet.sign_transfer())
+        check_one_state(net, (1, 2, 4))
+        invoke("up", home, "--only", 3)
+        wallet.hand_in(wallet.sign_transfer())
+        net.wait_final(net.report(2).height or 0)
+        check_one_state(net, net.numbers)
+        down = invoke("down", home)
+        assert down == {"stopped": [1, 2, 3, 4], "killed": []}
+        assert {net.find_process(number) for number in net.numbers} == {None}
+    finally:
+        wallet.close()
+        net.stop()
+
+
+def check_one_state(net: Localnet, numbers: Sequence[int]) -> None:
+    """These have the same hash, which covers the state, at the highest block that all have."""
+    height = min(net.report(number).height or 0 for number in numbers)
+    assert height > 0
+    names = {net.get_hash(number, height) for number in numbers}
+    assert len(names) == 1
+    assert None not in names
