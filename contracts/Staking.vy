@@ -8,7 +8,8 @@
 @notice Genesis registers the first validators and endows this contract with their stakes; others
         deposit. Consensus reads `get_validators` before the last block of each epoch: that is the
         set of the next one. Whoever leaves stays slashable until its stake is paid out. The balance
-        is the sum of all stakes, always. Issuance is consensus' affair. docs/staking.md
+        is the sum of all stakes, and what others sent by force: nobody takes that out. Issuance is
+        consensus' affair. docs/staking.md
 """
 
 import evidence
@@ -140,9 +141,13 @@ EPOCH_BLOCKS: public(immutable(uint256))
 # Of everybody, in wei; and of the active.
 total_stake: public(uint256)
 active_stake: public(uint256)
+# Of the set of an epoch, by epoch: noted by whatever first happens after that set was read.
+powers: HashMap[uint256, uint256]
 active: DynArray[address, MAX_VALIDATORS]
 standings: HashMap[address, Standing]
 stakes: HashMap[address, uint256]
+# What was slashed. As nobody returns from that, this and the stake are what an account voted with.
+losses: HashMap[address, uint256]
 # An account has one BLS key for ever, so that evidence of any age finds it.
 keys: HashMap[address, evidence.Key]
 key_owners: HashMap[bytes32, address]
@@ -177,6 +182,7 @@ def __init__(
     for validator: Validator in validators:
         self._register(validator, (max(block.number, 1) - 1) // epoch_blocks)
     assert self.total_stake == msg.value, "staking: value differs from the stakes"
+    self.powers[block.number // epoch_blocks] = self.active_stake
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -302,6 +308,7 @@ def add_stake():
     state: uint8 = self._get_staying(msg.sender)
     assert msg.value > 0, "staking: no stake"
 
+    self._note_power()
     self.stakes[msg.sender] += msg.value
     self.total_stake += msg.value
     if state == ACTIVE:
@@ -358,6 +365,7 @@ def check_in():
     assert self.standings[msg.sender].state == ACTIVE, "staking: not active"
     assert self.standings[msg.sender].checked_in < epoch, "staking: already checked in"
 
+    self._note_power()
     self.standings[msg.sender].checked_in = epoch
     log CheckedIn(account=msg.sender, epoch=epoch)
 
@@ -431,10 +439,10 @@ def report(
 ):
     """
     @notice Slash and ban all who signed both of two statements that nobody may sign both, each
-            once per epoch and view. A pair of votes costs a tenth of the stake. If each statement
-            has several signers, and those who signed both hold a third of the active stake or
-            more, it is an attack on finality and costs all of it, less what the same view cost
-            before. A tenth of what is slashed goes to the caller, the rest to the zero address.
+            once per epoch and view. A pair of votes costs a tenth of the stake. If both statements
+            are certificates, of several signers with two thirds of the epoch's stake, it is an
+            attack on finality and costs all of it, less what the same view cost before. A tenth of
+            what is slashed goes to the caller, the rest to the zero address.
     @param first_statement rlp([epoch, view, kind, hash]).
     @param first_signature The sum of the signatures of all its signers.
     """
@@ -451,13 +459,11 @@ def report(
     )
 
     guilty: DynArray[address, MAX_VALIDATORS] = []
-    guilty_stake: uint256 = 0
     for account: address in second_signers:
         if account in first_signers:
             guilty.append(account)
-            guilty_stake += self.stakes[account]
     percent: uint256 = VOTE_PERCENT
-    if len(first_signers) > 1 and len(second_signers) > 1 and guilty_stake * 3 >= self.active_stake:
+    if self._are_certificates(first_signers, second_signers, guilty, epoch):
         percent = CERTIFICATE_PERCENT
 
     slashed: uint256 = 0
@@ -497,6 +503,7 @@ def _slash(
         self._remove(account, WAITING)
     amount: uint256 = (stake * percent + 99) // 100
     self.stakes[account] = stake - amount
+    self.losses[account] += amount
     self.total_stake -= amount
     log Slashed(account=account, epoch=epoch, view=view, offence=offence, amount=amount)
     if amount == stake:
@@ -504,6 +511,42 @@ def _slash(
     elif state != LEAVING:
         self._leave(account)
     return amount
+
+
+@view
+@internal
+def _are_certificates(
+    first_signers: DynArray[address, MAX_VALIDATORS],
+    second_signers: DynArray[address, MAX_VALIDATORS],
+    guilty: DynArray[address, MAX_VALIDATORS],
+    epoch: uint256,
+) -> bool:
+    """
+    @notice Had several signers of each more than two thirds of the epoch's stake? Then those who
+            signed both had a third, unless a stranger to that set is among the signers. Stake that
+            came in after an attack does not count to the epoch's.
+    """
+    power: uint256 = self.powers[epoch]
+    if power == 0:
+        power = self.active_stake
+    return (
+        min(len(first_signers), len(second_signers)) > 1
+        and self._sum_stakes(first_signers) * 3 > power * 2
+        and self._sum_stakes(second_signers) * 3 > power * 2
+        and self._sum_stakes(guilty) * 3 >= power
+    )
+
+
+@view
+@internal
+def _sum_stakes(accounts: DynArray[address, MAX_VALIDATORS]) -> uint256:
+    """
+    @notice What these accounts had at stake before they were slashed.
+    """
+    total: uint256 = 0
+    for account: address in accounts:
+        total += self.stakes[account] + self.losses[account]
+    return total
 
 
 @view
@@ -588,6 +631,7 @@ def _enter(account: address, checked_in: uint256):
     """
     @notice Give the account a place, if need be that of the first with the lowest stake.
     """
+    self._note_power()
     stake: uint256 = self.stakes[account]
     if len(self.active) == MAX_VALIDATORS:
         lowest: address = self.active[0]
@@ -609,6 +653,7 @@ def _remove(account: address, state: uint8):
     """
     @notice Take an active account's place away; the last one moves there.
     """
+    self._note_power()
     last: address = self.active.pop()
     if last != account:
         for place: uint256 in range(MAX_VALIDATORS):
@@ -617,6 +662,17 @@ def _remove(account: address, state: uint8):
                 break
     self.active_stake -= self.stakes[account]
     self.standings[account].state = state
+
+
+@internal
+def _note_power():
+    """
+    @notice Remember the active stake before it changes. The set of an epoch was read before the
+            last block of the one before, which already counts to it here.
+    """
+    epoch: uint256 = block.number // EPOCH_BLOCKS
+    if self.powers[epoch] == 0:
+        self.powers[epoch] = self.active_stake
 
 
 @internal
@@ -637,7 +693,7 @@ def _leave(account: address):
 @internal
 def _forget(account: address):
     """
-    @notice Clear everything but the keys' owners, penalties and the ban.
+    @notice Clear everything but the keys' owners, penalties, losses and the ban.
     """
     self.network_keys[account] = empty(bytes32)
     self.endpoints[account] = ""

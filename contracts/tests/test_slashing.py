@@ -79,23 +79,24 @@ def test_only_those_who_signed_both_are_slashed(stage, accounts):
         stage.report([0, 1], [2])
 
 
-def test_conflicting_certificates_by_a_third_cost_everything(stage, accounts):
-    staking = stage.begin(10, 10, 10, 30)
-    receipt = stage.report([0, 1, 3], [1, 0, 2])  # exactly a third signed both
-    assert [event.amount for event in receipt.decode_logs(staking.Slashed)] == [10 * COIN] * 2
+def test_conflicting_certificates_cost_everything(stage, accounts):
+    staking = stage.begin(20, 20, 10, 10)
+    receipt = stage.report([0, 1, 3], [1, 0, 2])
+    assert [event.amount for event in receipt.decode_logs(staking.Slashed)] == [20 * COIN] * 2
     assert stage.list_active() == [2, 3]
-    assert staking.total_stake() == staking.active_stake() == staking.balance == 40 * COIN
+    assert staking.total_stake() == staking.active_stake() == staking.balance == 20 * COIN
     with ape.reverts("staking: not a validator"):
         stage.stake_of(0)
     with ape.reverts("staking: banned"):
         stage.deposit(0)
 
 
-def test_less_than_a_third_is_a_pair_of_votes_however_many_signed(stage):
-    staking = stage.begin(10, 10, 10, 31)
-    stage.report([0, 1, 3], [1, 0, 2])
-    assert (stage.stake_of(0), stage.stake_of(1)) == (9 * COIN, 9 * COIN)
-    assert staking.balance == 59 * COIN
+@pytest.mark.parametrize("signers", [([0, 1], [1, 0, 2]), ([0, 1, 2], [1, 0])])
+def test_two_thirds_are_no_certificate_however_many_signed(stage, signers):
+    staking = stage.begin(20, 20, 20)
+    stage.report(*signers)
+    assert (stage.stake_of(0), stage.stake_of(1)) == (18 * COIN, 18 * COIN)
+    assert staking.balance == 56 * COIN
 
 
 def test_one_signer_is_no_certificate_whatever_its_stake(stage):
@@ -104,15 +105,49 @@ def test_one_signer_is_no_certificate_whatever_its_stake(stage):
     assert stage.stake_of(0) == 81 * COIN
 
 
+def begin_epoch(stage, *stakes):
+    """Validators with these stakes, and two notarizations of an epoch whose stake is noted."""
+    staking = stage.begin(*stakes)
+    stage.advance_epochs(1)
+    staking.check_in(sender=stage.accounts[len(stakes) - 1])
+    return staking, tuple(replace(statement, epoch=staking.epoch()) for statement in PAIR)
+
+
 def test_reporting_oneself_first_does_not_soften_the_blow(stage, accounts):
-    staking = stage.begin(10, 10, 10, 30)
-    stage.report([0], [0], sender=accounts[0])
-    assert stage.stake_of(0) == 9 * COIN
-    stage.report([0, 1, 3], [0, 1, 2])
-    assert staking.get_penalty(accounts[0], 1, 5) == staking.get_penalty(accounts[1], 1, 5) == 100
-    assert staking.balance == 40 * COIN
+    staking, pair = begin_epoch(stage, 20, 20, 10, 10)
+    stage.report([0], [0], pair, sender=accounts[0])
+    assert stage.stake_of(0) == 18 * COIN
+    stage.report([0, 1, 3], [0, 1, 2], pair)
+    penalties = {staking.get_penalty(accounts[place], pair[0].epoch, 5) for place in (0, 1)}
+    assert (penalties, staking.balance) == ({100}, 20 * COIN)
     with ape.reverts("staking: nothing to slash"):
-        stage.report([0, 1, 3], [0, 1, 2])
+        stage.report([0, 1, 3], [0, 1, 2], pair)
+
+
+def test_stake_that_comes_after_an_attack_does_not_dilute_it(stage):
+    """Whoever attacked can bring in money until the report, and would get that back."""
+    staking, pair = begin_epoch(stage, 20, 20, 10, 10)
+    stage.report([0], [0], tuple(replace(statement, view=6) for statement in pair))
+    stage.deposit(5, value=100 * COIN)
+    staking.add_stake(sender=stage.accounts[3], value=20 * COIN)
+    stage.report([0, 1, 2], [0, 1, 3], pair)
+    assert staking.total_stake() == 140 * COIN
+
+
+def test_two_strangers_do_not_make_a_certificate_of_an_accident(stage):
+    stage.begin(40, 20, 20)
+    for number in (5, 6):
+        stage.deposit(number, value=5 * COIN)
+    stage.report([0, 5], [0, 6])
+    assert stage.stake_of(0) == 36 * COIN
+
+
+def test_a_rich_stranger_makes_no_certificate_of_a_small_accident(stage):
+    staking, pair = begin_epoch(stage, 10, 20, 20)
+    for number in (5, 6):
+        stage.deposit(number, value=500 * COIN)
+    stage.report([0, 5], [0, 6], pair)
+    assert (stage.stake_of(0), staking.balance) == (9 * COIN, 1049 * COIN)
 
 
 def test_a_leaving_stake_is_slashed_and_waits_no_longer(stage, accounts):
