@@ -56,7 +56,7 @@ class Caller:
     ) -> None:
         self.is_ready = self.is_closed = False
         self._keys, self._peer_key = keys, peer_key
-        self._called_at = self._heard_at = self._pinged_at = now
+        self.called_at = self._heard_at = self._pinged_at = now
         self._nonce = 0
         self._in = bytearray()
         self._out = bytearray(GREETING)
@@ -107,7 +107,7 @@ class Caller:
         """Ping when it is time, and end a connection that is silent for too long."""
         limit = self._heard_at + SILENCE_SECONDS
         if not self.is_ready:
-            limit = self._called_at + HANDSHAKE_SECONDS
+            limit = self.called_at + HANDSHAKE_SECONDS
         if now >= limit:
             self.close()
         elif self.has_room and now >= self._pinged_at + PING_SECONDS:

@@ -86,6 +86,8 @@ class CatchUp:
         self._ready: Segment | None = None
         """Verified, while the driver still has the one before."""
         self._question: Question | None = None
+        self._answered: Question | None = None
+        """The last one whose answer came in, right or wrong."""
         self._watched: tuple[int, float] | None = None
         """A height that another one has, and since when we know."""
         self.target: Height | None = None
@@ -114,6 +116,14 @@ class CatchUp:
     def set_connected(self, peer: Address, *, is_connected: bool) -> None:
         if peer in self._sources:
             self._sources[peer].is_connected = is_connected
+
+    def has_expected(self, peer: Address) -> bool:
+        """Is an answer of this validator due? Once for each question. Called on another thread."""
+        asked = self._question
+        is_due = asked is not None and asked.source == peer and asked is not self._answered
+        if is_due:
+            self._answered = asked
+        return is_due
 
     # -- answers -----------------------------------------------------------------------------------
     def on_segment(self, peer: Address, answer: SegmentAnswer, now: float) -> None:

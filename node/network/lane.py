@@ -25,21 +25,24 @@ from .links import Link, Peer
 from .names import Names
 from .roster import Roster
 from .sockets import RECEIVE_MESSAGES, ZAP, listen, watch
-from .wire import MAX_MESSAGE_BYTES, InvalidMessage, Lane, Message, decode_message
+from .wire import KINDS, MAX_MESSAGE_BYTES, WEIGHTS, InvalidMessage, Lane, Message, decode_message
 
 BATCH: Final = 256
 """Messages, events or handshakes looked at before it is something else's turn."""
 CHECK_SECONDS: Final = 0.1
 WATCH_SECONDS: Final = 0.2
-PAUSE_MS: Final = 1_000
+PAUSE_SECONDS: Final = 1.0
 """After a turn that failed."""
 RECALL_SECONDS: Final = 0.25
-MAX_RECALL_SECONDS: Final = 4.0
+MAX_RECALL_SECONDS: Final = 2.0
 """The pause after a call that failed, and what it grows to."""
+CALL_SECONDS: Final = 1.0
+"""A call that takes longer is given up for a new one, once the peer shows that it is there."""
 KERNEL_BYTES: Final = 16 * 2**20
 """What Linux may hold back on one connection, generously."""
 
 Handler = Callable[[Peer, Message], None]
+Admits = Callable[[Peer, type[Message]], bool]
 
 
 class LaneThread:
@@ -57,7 +60,10 @@ class LaneThread:
         self.lane, self.roster = lane, roster
         self._keys, self._on_message = keys, on_message
         self._clock, self._names = clock, names
-        self._is_inside = self._is_stopping = False
+        self._is_inside = False
+        self._failures = 0
+        self.admits: Admits = lambda *_: True
+        self._stopping = threading.Event()
         self._checked_at = self._watched_at = clock.get_seconds()
         self._bell: sockets.socket | None = None
 
@@ -88,7 +94,7 @@ class LaneThread:
 
     def stop(self) -> None:
         """Close everything; returns when the thread has ended."""
-        self._is_stopping = True
+        self._stopping.set()
         self.wake()
         self._thread.join()
         for end in (self._ear, self._bell):
@@ -103,13 +109,13 @@ class LaneThread:
 
     # -- the thread --------------------------------------------------------------------------------
     def _run(self) -> None:
-        while not self._is_stopping:
+        while not self._stopping.is_set():
             try:
                 self._turn()
             except Exception:
                 # A bug of ours. The other turns may go well, and silence would cost a validator.
                 log_alarm("network_failed", trace=True, lane=self.lane.name)
-                zmq.zmq_poll([(self._ear, zmq.POLLIN)], PAUSE_MS)
+                self._stopping.wait(PAUSE_SECONDS)
         self._close()
 
     def _turn(self) -> None:
@@ -176,8 +182,9 @@ class LaneThread:
                 link.failures = 0
             elif caller.is_closed:
                 link.close()
-                link.call_at = now + min(RECALL_SECONDS * 2**link.failures, MAX_RECALL_SECONDS)
-                link.failures = min(link.failures + 1, 64)
+                pause = RECALL_SECONDS * 2 ** min(link.failures, 8)
+                link.call_at = now + min(pause, MAX_RECALL_SECONDS)
+                link.failures += 1
 
     def _call(self, link: Link, now: float) -> None:
         if link.endpoint is None:
@@ -215,11 +222,22 @@ class LaneThread:
             except zmq.Again:
                 return
             version, number, *_, mechanism, key = request
-            is_welcome = mechanism == b"CURVE" and self.roster.is_welcome(
-                key.hex(), self._clock.get_seconds()
-            )
+            now = self._clock.get_seconds()
+            is_welcome = mechanism == b"CURVE" and self.roster.is_welcome(key.hex(), now)
+            if is_welcome:
+                self._call_back(key.hex(), now)
             verdict = [b"200", b"OK", key.hex().encode()] if is_welcome else [b"400", b"no", b""]
             self._zap.send_multipart([version, number, *verdict, b""])
+
+    def _call_back(self, user: str, now: float) -> None:
+        """Whoever calls us is there: call it now, not when the pause after a failure is over."""
+        link = self.roster.find(user)
+        if link is None or link.is_connected:
+            return
+        if link.caller is None or now >= link.caller.called_at + CALL_SECONDS:
+            link.close()
+            link.call_at = now
+            self._watched_at = -math.inf
 
     def _read_events(self) -> None:
         for _ in range(BATCH):
@@ -262,22 +280,25 @@ class LaneThread:
             self.roster.add_refused(link, "peer_muted")
             self._connections.shut_down(descriptor)
             return
-        if not traffic.quota.has_room(size, now):
+        kind = KINDS.get(frame.buffer[0]) if size else None
+        if not traffic.quota.has_room(size, now, WEIGHTS.get(kind, 1)):
             self.roster.add_refused(link, "message_quota")
             return
         traffic.seen_at = now
         traffic.messages_in += 1
         traffic.bytes_in += size
-        try:
-            message = decode_message(frame.bytes, self.lane)
-        except InvalidMessage as error:
-            self._refuse(link, error.code)
+        if kind is not None and not self.admits(link.peer, kind):
+            self.roster.add_refused(link, "message_unasked")
             return
         try:
-            self._on_message(link.peer, message)
+            self._on_message(link.peer, decode_message(frame.bytes, self.lane))
+        except InvalidMessage as error:
+            self._refuse(link, error.code)
         except Exception:
             # A bug of ours: one message is lost, the others must not be.
-            log_alarm("message_failed", trace=True, kind=type(message).__name__)
+            self._failures += 1
+            if self._failures.bit_count() == 1:  # the first, second, fourth, eighth … time
+                log_alarm("message_failed", trace=True, lane=self.lane.name, times=self._failures)
 
     def _refuse(self, link: Link, code: str) -> None:
         self.roster.add_fault(link, code, self._clock.get_seconds())

@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
+from steelyard.chain.params import MAX_VALIDATORS
 from steelyard.chain.types import Address
 
 from ..calls import start_thread
@@ -30,6 +31,8 @@ class Loop:
         """`take_turn(now)` and all work run on one thread. `clock` gives monotonic seconds."""
         self.name, self._take_turn, self._clock = name, take_turn, clock
         self._max_for_peer, self._max_waiting = max_for_peer, max_waiting
+        # Others have filled it: what one of so many may have waiting is left to each.
+        self._max_when_full = max(1, max_waiting // MAX_VALIDATORS)
         self._condition = threading.Condition()
         self._waiting: deque[tuple[Address | None, Callable[[], None]]] = deque()
         self._waiting_for: Counter[Address] = Counter()
@@ -42,7 +45,8 @@ class Loop:
         with self._condition:
             if peer is not None:
                 is_full = len(self._waiting) >= self._max_waiting
-                if is_full or self._waiting_for[peer] >= self._max_for_peer:
+                limit = self._max_when_full if is_full else self._max_for_peer
+                if self._waiting_for[peer] >= limit:
                     self.dropped += 1
                     return
                 self._waiting_for[peer] += 1
@@ -61,7 +65,8 @@ class Loop:
             self._thread.join()
 
     def run_once(self) -> None:
-        """Do all that waits, then take a turn."""
+        """Do what waits, but no longer than until the next turn is due, then take that."""
+        until = self._clock() + TURN_SECONDS
         while not self._stopping:
             with self._condition:
                 if not self._waiting:
@@ -70,6 +75,8 @@ class Loop:
                 if peer is not None:
                     self._waiting_for[peer] -= 1
             self._guard(work)
+            if self._clock() >= until:
+                break  # a flood must not keep the turn from coming
         self._guard(lambda: self._take_turn(self._clock()))
 
     def _guard(self, work: Callable[[], None]) -> None:

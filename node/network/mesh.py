@@ -22,7 +22,7 @@ from ..clock import Clock
 from ..config import InvalidConfig, NetworkConfig
 from ..keyfiles import compute_network_key
 from .endpoint import Endpoint, InvalidEndpoint, parse_endpoint, parse_listen
-from .lane import LaneThread
+from .lane import Admits, LaneThread
 from .links import Link, Peer
 from .names import Names, look_up
 from .roster import Roster
@@ -112,6 +112,12 @@ class Mesh:
             for lane in self._lanes:
                 lane.stop()
 
+    def set_filter(self, admits: Admits) -> None:
+        """Ask `admits(peer, kind)` before a message is decoded: some cost much, and are worth it
+        only if they were asked for. It is called on the lanes' threads."""
+        for lane in self._lanes:
+            lane.admits = admits
+
     @property
     def endpoint(self) -> str:
         """Where we listen, with the ports that were bound."""
@@ -175,7 +181,8 @@ def _combine(first: Link, second: Link, now: float) -> PeerStatus:
         bytes_in=sum(row.bytes_in for row in rows),
         bytes_out=sum(row.bytes_out for row in rows),
         dropped=sum(row.dropped for row in rows),
-        refused=dict(first.traffic.refused + second.traffic.refused),
+        # Copies: a lane may meet a new code while these are added up.
+        refused=sum((Counter(dict(row.refused)) for row in rows), Counter()),
     )
 
 

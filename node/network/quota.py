@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Final
 
-from .wire import MAX_MESSAGE_BYTES
+from .wire import MAX_MESSAGE_BYTES, WEIGHTS
 
 FAULTS: Final = 16
 FAULTS_PER_SECOND: Final = 0.2
+LEAST_BURST: Final = 2 * max(WEIGHTS.values())
 LARGEST_BURST: Final = 2 * max(MAX_MESSAGE_BYTES.values())
 
 
@@ -51,7 +52,7 @@ class Quota:
     def create(cls, messages_per_second: float, bytes_per_second: float, now: float) -> "Quota":
         """With room for bursts of two seconds, and for two of the largest messages."""
         return cls(
-            Bucket.create(messages_per_second, 2 * messages_per_second, now),
+            Bucket.create(messages_per_second, max(2 * messages_per_second, LEAST_BURST), now),
             Bucket.create(bytes_per_second, max(2 * bytes_per_second, LARGEST_BURST), now),
             Bucket.create(FAULTS_PER_SECOND, FAULTS, now),
         )
@@ -59,9 +60,9 @@ class Quota:
     def is_muted(self, now: float) -> bool:
         return now < self.muted_until
 
-    def has_room(self, size: int, now: float) -> bool:
+    def has_room(self, size: int, now: float, weight: int = 1) -> bool:
         """Count a message of `size` bytes; whether it is within the limits."""
-        return self.messages.has_taken(1, now) and self.size.has_taken(size, now)
+        return self.messages.has_taken(weight, now) and self.size.has_taken(size, now)
 
     def add_fault(self, seconds: float, now: float) -> bool:
         """Count a broken rule; whether that mutes the peer, for `seconds`, from now on."""

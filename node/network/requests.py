@@ -59,6 +59,10 @@ class Requests:
     def is_expected(self, block_hash: Hash) -> bool:
         return block_hash in self._questions
 
+    def is_asking(self) -> bool:
+        """Is any block expected? From any thread."""
+        return bool(self._questions)
+
     def on_block(self, block_hash: Hash) -> None:
         """It came."""
         self._questions.pop(block_hash, None)

@@ -92,6 +92,7 @@ class MeshLike(Protocol):
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
+    def set_filter(self, admits: Callable[[Peer, type[Message]], bool]) -> None: ...
     def set_peers(self, peers: Iterable[Peer]) -> None: ...
     def broadcast(self, message: Message) -> None: ...
     def send(self, address: Address, message: Message) -> None: ...
@@ -157,6 +158,7 @@ class Network:
             partial(self._blame, Lane.BULK),
             parts.config.bytes_per_second,
         )
+        self.mesh.set_filter(self.admits)
         self.statuses: dict[Address, Status] = {}
         """What each validator said of its place; replaced as a whole."""
         self._connected: set[Address] = set()
@@ -248,15 +250,22 @@ class Network:
         """Connect the members of these sets; what the first says of a member counts."""
         members = {one.address: one for epoch_set in epoch_sets[::-1] for one in epoch_set.members}
         members.pop(self._parts.address, None)
-        self.mesh.set_peers(
-            Peer(one.address, one.network_key, one.endpoint) for one in members.values()
-        )
         peers = tuple(members)
         powers = {one.address: int(one.power) for one in epoch_sets[0].members}
         self.loop.post(lambda: self._on_members(peers))
         self._do(self.bulk, lambda now: self.exchange.set_members(powers, peers, now))
+        # Last: who is connected before our threads know it would be taken for known by them.
+        self.mesh.set_peers(
+            Peer(one.address, one.network_key, one.endpoint) for one in members.values()
+        )
 
     # -- from other validators ---------------------------------------------------------------------
+    def admits(self, peer: Peer, kind: type[Message]) -> bool:
+        """Blocks and segments are decoded only if asked for: a segment may cost a second."""
+        if kind is SegmentAnswer:
+            return self.catch_up.has_expected(peer.address)
+        return kind is not BlockAnswer or self.requests.is_asking()
+
     def on_message(self, peer: Peer, message: Message) -> None:
         """Called by the mesh on the lane's thread: decides who deals with a message."""
         sender = peer.address

@@ -383,6 +383,15 @@ MAX_MESSAGE_BYTES: Final = {
 }
 """The largest message of each lane."""
 
+WEIGHTS: Final[dict[type[Message] | None, int]] = {
+    VoteMessage: 4,
+    CertificateMessage: 4,
+    ProposalMessage: 20,
+    BlockAnswer: 20,
+}
+"""So many messages one of these counts as, others as one: each costs a check of a signature, or
+some milliseconds to read, and honest validators send few."""
+
 assert len(KINDS) == len(Message.__args__)
 assert min(KINDS) > 0
 assert max(3 * MAX_ANNOUNCED, MAX_SEGMENT_BLOCKS) + 8 <= MAX_ITEMS

@@ -265,3 +265,11 @@ def test_consensus_may_overtake_an_answer() -> None:
 def test_a_segment_on_another_chain_is_refused() -> None:
     foreign = make_blocks(3, head=replace(ROOT, parent_hash=Hash(b"\x07" * 32)))
     check_refused(foreign, certify(foreign[-1].hash))
+
+
+def test_one_answer_to_a_question_is_read_and_no_other() -> None:
+    chase = Chase()
+    assert not chase.catch_up.has_expected(ANN)
+    ((asked, _),) = chase.fall_behind(6, ANN, BEN)
+    assert asked is not None
+    assert [chase.catch_up.has_expected(one) for one in (CAT, asked, asked)] == [False, True, False]

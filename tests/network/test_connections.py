@@ -12,6 +12,7 @@ from steelyard.node.network.connections import Connections, read_received
 from steelyard.node.network.endpoint import InvalidEndpoint, parse_endpoint, parse_listen
 from steelyard.node.network.names import Names
 from steelyard.node.network.quota import FAULTS, LARGEST_BURST, Bucket, Quota
+from steelyard.node.network.wire import WEIGHTS
 
 from .kit import wait_until
 
@@ -203,3 +204,10 @@ def test_names_are_asked_for_again_and_keep_their_last_answer() -> None:
 
 def test_a_name_of_nobody_has_no_address() -> None:
     assert names.look_up("a" * 64) == ()
+
+
+def test_what_costs_more_to_read_counts_as_several_messages() -> None:
+    quota = Quota.create(100, 2**30, 0.0)
+    assert all(quota.has_room(1, 0.0, 20) for _ in range(10))
+    assert not quota.has_room(1, 0.0, 1)
+    assert Quota.create(0.1, 2**30, 0.0).has_room(1, 0.0, max(WEIGHTS.values()))

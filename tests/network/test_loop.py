@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from steelyard.node.network.loop import Loop
+from steelyard.chain.types import Address
+from steelyard.node.network.loop import TURN_SECONDS, Loop
 
 from .blob_kit import ANN, BEN, CAT
 from .kit import wait_until
@@ -34,11 +35,35 @@ def test_a_validator_has_its_own_room_and_all_have_one_together() -> None:
             loop.post(lambda name=name: done.append(name), peer)  # type: ignore[misc]
     loop.post(lambda: done.append("own"))
     loop.run_once()
-    assert done == ["a", "a", "a", "b", "b", "own"], "our own work is never dropped"
-    assert loop.dropped == 7
+    assert done == ["a", "a", "a", "b", "b", "c", "own"], "our own work is never dropped"
+    assert loop.dropped == 6
     loop.post(lambda: done.append("again"), ANN)
     loop.run_once()
     assert done[-1] == "again"
+
+
+def test_those_that_fill_the_list_leave_room_for_each_other_one() -> None:
+    done: list[str] = []
+    loop = make_loop()
+    for number in range(9):
+        for _ in range(3):
+            loop.post(lambda: None, Address(bytes([100 + number]) * 20))
+    loop.post(lambda: done.append("vote of confidence"), ANN)
+    loop.run_once()
+    assert done
+
+
+def test_work_without_end_does_not_keep_the_turn_from_coming() -> None:
+    now, turns = [0.0], list[float]()
+
+    def work() -> None:
+        now[0] += 0.01
+        loop.post(work, ANN)
+
+    loop = Loop("test", turns.append, lambda: now[0], 3, 5)
+    loop.post(work, ANN)
+    loop.run_once()
+    assert turns == [pytest.approx(TURN_SECONDS)]
 
 
 def test_what_fails_is_logged_now_and_then_and_the_rest_goes_on(

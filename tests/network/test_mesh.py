@@ -9,9 +9,10 @@ import pytest
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.types import Address, Hash, Height
 from steelyard.node.config import InvalidConfig, NetworkConfig
-from steelyard.node.network import links, wire
+from steelyard.node.network import lane, links, wire
 from steelyard.node.network.endpoint import InvalidEndpoint
 from steelyard.node.network.mesh import Mesh, compute_listen, parse_overrides
+from steelyard.node.network.names import Names
 
 from .kit import Node, running, wait_until
 from .messages import EXAMPLES, HASH, NAME
@@ -237,11 +238,86 @@ def test_other_overrides_are_refused(row: str) -> None:
     assert caught.value.code == "config_value"
 
 
+def test_who_calls_is_called_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for constant in ("RECALL_SECONDS", "MAX_RECALL_SECONDS"):
+        monkeypatch.setattr(lane, constant, 3_600.0)
+    first, second = Node(1), Node(2)
+    with running(first), running(second):
+        first.mesh.set_peers([second.peer])
+        wait_until(lambda: second.mesh.get_strangers().get("handshake_key") == 2)
+        wait_until(lambda: all(one.roster.get_links()[0].failures for one in first.mesh._lanes))
+        second.mesh.set_peers([first.peer])
+        wait_until(lambda: first.get_status(second).is_connected)
+
+
+def test_every_address_of_a_name_gets_its_turn_however_long_a_peer_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called: list[str] = []
+
+    class DeadCall:
+        is_ready, is_closed, descriptor = False, True, -1
+
+        def __init__(self, _keys: object, _key: bytes, host: str, *_: object) -> None:
+            called.append(host)
+
+        def watch(self, now: float) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(lane, "Caller", DeadCall)
+    names = Names(lambda _: ("::1", "127.0.0.1"))
+    mesh = Mesh(bytes(32), "127.0.0.1:0", NetworkConfig(), lambda *_: None, names=names)
+    mesh.set_peers([replace(Node(2).peer, endpoint="a.example:5")])
+    wait_until(lambda: names.get("a.example"))
+    for turn in range(200):
+        mesh._lanes[0]._watch_links(10.0 * turn)
+    assert set(called[-2:]) == {"::1", "127.0.0.1"}
+
+
+def test_a_lane_that_fails_again_and_again_pauses_and_can_be_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lane, "PAUSE_SECONDS", 3_600.0)
+    first, failed = Node(1), list[float]()
+
+    def fail() -> None:
+        failed.append(1.0)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(first.mesh._lanes[0], "_end_what_is_over", fail)
+    with running(first):
+        wait_until(lambda: failed)
+        for _ in range(9):
+            first.mesh._lanes[0].wake()
+    assert len(failed) == 1
+
+
+def test_a_bug_in_a_decoder_loses_one_message_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Node(1), Node(2)
+    decode = lane.decode_message
+
+    def fail(data: bytes, number: wire.Lane) -> wire.Message:
+        if data[0] == VOTE.kind:
+            raise ZeroDivisionError
+        return decode(data, number)
+
+    monkeypatch.setattr(lane, "decode_message", fail)
+    monkeypatch.setattr(lane, "PAUSE_SECONDS", 3_600.0)
+    with running(first, second):
+        first.mesh.broadcast(VOTE)
+        first.mesh.broadcast(wire.BlockRequest(Hash(HASH)))
+        wait_until(lambda: second.has(wire.BlockRequest(Hash(HASH))))
+
+
 def test_a_bug_in_a_turn_does_not_end_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane, "PAUSE_SECONDS", 0.0)
     first, second = Node(1), Node(2)
     with running(first, second):
-        lane = first.mesh._lanes[0]
-        watch, failed = lane._watch_links, threading.Event()
+        thread = first.mesh._lanes[0]
+        watch, failed = thread._watch_links, threading.Event()
 
         def fail_once(now: float) -> None:
             if not failed.is_set():
@@ -249,7 +325,7 @@ def test_a_bug_in_a_turn_does_not_end_the_lane(monkeypatch: pytest.MonkeyPatch) 
                 raise ZeroDivisionError
             watch(now)
 
-        monkeypatch.setattr(lane, "_watch_links", fail_once)
+        monkeypatch.setattr(thread, "_watch_links", fail_once)
         wait_until(failed.is_set)
         first.mesh.broadcast(VOTE)
         wait_until(lambda: second.has(VOTE))

@@ -1,6 +1,6 @@
 """Four networks together: what is handed to one soon is everywhere, whoever lies or sleeps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from steelyard.node.network.wire import (
     Announcement,
     BlobChunk,
     BlobRequest,
+    BlockAnswer,
     Message,
     SegmentAnswer,
     SegmentRequest,
@@ -353,6 +354,40 @@ def test_who_left_the_sets_is_nobody_any_more(web: Web) -> None:
     web.run(0.5)
     assert not web.spots[0].has(FIRST)
     assert gone.address not in {one.address for one in web.spots[0].network.get_status().peers}
+
+
+def test_who_connects_while_the_peers_change_is_known_to_every_part(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spot, late = web.spots[0], web.spots[3].address
+    spot.epoch_sets = (replace(FOUR, epoch=Epoch(1), members=FOUR.members[:3]),)
+    spot.set_place()
+    web.run(0.5)
+    set_peers = web.wires[0].set_peers
+
+    def be_quick(peers: Iterable[Peer]) -> None:
+        set_peers(peers)
+        for loop in (spot.network.loop, spot.network.bulk):
+            loop.post(lambda: setattr(spot.network, "_look_at", 0.0))
+            loop.run_once()
+
+    monkeypatch.setattr(web.wires[0], "set_peers", be_quick)
+    spot.epoch_sets = (FOUR,)
+    spot.set_place()
+    web.run(0.5)
+    assert spot.network.exchange.partners[late].is_connected
+    assert spot.network.catch_up._sources[late].is_connected
+
+
+def test_blocks_and_segments_that_nobody_asked_for_are_not_even_decoded(web: Web) -> None:
+    wire, spot = web.wires[0], web.spots[0]
+    peer = wire.peers[web.spots[1].address]
+    assert not wire.admits(peer, SegmentAnswer)
+    assert not wire.admits(peer, BlockAnswer)
+    assert wire.admits(peer, VoteMessage)
+    spot.network.fetch_block(CHAIN[0].hash, ())
+    spot.network.loop.run_once()
+    assert wire.admits(peer, BlockAnswer)
 
 
 def test_a_fault_of_ours_in_one_message_does_not_end_the_thread(

@@ -19,7 +19,7 @@ from steelyard.node.inbox import Incoming, Segment
 from steelyard.node.mempool import Mempool, Sender
 from steelyard.node.network.mesh import Peer, PeerStatus
 from steelyard.node.network.service import MeshLike, Network, NetworkParts
-from steelyard.node.network.wire import Lane, Message, decode_message, encode_message
+from steelyard.node.network.wire import KINDS, Lane, Message, decode_message, encode_message
 from steelyard.node.store import ChainStore, FinalBlock
 from tests.chain.evm_kit import CHAIN_ID as CERTIFIED_CHAIN_ID
 from tests.chain.following_kit import FOUR, ROOT, make_blocks
@@ -114,6 +114,9 @@ class Wire:
     def start(self) -> None:
         pass
 
+    def set_filter(self, admits: Callable[[Peer, type[Message]], bool]) -> None:
+        self.admits = admits
+
     def stop(self) -> None:
         pass
 
@@ -196,8 +199,9 @@ class Web:
             while self._queue:
                 sender, to, data, lane = self._queue.popleft()
                 wire = next(one for one in self.wires if one.address == to)
-                if sender in wire.peers:
-                    wire.on_message(wire.peers[sender], decode_message(data, lane))
+                peer = wire.peers.get(sender)
+                if peer is not None and wire.admits(peer, KINDS[data[0]]):
+                    wire.on_message(peer, decode_message(data, lane))
 
     def close(self) -> None:
         for spot in self.spots:
