@@ -1,7 +1,9 @@
 """The nodes that we follow: what each claims, how it behaved, and when it may be asked again.
 
 A source that does not answer is left alone for a moment; one whose answers were wrong, for longer.
-Pauses double with every further failure. Nothing a source says of itself is believed: its head only
+Pauses double with every further failure. One that takes its time is left alone for at least as
+long, whatever it then says: else a liar that sends a right byte now and then could keep us from
+the others for ever. Nothing a source says of itself is believed: its head only
 decides whom to ask first.
 """
 
@@ -22,6 +24,10 @@ WRONG_SECONDS: Final = 60.0
 """First pause after a wrong one."""
 MAX_PAUSE_SECONDS: Final = 3_600.0
 MAX_SILENT_SECONDS: Final = 60.0
+SLOW_SECONDS: Final = 5.0
+SLOW_RATE: Final = 16 * 2**10
+"""An answer that took longer, with fewer bytes a second than this, is slow."""
+MAX_SLOW_DOUBLINGS: Final = 2
 HEAD_SECONDS: Final = 10.0
 HEAD_BYTES: Final = 4_096
 ERROR_BYTES: Final = 4_096
@@ -29,6 +35,8 @@ ASK_SECONDS: Final = 30.0
 ATTEMPTS: Final = 5
 HTTP_OK: Final = 200
 HTTP_MISSING: Final = 404
+HTTP_UNAVAILABLE: Final = 503
+TOO_LARGE: Final = "segment_too_large"
 
 Read = TypeVar("Read")
 
@@ -39,6 +47,10 @@ class SourceWrong(SteelyardError):
 
 class SourceLacks(SteelyardError):
     """A source does not have what it was asked for; it may be behind, or have let it go."""
+
+
+class TooLarge(SteelyardError):
+    """A source has what it was asked for, and it does not fit into one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +65,13 @@ class RemoteHead:
 
 @dataclass(slots=True)
 class Source:
-    """One node. `quiet_until` is in monotonic seconds."""
+    """One node. `quiet_until` is in monotonic seconds; `seconds` took the last exchange."""
 
     url: str
     head: RemoteHead | None = None
     failures: int = 0
     quiet_until: float = float("-inf")
+    seconds: float = 0.0
     trouble: str = ""
     """Why it was set aside last."""
 
@@ -79,9 +92,12 @@ class Sources:
 
     def get_available(self) -> list[Source]:
         """Those that may be asked now: the highest first, among equals the more reliable."""
-        now = self._clock()
-        ready = [one for one in self.all if one.quiet_until <= now]
+        ready = [one for one in self.all if self.is_available(one)]
         return sorted(ready, key=lambda one: (-(one.head.height if one.head else 0), one.failures))
+
+    def is_available(self, source: Source) -> bool:
+        """May it be asked now?"""
+        return source.quiet_until <= self._clock()
 
     def look(self) -> Source | None:
         """Ask all that may be asked for their heads; return the highest. Raises Stopped."""
@@ -103,11 +119,11 @@ class Sources:
         source.head = head
 
     def get(self, source: Source, path: str, limit: int, seconds: float) -> bytes:
-        """The body of a 200. Raises Unreachable, SourceLacks, SourceWrong, Stopped."""
-        answer = self._fetcher.get(
-            source.url + path, limit=max(limit, ERROR_BYTES), seconds=seconds
+        """The body of a 200. Raises Unreachable, SourceLacks, TooLarge, Stopped."""
+        limit = max(limit, ERROR_BYTES)
+        return self._exchange(
+            source, path, lambda url: self._fetcher.get(url, limit=limit, seconds=seconds)
         )
-        return read_answer(answer, path)
 
     def post(
         self,
@@ -118,14 +134,24 @@ class Sources:
         seconds: float,
         kind: str = "application/octet-stream",
     ) -> bytes:
-        """The body of a 200. Raises Unreachable, SourceLacks, SourceWrong, Stopped."""
-        answer = self._fetcher.post(
-            source.url + path,
-            body,
-            kind=kind,
-            limit=max(limit, ERROR_BYTES),
-            seconds=seconds,
+        """The body of a 200. Raises Unreachable, SourceLacks, TooLarge, Stopped."""
+        limit = max(limit, ERROR_BYTES)
+        return self._exchange(
+            source,
+            path,
+            lambda url: self._fetcher.post(url, body, kind=kind, limit=limit, seconds=seconds),
         )
+
+    def _exchange(self, source: Source, path: str, send: Callable[[str], Answer]) -> bytes:
+        """What comes is used; but if it was slow, others come first for a while."""
+        started = self._clock()
+        try:
+            answer = send(source.url + path)
+        finally:
+            source.seconds = self._clock() - started
+        if source.seconds > SLOW_SECONDS and len(answer.body) < SLOW_RATE * source.seconds:
+            reason = f"{len(answer.body)} bytes in {source.seconds:.0f} s"
+            self.set_aside(source, Unreachable("follow_timeout", reason))
         return read_answer(answer, path)
 
     def ask(
@@ -165,7 +191,8 @@ class Sources:
             (WRONG_SECONDS, MAX_PAUSE_SECONDS) if is_wrong else (SILENT_SECONDS, MAX_SILENT_SECONDS)
         )
         pause = min(first * 2 ** min(source.failures, 16), limit)
-        source.failures += 1
+        pause = max(pause, source.seconds * 2 ** min(source.failures, MAX_SLOW_DOUBLINGS))
+        source.failures, source.seconds = source.failures + 1, 0.0
         source.quiet_until = self._clock() + pause
         source.head = None
         trouble = f"{error.code}: {error.message}"
@@ -180,8 +207,9 @@ class Sources:
         source.trouble = trouble[:200]
 
     def praise(self, source: Source) -> None:
-        """It gave something that was checked and right."""
-        source.failures, source.trouble = 0, ""
+        """It gave something that was checked and right; in good time, unless it is set aside."""
+        if self.is_available(source):
+            source.failures, source.trouble = 0, ""
 
 
 def read_answer(answer: Answer, path: str) -> bytes:
@@ -189,7 +217,18 @@ def read_answer(answer: Answer, path: str) -> bytes:
         return answer.body
     if answer.status == HTTP_MISSING:
         raise SourceLacks("source_lacks", f"it does not have {path}")
+    if answer.status == HTTP_UNAVAILABLE and read_code(answer.body) == TOO_LARGE:
+        raise TooLarge(TOO_LARGE, f"{path} does not fit into one answer")
     raise Unreachable("follow_unreachable", f"HTTP {answer.status} for {path}")
+
+
+def read_code(body: bytes) -> object:
+    """The code in a refusal, if it is one of ours."""
+    try:
+        refusal = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return refusal.get("error") if isinstance(refusal, dict) else None
 
 
 def parse_head(body: bytes) -> RemoteHead:

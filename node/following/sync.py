@@ -37,12 +37,14 @@ from ..records import FollowingStatus
 from ..store import ChainStore
 from .fetcher import Fetcher, Stopped
 from .fetching import fetch_blob
-from .sources import Source, Sources
+from .sources import Source, Sources, TooLarge
+from .together import TogetherFetch
 
 SEGMENT_SECONDS: Final = 60.0
 PROGRESS_SECONDS: Final = 5.0
 STUCK_SECONDS: Final = 30.0
-"""The driver did nothing with a segment for so long: it is handed over again."""
+"""The driver did nothing with a segment for so long, and a second for each block, which it executes
+before any of them counts: it is handed over again."""
 PATIENCE_SECONDS: Final = 10.0
 """A validator's head may stand still behind a source for so long before it is helped."""
 BLOB_PAUSE_SECONDS: Final = 5.0
@@ -240,8 +242,11 @@ class Follower:
     def _fetch_segment(self, source: Source, tip: Header, current: EpochSet) -> FinalBlocks:
         """The next blocks, verified. Raises SteelyardError for whatever is wrong with them."""
         path = f"/chain/segments/{tip.height + 1}"
-        data = self._sources.get(source, path, MAX_SEGMENT_BYTES, SEGMENT_SECONDS)
-        segment = decode_segment(data)
+        try:
+            data = self._sources.get(source, path, MAX_SEGMENT_BYTES, SEGMENT_SECONDS)
+            segment = decode_segment(data)
+        except TooLarge:
+            segment = TogetherFetch(self._sources, source, self._parts.genesis).run(tip, current)
         check_segment(
             tip, segment.blocks, segment.certificate, current, self._parts.genesis.chain_id
         )
@@ -256,7 +261,8 @@ class Follower:
                 return
             now = self._parts.clock.get_seconds()
             if head.height != height:
-                height, deadline = head.height, now + STUCK_SECONDS
+                height = head.height
+                deadline = now + STUCK_SECONDS + tip.height - height
             if now >= deadline:
                 raise Stuck(f"block {height + 1} does not become final here")
             if not self._fetch_wanted():

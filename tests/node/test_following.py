@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from steelyard.chain.block import encode_block
+from steelyard.chain.block import decode_block, encode_block
+from steelyard.chain.consensus.certificates import encode_certificate
 from steelyard.chain.segments import FinalBlocks, decode_segment, encode_final_blocks
 from steelyard.node.clock import Clock
 from steelyard.node.config import FollowConfig
 from steelyard.node.following import sources as sources_module
-from steelyard.node.following import sync
+from steelyard.node.following import sync, together
 from steelyard.node.following.sync import Follower, FollowerParts
+from steelyard.node.store import encode_height
 
 from .follow_kit import Chain, Lie, SourceServer, seal, serve
 from .world import ALICE, make_blob, sign_transaction, wait_until
@@ -115,6 +117,82 @@ def test_a_full_node_reaches_the_head_over_several_epochs(chain: Chain, copy: Ch
         assert segments[:3] == [f"/chain/segments/{height}" for height in (1, 5, 9)]
 
 
+# -- more than one answer holds --------------------------------------------------------------------
+TOO_LARGE = b'{"error": "segment_too_large", "message": ""}'
+
+
+@pytest.fixture(scope="module")
+def lump(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """A chain whose blocks 5 to 7 became final together, and block 8 for itself."""
+    one = Chain(tmp_path_factory.mktemp("lump"))
+    one.grow(9)
+    with one.store.database.write() as writer:
+        for height in (5, 6):
+            writer.delete("certificates", encode_height(height))
+    yield one
+    one.close()
+
+
+def refuse(path: str, _body: bytes) -> tuple[int, bytes] | None:
+    return (503, TOO_LARGE) if path == "/chain/segments/5" else None
+
+
+def test_blocks_that_fit_into_no_segment_are_fetched_one_by_one(lump: Chain, copy: Chain) -> None:
+    with serve(lump, refuse) as source, follow(copy, source.url) as follower:
+        wait_until(lambda: copy.head.hash == lump.head.hash)
+        assert follower.get_status().sources[source.url] == "9"
+        blocks = [path for path in source.asked if "blocks" in path]
+        assert blocks == [f"/chain/blocks/{height}" for height in (7, 6, 5)]
+
+
+def give_another_block(chain: Chain, path: str) -> bytes | None:
+    return SourceServer(chain).tell("/chain/blocks/4", b"")[1] if path.endswith("/6") else None
+
+
+def give_another_body(chain: Chain, path: str) -> bytes | None:
+    if not path.endswith("blocks/6"):
+        return None
+    block = decode_block(SourceServer(chain).tell(path, b"")[1])
+    return encode_block(replace(block, transactions=(b"\x01",)))
+
+
+def give_a_forged_certificate(chain: Chain, path: str) -> bytes | None:
+    if "certificates" not in path:
+        return None
+    block = chain.store.get_block(chain.head.hash)
+    assert block is not None
+    return encode_certificate(seal(block, chain_id=1))
+
+
+@pytest.mark.parametrize(
+    ("lie", "code"),
+    [
+        (give_another_block, "checkpoint_mismatch"),
+        (give_another_body, "segment_body"),
+        (give_a_forged_certificate, "segment_certificate"),
+    ],
+)
+def test_a_lie_about_one_of_them_is_seen_at_once(
+    lie: Callable[[Chain, str], bytes | None], code: str, lump: Chain, copy: Chain
+) -> None:
+    def tell(path: str, body: bytes) -> tuple[int, bytes] | None:
+        data = lie(lump, path)
+        return refuse(path, body) if data is None else (200, data)
+
+    with serve(lump, tell) as liar, follow(copy, liar.url) as follower:
+        wait_until(lambda: follower.get_status().sources[liar.url].startswith(code))
+        assert copy.head.height == 4
+
+
+def test_more_than_memory_may_hold_is_not_fetched(
+    lump: Chain, copy: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "MAX_TOGETHER_BYTES", 1_000)
+    with serve(lump, refuse) as source, follow(copy, source.url) as follower:
+        wait_until(lambda: "source_block" in follower.get_status().sources[source.url])
+
+
+# -- lies ------------------------------------------------------------------------------------------
 LIES: dict[str, tuple[Callable[[Chain], Lie], str]] = {
     "a block without its transactions": (lambda c: forge(c, rob), "segment_body"),
     "a certificate of another chain": (lambda c: forge(c, reseal), "segment_certificate"),
