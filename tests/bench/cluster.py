@@ -184,6 +184,15 @@ def get_height(net: Localnet, number: int) -> int:
     return -1 if height is None else height
 
 
+def is_voting(net: Localnet, number: int) -> bool:
+    """Does it take part in consensus, or only answer so far?"""
+    try:
+        facts = httpx.get(f"{net.urls[number]}/health", timeout=30, verify=False).json()
+    except httpx.HTTPError:
+        return False
+    return bool(facts["is_validator"])
+
+
 def is_in_one(net: Localnet, numbers: Sequence[int]) -> bool:
     """Have these the same block, and so the same state, at the height that all have?"""
     reports = [net.report(number) for number in numbers]

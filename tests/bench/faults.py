@@ -19,6 +19,7 @@ from .cluster import (
     find_validators,
     get_height,
     is_in_one,
+    is_voting,
     run_cluster,
     say,
     wait_until,
@@ -59,7 +60,7 @@ class Kills:
     contradictions: int = 0
     done: int = 0
     slowest: float = 0.0
-    """Seconds from a start until that validator had what the others had."""
+    """Seconds from a start until that validator voted again, having all that the others had."""
 
     def strike(self) -> None:
         """Kill somebody at a random instant, perhaps again on its way back; see it return."""
@@ -76,11 +77,12 @@ class Kills:
         self.net.wait_answer([number])
         target = max(get_height(self.net, other) for other in self.net.numbers)
         self.net.wait_final(target, [number])
+        wait_until(lambda: is_voting(self.net, number), "it votes again")
         seconds = time.monotonic() - started
         self.slowest = max(self.slowest, seconds)
         say(
-            f"kill {self.done}/{KILLS}: validator {number} has block {target} again after "
-            f"{seconds:.1f} s; round {self.training.get_round()}"
+            f"kill {self.done}/{KILLS}: validator {number} votes again after {seconds:.1f} s, "
+            f"with block {target}; round {self.training.get_round()}"
         )
 
     def _kill(self, number: int) -> None:
