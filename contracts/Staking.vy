@@ -153,6 +153,8 @@ keys: HashMap[address, evidence.Key]
 key_owners: HashMap[bytes32, address]
 network_keys: HashMap[address, bytes32]
 network_key_owners: HashMap[bytes32, address]
+# Epoch after that in which an account last changed its network key.
+network_key_epochs: HashMap[address, uint256]
 endpoints: HashMap[address, String[64]]
 fee_recipients: HashMap[address, address]
 banned: public(HashMap[address, bool])
@@ -338,9 +340,13 @@ def set_endpoint(endpoint: String[64]):
 @external
 def set_network_key(network_key: bytes32):
     """
-    @notice Use another network key from the next epoch on.
+    @notice Use another network key from the next epoch on. Once an epoch: as a key stays with its
+            first account, one validator could else take the keys of all who are about to join.
     """
     self._get_staying(msg.sender)
+    epoch: uint256 = self._get_epoch()
+    assert self.network_key_epochs[msg.sender] <= epoch, "staking: network key already changed"
+    self.network_key_epochs[msg.sender] = epoch + 1
     self._set_network_key(msg.sender, network_key)
     log NetworkKeySet(account=msg.sender, network_key=network_key)
 

@@ -30,6 +30,8 @@ TIP_WEI: Final = 10**6
 MAX_FEE_WEI: Final = 500 * 10**9
 """For a unit of gas; a node that names more is not believed."""
 GAS_MARGIN_PERCENT: Final = 125
+GAS_MARGIN: Final = 30_000
+"""Whatever comes first in an epoch pays for what Staking notes then."""
 REVERTED: Final = 3
 """The JSON-RPC error of a call that its contract refused."""
 STAKING: Final = "0x" + bytes(STAKING_ADDRESS).hex()
@@ -129,7 +131,8 @@ class StakingAccount:
     def _send(self, data: str, value: int = 0) -> str:
         """Sign, send, wait until it is final. Returns the transaction's hash."""
         call = {"from": self._show(), "to": STAKING, "data": data, "value": hex(value)}
-        gas = _read_quantity(self._ask("eth_estimateGas", call)) * GAS_MARGIN_PERCENT // 100
+        estimate = _read_quantity(self._ask("eth_estimateGas", call))
+        gas = estimate * GAS_MARGIN_PERCENT // 100 + GAS_MARGIN
         max_fee = 2 * _read_quantity(self._ask("eth_gasPrice")) + TIP_WEI
         if max_fee > MAX_FEE_WEI:
             raise SteelyardError(

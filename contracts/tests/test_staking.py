@@ -182,9 +182,20 @@ def test_a_validator_can_move(stage, accounts):
     validator = staking.get_validator(accounts[0])
     assert (validator.endpoint, validator.network_key) == ("[::1]:9", b"\7" * 32)
     assert validator.fee_recipient == accounts[9]
+    stage.advance_epochs(1)
     staking.set_network_key(bytes(32), sender=accounts[0])  # its first one
     with ape.reverts("staking: network key already registered"):
         staking.set_network_key(b"\7" * 32, sender=accounts[1])  # nobody's now, but once another's
+
+
+def test_a_network_key_changes_once_an_epoch(stage, accounts):
+    staking = stage.begin(10, 10)
+    stage.advance_epochs(1)
+    staking.set_network_key(b"\7" * 32, sender=accounts[0])
+    with ape.reverts("staking: network key already changed"):
+        staking.set_network_key(b"\5" * 32, sender=accounts[0])
+    stage.advance_epochs(1)
+    staking.set_network_key(b"\6" * 32, sender=accounts[0])
 
 
 def test_a_move_is_checked_as_a_registration_is(stage, accounts):
