@@ -45,7 +45,7 @@ MAX_EARLY: Final = 64
 MAX_EARLY_BYTES: Final = 2**20
 """Set aside for each validator; its oldest go first."""
 EARLY_SECONDS: Final = 30.0
-RETRY_SECONDS: Final = 0.1
+RETRY_SECONDS: Final = 0.5
 ALLOWANCE: Final = 1_024.0
 ALLOWANCE_PER_SECOND: Final = 16.0
 COST_OF_GARBAGE: Final = 32.0

@@ -29,6 +29,8 @@ class Traffic:
 
     quota: Quota
     handshakes: Bucket
+    pace: Quota
+    """How much of what is patient we send: the rest of what it takes from us is for consensus."""
     messages_in: int = 0
     messages_out: int = 0
     bytes_in: int = 0
@@ -40,10 +42,15 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An encoded message in a queue; a broadcast one is in many queues and in memory once."""
+    """An encoded message in a queue; a broadcast one is in many queues and in memory once.
+
+    One `is_patient` that users cause: consensus goes before it, and it never uses up what a peer
+    takes from us. Else whoever hands much to a validator could silence its votes.
+    """
 
     data: bytes
     queued_at: float
+    is_patient: bool = False
 
     @property
     def size(self) -> int:
@@ -58,6 +65,7 @@ class Link:
     endpoint: Endpoint | None
     traffic: Traffic
     queue: deque[Waiting] = field(default_factory=deque)
+    patient: deque[Waiting] = field(default_factory=deque)
     queued_bytes: int = 0
     caller: Caller | None = None
     failures: int = 0
@@ -75,33 +83,42 @@ class Link:
         return self.caller is not None and self.caller.is_ready
 
     def put(self, waiting: Waiting, max_messages: int, max_bytes: int) -> None:
-        """Queue it, and drop what waited longest if there is no room.
+        """Queue it, and drop what waited longest if there is no room, patient ones first.
 
         What was asked for longest ago has most likely come from somebody else by now, and old
         votes matter least.
         """
-        self.queue.append(waiting)
+        (self.patient if waiting.is_patient else self.queue).append(waiting)
         self.queued_bytes += waiting.size
-        while len(self.queue) > 1 and (
-            len(self.queue) > max_messages or self.queued_bytes > max_bytes
+        while (count := len(self.queue) + len(self.patient)) > 1 and (
+            count > max_messages or self.queued_bytes > max_bytes
         ):
-            self.pop()
+            self._pop(self.patient or self.queue)
             self.traffic.dropped += 1
 
-    def pop(self) -> Waiting:
+    def _pop(self, queue: deque[Waiting]) -> Waiting:
         """Take the oldest one."""
-        waiting = self.queue.popleft()
+        waiting = queue.popleft()
         self.queued_bytes -= waiting.size
         return waiting
 
     def get_next(self, now: float) -> Waiting | None:
-        """Take the oldest one that is not too old."""
-        while self.queue:
-            waiting = self.pop()
-            if now < waiting.queued_at + MAX_AGE_SECONDS:
-                return waiting
-            self.traffic.dropped += 1
+        """Take the oldest one that is not too old, and a patient one only if it is time for it."""
+        for queue in (self.queue, self.patient):
+            while queue and now >= queue[0].queued_at + MAX_AGE_SECONDS:
+                self._pop(queue)
+                self.traffic.dropped += 1
+        if self.queue:
+            return self._pop(self.queue)
+        if self.patient and self.traffic.pace.has_room(self.patient[0].size, now):
+            return self._pop(self.patient)
         return None
+
+    def clear(self) -> None:
+        """Forget all that waits."""
+        self.queue.clear()
+        self.patient.clear()
+        self.queued_bytes = 0
 
     def close(self) -> None:
         """Hang up; what was not sent is lost."""

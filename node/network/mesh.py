@@ -26,9 +26,11 @@ from .lane import Admits, LaneThread
 from .links import Link, Peer
 from .names import Names, look_up
 from .roster import Roster
-from .wire import Lane, Message, encode_message
+from .wire import Announcement, Lane, Message, TransactionMessage, encode_message
 
 ADDRESS_BYTES: Final = 20
+PATIENT: Final = (TransactionMessage, Announcement)
+"""What users cause on the consensus lane; see `links.Waiting`."""
 
 __all__ = ["Mesh", "Peer", "PeerStatus", "compute_listen", "parse_overrides"]
 
@@ -143,7 +145,8 @@ class Mesh:
 
     def _put(self, address: Address | None, message: Message) -> None:
         lane = self._lanes[message.lane]
-        lane.roster.put(address, encode_message(message), self._clock.get_seconds())
+        now, is_patient = self._clock.get_seconds(), isinstance(message, PATIENT)
+        lane.roster.put(address, encode_message(message), now, is_patient=is_patient)
         lane.wake()
 
     def refuse(self, address: Address, lane: Lane, code: str) -> None:

@@ -20,6 +20,8 @@ from .quota import Bucket, Quota
 HANDSHAKES: Final = 8.0
 HANDSHAKES_PER_SECOND: Final = 1.0
 """Of one peer. An honest one needs one after each interruption."""
+PATIENT_SHARE: Final = 0.75
+"""Of what a peer takes from us, for what is patient."""
 KEY_BYTES: Final = 32
 
 
@@ -56,7 +58,7 @@ class Roster:
                 if links.get(address) is not link:
                     self._closing.append(link)
                     self._waiting.pop(link, None)
-                    link.queue.clear()
+                    link.clear()
             self._ending |= self._by_user.keys() - by_user.keys()
             self._links, self._by_user, self._is_changed = links, by_user, True
 
@@ -85,7 +87,10 @@ class Roster:
     def _make_traffic(self, now: float) -> Traffic:
         config = self._config
         quota = Quota.create(config.messages_per_second, config.bytes_per_second, now)
-        return Traffic(quota, Bucket.create(HANDSHAKES_PER_SECOND, HANDSHAKES, now))
+        # It counts what we send as we count what it sends, unless its settings differ.
+        messages, size = config.messages_per_second, config.bytes_per_second
+        pace = Quota.create(PATIENT_SHARE * messages, PATIENT_SHARE * size, now)
+        return Traffic(quota, Bucket.create(HANDSHAKES_PER_SECOND, HANDSHAKES, now), pace)
 
     def get_links(self) -> tuple[Link, ...]:
         with self._lock:
@@ -109,9 +114,11 @@ class Roster:
             return True
 
     # -- what is to be sent ------------------------------------------------------------------------
-    def put(self, address: Address | None, data: bytes, now: float) -> None:
-        """Queue a message for one peer, or for all."""
-        waiting = Waiting(data, now)
+    def put(
+        self, address: Address | None, data: bytes, now: float, *, is_patient: bool = False
+    ) -> None:
+        """Queue a message for one peer, or for all; see `Waiting`."""
+        waiting = Waiting(data, now, is_patient)
         with self._lock:
             links = self._links.values() if address is None else [self._links.get(address)]
             for link in links:
@@ -128,7 +135,7 @@ class Roster:
         """The next message for this peer, taken from its queue."""
         with self._lock:
             waiting = link.get_next(now)
-            if waiting is None:
+            if waiting is None and not link.patient:
                 self._waiting.pop(link, None)
             return waiting
 

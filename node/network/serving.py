@@ -28,8 +28,10 @@ def build_segment(store: ChainStore, height: int) -> SegmentAnswer | Certificate
     Where more blocks than one message holds were finalized at once, the answer is that certificate
     alone: with it, consensus asks for the blocks one by one.
     """
-    certificate = store.get_certificate(height) if height > 0 else None
-    if certificate is None:
+    first = get_block(store, height) if height > 0 else None
+    certificate = None if first is None else store.get_certificate(height)
+    # A node that began at a checkpoint lacks blocks from before, or the certificate of a boundary.
+    if first is None or certificate is None or first.extension.epoch != certificate.epoch:
         return Absent(SegmentRequest(Height(height)))
     part = read_blocks(store, height, certificate, MAX_SEGMENT_BYTES, MAX_SERVED_BLOCKS)
     if part is None:
@@ -49,7 +51,10 @@ def build_segment(store: ChainStore, height: int) -> SegmentAnswer | Certificate
 def read_blocks(
     store: ChainStore, start: int, certificate: Certificate, max_bytes: int, max_blocks: int
 ) -> tuple[list[Block], int] | None:
-    """The blocks up to the certificate's, and their encoded size; None if they are too many."""
+    """The blocks up to the certificate's, and their encoded size.
+
+    None if they are too many, or not all here.
+    """
     last = store.get_height(certificate.hash)
     assert last is not None, "a stored certificate is of a stored block"
     if last - start >= max_blocks:
@@ -57,11 +62,17 @@ def read_blocks(
     blocks: list[Block] = []
     size = 0
     for height in range(start, last + 1):
-        block_hash = store.get_hash(height)
-        block = None if block_hash is None else store.get_block(block_hash)
-        assert block is not None, "blocks below the head are kept"
+        block = get_block(store, height)
+        if block is None:
+            return None  # a boundary block above our head, left by a checkpoint start given up
         blocks.append(block)
         size += len(encode_block(block)) + 4
         if size > max_bytes:
             return None
     return blocks, size
+
+
+def get_block(store: ChainStore, height: int) -> Block | None:
+    """The block at this height, if this node has its body."""
+    block_hash = store.get_hash(height)
+    return None if block_hash is None else store.get_block(block_hash)

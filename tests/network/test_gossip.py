@@ -15,6 +15,7 @@ from steelyard.node.network.gossip import (
     MAX_REPEATED,
     MAX_REPEATED_BYTES,
     REPEAT_SECONDS,
+    RETRY_SECONDS,
     Gossip,
 )
 from steelyard.node.network.outgoing import Outgoing
@@ -145,7 +146,7 @@ def test_a_blob_transaction_before_the_block_with_the_one_before_is_taken_in_tim
     assert talk.list_pending() == [before]
     talk.world.set_sender(ALICE, replace(RICH, nonce=1))
     talk.pool.remove_included([decode_transaction(before)])
-    talk.tick()
+    talk.tick(RETRY_SECONDS)
     assert talk.list_pending() == [after]
 
 

@@ -13,6 +13,7 @@ from steelyard.node.network import lane, links, wire
 from steelyard.node.network.endpoint import InvalidEndpoint
 from steelyard.node.network.mesh import Mesh, compute_listen, parse_overrides
 from steelyard.node.network.names import Names
+from steelyard.node.network.wire import encode_message
 
 from .kit import Node, running, wait_until
 from .messages import EXAMPLES, HASH, NAME
@@ -169,6 +170,32 @@ def test_what_waited_too_long_is_dropped() -> None:
     waiting = link.get_next(links.MAX_AGE_SECONDS)
     assert waiting is not None
     assert (waiting.size, link.traffic.dropped, link.queued_bytes) == (2, 1, 0)
+
+
+def test_what_users_cause_waits_for_consensus_and_leaves_it_its_share() -> None:
+    first, second = Node(1, config=NetworkConfig(messages_per_second=100)), Node(2)
+    first.mesh.set_peers([second.peer])
+    roster = first.mesh._lanes[0].roster
+    transaction, now = EXAMPLES[4], first.clock.get_seconds()
+    for _ in range(300):
+        first.mesh.broadcast(transaction)
+    first.mesh.broadcast(VOTE)
+    (link,) = roster.get_links()
+    taken = [roster.take_next(link, now) for _ in range(201)]
+    sent = [one.data for one in taken if one is not None]
+    assert sent == [encode_message(VOTE), *[encode_message(transaction)] * 150]
+    assert roster.list_waiting() == (link,), "the rest follows later"
+    assert roster.take_next(link, now + 0.1) is not None
+
+
+def test_a_full_queue_drops_what_users_cause_first() -> None:
+    first, second = Node(1, config=NetworkConfig(queue_messages=2)), Node(2)
+    first.mesh.set_peers([second.peer])
+    for message in (VOTE, EXAMPLES[4], EXAMPLES[4], VOTE):
+        first.mesh.broadcast(message)
+    (link,) = first.mesh._lanes[0].roster.get_links()
+    assert [one.data for one in link.queue] == [encode_message(VOTE)] * 2
+    assert not link.patient
 
 
 def test_stopping_leaves_no_thread_and_no_file() -> None:

@@ -1,12 +1,14 @@
 """Final blocks for validators that are behind: whole, certified, of one epoch, and bounded."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from steelyard.chain.block import Block, Header
 from steelyard.chain.epochs import EpochSet
 from steelyard.chain.following import check_segment
+from steelyard.chain.types import Height
 from steelyard.node.network import serving
 from steelyard.node.network.serving import MAX_SERVED_BLOCKS, build_segment
 from steelyard.node.network.wire import (
@@ -101,3 +103,20 @@ def test_where_more_was_finalized_together_than_fits_the_certificate_alone_is_se
 def test_what_is_not_there_is_absent(store: ChainStore) -> None:
     for height in (0, 9 + len(NEXT), 2**64 - 1):
         assert build_segment(store, height) == Absent(SegmentRequest(height))  # type: ignore[arg-type]
+
+
+def test_what_came_before_a_checkpoint_is_absent(tmp_path: Path) -> None:
+    """A node that began at one has a boundary block alone, or without its certificate."""
+    begun = ChainStore(tmp_path / "chain", 2**26)
+    try:
+        commit(begun, CHAIN[2])
+        begun.commit([FinalBlock(CHAIN[7], (), {}, ())], None, {})
+        commit(begun, NEXT[0], current=OTHERS)
+        for height in (1, 2, 7, 8):
+            assert build_segment(begun, height) == Absent(SegmentRequest(Height(height)))
+        assert serve(begun, 3).blocks == (CHAIN[2],)
+        assert serve(begun, 9).blocks == (NEXT[0],)
+        commit(begun, CHAIN[7])
+        assert serve(begun, 3).blocks == (CHAIN[2],)
+    finally:
+        begun.close()
