@@ -125,7 +125,10 @@ class Follow:
 
     def _read_certificate(self, height: int) -> bytes | None:
         certificate = self.node.get_certificate(height)
-        return None if certificate is None else encode_certificate(certificate)
+        epoch = compute_epoch(height, self.node.rules.epoch_blocks)
+        if certificate is None or certificate.epoch != epoch:
+            return None  # one of a later epoch says nothing: that of the boundary is not here
+        return encode_certificate(certificate)
 
     def _read_segment(self, height: int) -> bytes | None:
         return read_segment(self.node.store, height, self.node.rules.epoch_blocks)

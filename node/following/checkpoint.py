@@ -45,7 +45,7 @@ from ..pruning import Progress
 from ..store import CHECKED_BLOCKS, SCHEMA, ChainStore, Writer, encode_height
 from .download import StateDownload
 from .fetcher import Fetcher
-from .sources import Sources, SourceWrong
+from .sources import EXHAUSTED, Sources, SourceWrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +178,8 @@ class CheckpointStart:
                 try:
                     following = self._fetch_epoch(current)
                 except SteelyardError as error:
+                    if error.code != EXHAUSTED:
+                        raise
                     log_event("boundaries_unknown", epoch=current.epoch, reason=str(error))
                     return
                 progress.tell(f"epoch {current.epoch} of {last.epoch}")

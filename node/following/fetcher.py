@@ -41,8 +41,13 @@ class Stopped(Exception):
 
 def check_url(url: str) -> str:
     """An http(s) address without its trailing slash. Raises SteelyardError follow_url."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        is_good = False
+    if not is_good or parts.query or parts.fragment:
         raise SteelyardError("follow_url", f"{url!r} is not an http or https address")
     return url.rstrip("/")
 

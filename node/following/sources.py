@@ -37,6 +37,7 @@ HTTP_OK: Final = 200
 HTTP_MISSING: Final = 404
 HTTP_UNAVAILABLE: Final = 503
 TOO_LARGE: Final = "segment_too_large"
+EXHAUSTED: Final = "sources_exhausted"
 
 Read = TypeVar("Read")
 
@@ -182,7 +183,7 @@ class Sources:
             if attempt + 1 < attempts:
                 self._fetcher.wait(SILENT_SECONDS)
         said = "; ".join(f"{one.url}: {one.trouble}" for one in self.all)
-        raise SteelyardError("sources_exhausted", f"no source gives {path}: {said}")
+        raise SteelyardError(EXHAUSTED, f"no source gives {path}: {said}")
 
     def set_aside(self, source: Source, error: SteelyardError) -> None:
         """Leave it alone for a while: longer when it lied than when it was silent or behind."""

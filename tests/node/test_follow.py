@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from steelyard.chain.block import Header
+from steelyard.chain.consensus.certificates import Certificate, decode_certificate
 from steelyard.chain.epochs import decode_epoch_set
 from steelyard.chain.following import check_segment
 from steelyard.chain.rlp import decode_rlp
@@ -35,6 +36,9 @@ class ChainNode(DoubleNode):
 
     def get_head(self) -> Header:
         return self.store.get_head()
+
+    def get_certificate(self, height: int) -> Certificate | None:
+        return self.store.get_certificate(height)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +128,22 @@ def test_a_segment_ends_at_the_first_certificate_past_its_size(
     finally:
         with chain.store.database.write() as writer:
             writer.put("certificates", (1).to_bytes(8, "big"), kept)
+
+
+def test_a_certificate_of_a_later_epoch_is_none(chain: Chain, http: httpx.Client) -> None:
+    """To an auditor it would look like a forged one."""
+    boundary = (4).to_bytes(8, "big")
+    with chain.store.database.write() as writer:
+        kept = writer.get("certificates", boundary)
+        assert kept is not None
+        writer.delete("certificates", boundary)
+    try:
+        assert http.get("/chain/certificates/4").status_code == 404
+        reply = http.get("/chain/certificates/5")
+        assert decode_certificate(reply.content) == chain.store.get_certificate(5)
+    finally:
+        with chain.store.database.write() as writer:
+            writer.put("certificates", boundary, kept)
 
 
 def test_an_answer_with_nodes_ends_where_it_is_large_enough(

@@ -8,7 +8,7 @@ import pytest
 from eth_utils.crypto import keccak
 
 from steelyard.chain.block import MAX_ANCESTORS, encode_block
-from steelyard.chain.epochs import encode_epoch_set
+from steelyard.chain.epochs import EpochSet, encode_epoch_set
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.following import Checkpoint
 from steelyard.chain.proofs import Account, encode_account
@@ -16,7 +16,7 @@ from steelyard.chain.rlp import decode_rlp, encode_rlp
 from steelyard.chain.segments import InvalidSegment
 from steelyard.chain.trie import build_trie
 from steelyard.chain.types import Hash, Height
-from steelyard.node.following import download
+from steelyard.node.following import checkpoint, download
 from steelyard.node.following import sources as sources_module
 from steelyard.node.following.checkpoint import CheckpointStart
 from steelyard.node.following.download import StateDownload
@@ -29,6 +29,7 @@ from steelyard.node.history import (
     check_state,
     get_first_executed,
 )
+from steelyard.node.store import StorageFull, Writer
 
 from .follow_kit import BEGAN, Chain, Lie, SourceServer, serve
 from .test_pruning import walk
@@ -262,6 +263,25 @@ def test_sources_without_the_first_epochs_are_good_enough(chain: Chain, copy: Ch
     assert copy.head.height == 10
     assert copy.store.find_epoch_set(1) is None
     assert copy.store.find_epoch_set(2) is not None
+
+
+def test_a_full_disk_is_not_taken_for_sources_without_the_first_epochs(
+    chain: Chain, copy: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = checkpoint.put_set, [0]
+
+    def fail_once(writer: Writer, epoch_set: EpochSet) -> None:
+        calls[0] += 1
+        if calls[0] == 1:
+            raise StorageFull("disk_full", "no space")
+        original(writer, epoch_set)
+
+    monkeypatch.setattr(checkpoint, "put_set", fail_once)
+    with serve(chain) as source:
+        with pytest.raises(StorageFull):
+            begin(copy, get_checkpoint(chain, 10), source.url)
+        begin(copy, get_checkpoint(chain, 10), source.url)
+    assert copy.store.find_epoch_set(1) == chain.store.get_epoch_set(1)
 
 
 def test_a_checkpoint_of_another_chain_is_refused(

@@ -79,7 +79,19 @@ def test_after_a_stop_nothing_is_asked(url: str, fetcher: Fetcher) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "host:1", "ftp://host", "http://", "http://h?x=1", "http://h#x"]
+    "text",
+    [
+        "",
+        "host:1",
+        "ftp://host",
+        "http://",
+        "http://h?x=1",
+        "http://h#x",
+        "http://[::1",
+        "http://h:99999",
+        "http://h:port",
+        "http://h\x00",
+    ],
 )
 def test_other_addresses_are_refused(text: str) -> None:
     with pytest.raises(SteelyardError, match="follow_url"):
