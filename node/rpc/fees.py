@@ -45,8 +45,8 @@ class FeeMethods:
         newest = head if newest is None else newest
         if newest > head:
             raise InvalidParameters(f"block {newest} is beyond the head, {head}")
-        oldest = max(0, newest - count + 1)
-        blocks = [self._get_block(height) for height in range(oldest, newest + 1)]
+        blocks = self._list_blocks(newest, count)
+        oldest = newest - len(blocks) + 1
         fees = [block.header.base_fee for block in blocks]
         if blocks:
             fees.append(compute_base_fee(blocks[-1].header, self.node.rules.min_base_fee))
@@ -64,11 +64,16 @@ class FeeMethods:
             ]
         return history
 
-    def _get_block(self, height: int) -> Block:
-        block_hash = self.node.get_hash(height)
-        block = None if block_hash is None else self.node.get_block(block_hash)
-        assert block is not None, "a finalized height without a block"
-        return block
+    def _list_blocks(self, newest: int, count: int) -> list[Block]:
+        """The last `count` blocks up to `newest`; fewer if this node has not so many."""
+        blocks: list[Block] = []
+        for height in range(newest, max(newest - count, -1), -1):
+            block_hash = self.node.get_hash(height)
+            block = None if block_hash is None else self.node.get_block(block_hash)
+            if block is None:
+                break  # it began at a checkpoint
+            blocks.append(block)
+        return blocks[::-1]
 
     def _compute_rewards(self, block: Block, percentiles: Sequence[float]) -> list[int]:
         return compute_rewards(block, self.node.get_receipts(block.hash), percentiles)

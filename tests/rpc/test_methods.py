@@ -257,6 +257,17 @@ def test_the_fee_history_has_one_base_fee_more_than_blocks(rpc: Rpc, block: Bloc
     assert rpc.call("eth_feeHistory", 1, "latest", [])["oldestBlock"] == hex(block.height)
 
 
+def test_the_fee_history_begins_where_the_node_began(
+    rpc: Rpc, node: DoubleNode, block: Block, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        node, "get_block", lambda block_hash: block if block_hash == block.hash else None
+    )
+    history = rpc.call("eth_feeHistory", "0x5", "latest")
+    assert history["oldestBlock"] == hex(block.height)
+    assert (len(history["baseFeePerGas"]), len(history["gasUsedRatio"])) == (2, 1)
+
+
 @pytest.mark.parametrize(
     "params",
     [
