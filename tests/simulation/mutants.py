@@ -196,7 +196,7 @@ def _ask_for_no_block(self: Simplex, *_: object) -> None:
 
 def _ask_first_holder_only(self: Simplex, block, view, holders) -> None:  # type: ignore[no-untyped-def]
     if block not in self._wanted:
-        _WANT(self, block, view, holders)
+        _WANT(self, block, view, holders[:1])
 
 
 # -- rule 10: what survives a crash ----------------------------------------------------------------

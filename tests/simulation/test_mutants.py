@@ -34,7 +34,7 @@ KILLS = {
     "final_alone": (1, "broken_chain"),
     "silent_when_stuck": (1, "stuck"),
     "no_fetch": (7, "stuck"),
-    "first_holder_only": (33, "stuck"),
+    "first_holder_only": (62, "stuck"),
     "forgets_votes": (3, "double_vote"),
     "unsynced_vote": (3, "double_vote"),
     "no_reports": (3, "unreported"),
