@@ -17,18 +17,24 @@ RECEIVED_AT: Final = 128
 """Where `struct tcp_info` of Linux has the 64-bit count of the bytes that came in."""
 SPARE_CONNECTIONS: Final = 128
 """For handshakes that are under way, honest or not."""
+MET_CHECKS: Final = 60
+"""Whoever lasts for so many checks, at least a tenth of a second each, completed a handshake."""
 CONNECTIONS_PER_PEER: Final = 4
 """One is in use; the others may be old ones that nobody has noticed the end of."""
 
 
 @dataclass(slots=True)
 class Connection:
-    """One of them. `key` is empty until its first message; `received` is of the last check."""
+    """One of them. `key` is empty until its first message; `received` is of the last check.
+
+    `checks`: how many it has seen.
+    """
 
     key: str = ""
     received: int = 0
     delivered_at: int = 0
     is_active: bool = False
+    checks: int = 0
 
 
 @dataclass(slots=True)
@@ -68,6 +74,7 @@ class Connections:
             if row.is_active and self.was_drained:
                 row.delivered_at = row.received
             row.is_active = False
+            row.checks += 1
             row.received = received
             if received - row.delivered_at > self.max_unread:
                 self.shut_down(descriptor)
@@ -90,10 +97,16 @@ class Connections:
             self.shut_down(descriptor)
 
     def _find_least(self) -> int:
-        """The oldest that never brought a message, or of the key that has the most."""
+        """The oldest that never brought a message, or of the key that has the most.
+
+        Of the silent ones those go first that may still be in their handshake: ZeroMQ ends
+        strangers, so who stayed is a peer that has had nothing to say yet.
+        """
         keys = Counter(row.key for row in self.rows.values())
         worst = "" if keys[""] else max(keys, key=keys.__getitem__)
-        return next(one for one, row in self.rows.items() if row.key == worst)
+        found = [one for one, row in self.rows.items() if row.key == worst]
+        young = (one for one in found if self.rows[one].checks < MET_CHECKS)
+        return next(young, found[0]) if worst == "" else found[0]
 
 
 class _Borrowed:

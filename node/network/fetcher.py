@@ -110,11 +110,11 @@ class Fetcher:
             self.counters.chunks_unasked += 1
             return
         fetch, partner = self._fetches[chunk.name], self.partners[peer]
-        partner.asked -= 1
         partner.heard_at, partner.misses = now, 0
         try:
             if fetch.upload is None:
                 fetch.upload = self._open_upload(chunk.name)
+            partner.asked -= 1
             fetch.take(chunk.offset, chunk.data)
             if fetch.is_complete():
                 fetch.upload.commit()

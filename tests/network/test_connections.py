@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from steelyard.node.network import names
-from steelyard.node.network.connections import Connections, read_received
+from steelyard.node.network.connections import MET_CHECKS, Connections, read_received
 from steelyard.node.network.endpoint import InvalidEndpoint, parse_endpoint, parse_listen
 from steelyard.node.network.names import Names
 from steelyard.node.network.quota import FAULTS, LARGEST_BURST, Bucket, Quota
@@ -92,6 +92,20 @@ def test_the_oldest_silent_connection_makes_room(monkeypatch: pytest.MonkeyPatch
         connections.note(ours[0].fileno(), KEY)
         connections.add(ours[3].fileno(), peers=1)
         assert [has_ended(one) for one in clients] == [False, True, False, False]
+
+
+def test_a_flood_of_strangers_does_not_displace_peers_that_have_said_nothing_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("steelyard.node.network.connections.SPARE_CONNECTIONS", -2)
+    with accepted(4) as (port, clients, ours):
+        connections = Connections(port, max_unread=1_000)
+        connections.add(ours[0].fileno(), peers=1)
+        for _ in range(MET_CHECKS):
+            connections.check(is_drained=True)
+        for one in ours[1:]:
+            connections.add(one.fileno(), peers=1)
+        assert [has_ended(one) for one in clients] == [False, True, True, False]
 
 
 def test_without_silent_ones_who_has_most_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:

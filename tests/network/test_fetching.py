@@ -344,6 +344,7 @@ def test_no_room_on_the_disk_is_seen_before_anything_is_written(tmp_path: Path) 
 
     desk.exchange._fetcher._check_space = refuse
     desk.serve(desk.announce(ANN, SMALL), SMALL_DATA)
+    assert desk.exchange.partners[ANN].asked == 0
     with pytest.raises(SteelyardError):
         desk.blobs.read(SMALL)
     assert list((tmp_path / "uploads").iterdir()) == []
