@@ -184,6 +184,7 @@ class Fetcher:
         if fetch.is_overdue(partner.heard_at, now):
             self.counters.chunk_timeouts += 1
             partner.timeouts += 1
+            fetch.timeouts += 1
             partner.misses += 1
             fetch.rest(fetch.source, now)
             self._release(fetch)

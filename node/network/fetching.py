@@ -18,7 +18,9 @@ from .wire import CHUNK_BYTES
 WINDOW: Final = 4
 """Pieces of one blob that are asked for ahead."""
 SILENT_SECONDS: Final = 2.0
-"""Without a piece from it for so long a holder is given up for this blob, for a while."""
+MAX_SILENT_SECONDS: Final = 16.0
+"""Without a piece from it for so long a holder is given up for this blob, for a while. Each time
+that happens the next one gets twice as long: perhaps it is our own line that is slow."""
 GRACE_SECONDS: Final = 10.0
 LEAST_BYTES_PER_SECOND: Final = 256 * 1024
 """An attempt may take GRACE_SECONDS and the time that its bytes need at this rate."""
@@ -45,6 +47,7 @@ class Fetch:
     """They served wrong bytes and are never asked for this blob again."""
     failures: dict[Address, int] = field(default_factory=dict)
     resting: dict[Address, float] = field(default_factory=dict)
+    timeouts: int = 0
     is_single_source: bool = False
     look_at: float = float("-inf")
     """Nobody can be asked before: do not look for a source at every turn."""
@@ -98,7 +101,9 @@ class Fetch:
         # Pieces come in the order they were asked for: one that came early means one was lost.
         heard_at = self.asked_at if self.early else max(self.asked_at, heard_at)
         allowed = GRACE_SECONDS + self.name.size / LEAST_BYTES_PER_SECOND
-        return now - heard_at > SILENT_SECONDS or now - self.source_since > allowed
+        silent = SILENT_SECONDS * 2 ** min(self.timeouts, 8)
+        is_silent = now - heard_at > min(silent, MAX_SILENT_SECONDS)
+        return is_silent or now - self.source_since > allowed
 
     def release(self) -> int:
         """Stop asking the source. Returns how many pieces it still owed."""
@@ -131,3 +136,6 @@ class Fetch:
         if self.upload is not None:
             self.upload.abort()
             self.upload = None
+
+
+assert MAX_SILENT_SECONDS * LEAST_BYTES_PER_SECOND >= WINDOW * CHUNK_BYTES

@@ -123,7 +123,7 @@ class Router:
         if reason is None:
             if self.muted.pop(peer, None) is not None:
                 log_event("peer_heard_again", peer=peer)
-            return PlaceHeard(peer, status.height)
+            return PlaceHeard(peer, status.height, status.epoch, status.view)
         self.muted[peer] = reason
         if peer not in self._alarmed:
             self._alarmed.add(peer)

@@ -1,5 +1,6 @@
 """Fetching blobs: from whom, how much at once, and what becomes of those that do not serve."""
 
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from steelyard.node.network.fetcher import (
 from steelyard.node.network.fetching import GRACE_SECONDS, SILENT_SECONDS, WINDOW
 from steelyard.node.network.wire import CHUNK_BYTES, BlobChunk
 from steelyard.node.store import StorageFull
+from tests.node.world import make_blob
 
 from .blob_kit import (
     ANN,
@@ -254,7 +256,7 @@ def test_pieces_of_two_validators_that_do_not_fit_blame_neither_and_the_next_try
     assert desk.blamed == []
     assert list_requests(anew)[0] == (BEN, 0)
     desk.serve(anew[:2], LARGE_DATA)
-    other = desk.tick(LATE)
+    other = desk.tick(2 * LATE)
     assert list_requests(other)[0] == (ANN, 0), "no piece of another validator is kept"
     desk.serve(other, WRONG_DATA)
     assert desk.blamed == [(ANN, "blob_wrong")]
@@ -334,6 +336,18 @@ def test_a_disk_that_takes_nothing_pauses_and_leaves_nothing_behind(
     assert list((tmp_path / "uploads").iterdir()) == []
     desk.serve(desk.tick(NO_SPACE_SECONDS), SMALL_DATA)
     assert desk.blobs.has(SMALL)
+
+
+def test_over_a_slow_line_of_our_own_a_blob_comes_in_the_end(tmp_path: Path) -> None:
+    blob, data = make_blob(8 * CHUNK_BYTES)
+    desk = Desk(tmp_path, [blob])
+    line = deque(desk.announce(ANN, blob) + desk.announce(BEN, blob) + desk.announce(CAT, blob))
+    for _ in range(80):  # a piece in three and a half seconds, whoever sends it
+        for _ in range(7):
+            line += desk.tick(0.5)
+        if line:
+            line += desk.serve([line.popleft()], data)
+    assert desk.blobs.has(blob)
 
 
 def test_no_room_on_the_disk_is_seen_before_anything_is_written(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_too_many_requests_of_one_validator_do_not_use_up_those_of_another() -> 
 
 # -- other chains ----------------------------------------------------------------------------------
 def test_a_status_says_where_a_validator_is() -> None:
-    assert Gate().route(FIRST, STATUS) == PlaceHeard(FIRST, Height(2))
+    assert Gate().route(FIRST, STATUS) == PlaceHeard(FIRST, Height(2), Epoch(0), View(3))
 
 
 @pytest.mark.parametrize("foreign", [{"genesis_hash": BLOCK_HASH}, {"version": VERSION + 1}])
