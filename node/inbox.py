@@ -52,10 +52,12 @@ class CertificatesWanted:
 
 @dataclass(frozen=True, slots=True)
 class PlaceHeard:
-    """What a validator says of itself: the height of its finalized head."""
+    """What a validator says of itself: the height of its finalized head, its epoch and view."""
 
     address: Address
     height: Height
+    epoch: Epoch
+    view: View
 
 
 @dataclass(frozen=True, slots=True)

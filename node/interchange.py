@@ -175,7 +175,7 @@ def export_votes(directory: Path, secrets: Secrets, path: Path, *, retire: bool)
         votes = Votes(
             genesis_hash,
             compute_public_key(secrets.voting),
-            signer.get_floor(),
+            max(signer.get_floor(), signer.get_quiet()),
             signer.get_statements(),
         )
         write_file(path, encode_votes(votes))

@@ -107,7 +107,7 @@ class Session:
         self._requests = Requests(parts, outbox, self.tree, self._journal)
         self._timer_ms: int | None = None
         self._bodies = Bodies(self.tree, self._journal)
-        self._told_view = self._streak = 0
+        self._told_view = self._placed_view = self._streak = 0
         self._house_at = self._work_after = float("-inf")
         place = find_place(self.epoch_set, parts.address, parts.voting_key)
         may_vote = voter.may_vote(self.epoch_set, self.tree.root.height)
@@ -152,12 +152,13 @@ class Session:
         highest = max(((one.epoch, one.view) for one in known), default=(0, 0))
         epoch_set = self._parts.store.find_epoch_set(highest[0])  # None after a late start
         was_member = epoch_set is None or epoch_set.find(self._parts.address) is not None
-        self._voter.wake(highest, self.epoch_set.epoch, was_member=was_member)
+        self._voter.wake(highest, self.epoch_set, was_member=was_member)
 
     def _tell_place(self) -> None:
         before = self._parts.store.find_epoch_set(self.epoch_set.epoch - 1)
         sets = (self.epoch_set,) if before is None else (self.epoch_set, before)
-        self._outbox.set_place(sets, self.machine.view, self.tree.root)
+        self._placed_view = self.machine.view
+        self._outbox.set_place(sets, self._placed_view, self.tree.root)
 
     # -- the loop ----------------------------------------------------------------------------------
     def is_over(self) -> bool:
@@ -251,6 +252,8 @@ class Session:
         if self._get_now() >= self._house_at:
             self._house_at = self._get_now() + HOUSE_SECONDS
             self._parts.finalizer.keep_house(self.tree)
+            if self.machine.view > self._placed_view:  # views go by, and nothing becomes final
+                self._tell_place()
 
     def _serve(self, request: Propose | Validate) -> None:
         if request.view != self.machine.view:
@@ -278,8 +281,8 @@ class Session:
     # -- what others send --------------------------------------------------------------------------
     def _receive(self, message: Incoming) -> None:
         match message:
-            case PlaceHeard(address, height):
-                self._voter.hear(address, height)
+            case PlaceHeard(address, height, epoch, view):
+                self._voter.hear(address, height, (epoch, view))
             case BlockWanted(block_hash, address):
                 block = self._find_block(block_hash)
                 if block is not None:

@@ -27,6 +27,7 @@ from .store import CorruptData, Database, Writer
 
 SIGNER_MAP_BYTES = 2**30
 FLOOR = b"floor"
+QUIET = b"quiet"
 IDENTITY = b"identity"
 
 
@@ -43,7 +44,7 @@ class Signer:
         self._path = path
         self._database = Database(path, ("votes", "meta"), SIGNER_MAP_BYTES)
         self._check_identity(compute_public_key(secret) + genesis_hash)
-        self._floor = self._read_floor()
+        self._floor, self._quiet = self._read_place(FLOOR), self._read_place(QUIET)
 
     def _check_identity(self, identity: bytes) -> None:
         held = self._database.get("meta", IDENTITY)
@@ -56,9 +57,8 @@ class Signer:
                 f"{self._path} belongs to another key or chain; each has its own directory",
             )
 
-    def _read_floor(self) -> tuple[int, int]:
-        """Epoch and view at and below which nothing is signed any more."""
-        value = self._database.get("meta", FLOOR)
+    def _read_place(self, name: bytes) -> tuple[int, int]:
+        value = self._database.get("meta", name)
         return (0, 0) if value is None else decode_place(value)
 
     def is_new(self) -> bool:
@@ -68,6 +68,17 @@ class Signer:
     def get_floor(self) -> tuple[int, int]:
         """Epoch and view up to which nothing is signed any more; (0, 0) at first."""
         return self._floor
+
+    def get_quiet(self) -> tuple[int, int]:
+        """Epoch and view up to which only nullify votes are to be asked for; (0, 0) at first."""
+        return self._quiet
+
+    def raise_quiet(self, epoch: int, view: int) -> None:
+        """Remember that over restarts. Never lowers; it is `voting` that keeps to it."""
+        quiet = max(self._quiet, (epoch, view))
+        with self._database.write() as writer:
+            writer.put("meta", QUIET, encode_place(*quiet))
+        self._quiet = quiet
 
     def get_last(self) -> tuple[int, int]:
         """Epoch and view past which this key has certainly signed nothing here."""

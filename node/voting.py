@@ -7,10 +7,11 @@ guard against that, in a set in which we alone are no quorum:
 1. *Listen first.* Nothing is signed after a start until validators that are a quorum with us said
    how far they are, and we are about as far. Without a quorum nothing could be certified anyway.
    Until then the node follows.
-2. *The floor rises to what is certified.* If the highest certificate that we know is of a view past
-   everything the signer knows, others went on without this signer: nothing is signed up to that
-   view, and in the next few views only that we give them up, which an older life of this key
-   could be contradicted by only if it had seen more than all others.
+2. *The floor rises to what is certified.* If the highest certificate that we know, or that more
+   than a third of the power must know to be in its views, is past everything the signer knows,
+   others went on without this signer: nothing is signed up to that view, and in the next few views
+   only that we give them up, which an older life of this key could be contradicted by only if it
+   had seen more than all others. The signer remembers that over restarts.
 3. *Our own signature.* A vote or certificate that carries our signature over a statement that the
    signer does not know proves that it is not the newest: an alarm, and the floor rises past it.
 4. *chain/ remembers* the place of the last vote (`journal.VOTED`): a signer/ restored alone
@@ -27,7 +28,7 @@ from steelyard.chain.consensus.validators import ValidatorSet
 from steelyard.chain.consensus.votes import Kind, Statement, Vote, check_vote
 from steelyard.chain.epochs import EpochSet
 from steelyard.chain.errors import InvalidKey, InvalidVote
-from steelyard.chain.types import Address, Epoch, Height
+from steelyard.chain.types import Address, Height
 
 from .logs import log_alarm, log_event
 from .signer import ConflictingVote, Signer
@@ -46,16 +47,15 @@ class Voter:
 
     def __init__(self, signer: Signer, address: Address, chain_id: int) -> None:
         self._signer, self._address, self._chain_id = signer, address, chain_id
-        self._heard: dict[Address, Height] = {}
+        self._heard: dict[Address, tuple[Height, Place]] = {}
         self._is_awake = self._has_woken = False
-        self._quiet: Place = (0, 0)
         self.is_outdated = False
         """The signer's database was found not to be the newest of this key."""
 
-    def hear(self, address: Address, height: Height) -> None:
+    def hear(self, address: Address, height: Height, place: Place) -> None:
         """A validator said where it is."""
         if not self._is_awake:
-            self._heard[address] = height
+            self._heard[address] = height, place
 
     def may_vote(self, epoch_set: EpochSet, height: Height) -> bool:
         """Do we know enough of the others? Once true, true until the process ends."""
@@ -63,7 +63,7 @@ class Voter:
         me = validators.find(self._address)
         if self._is_awake or me is None:
             return self._is_awake
-        heard = {validators.find(address): far for address, far in self._heard.items()}
+        heard = {validators.find(address): far for address, (far, _) in self._heard.items()}
         places = {place: far for place, far in heard.items() if place is not None}
         if validators.has_quorum((me,)):
             self._is_awake = True
@@ -72,22 +72,38 @@ class Voter:
             self._is_awake = 3 * validators.get_power(further) <= validators.total_power
         return self._is_awake
 
-    def wake(self, certified: Place, epoch: Epoch, *, was_member: bool) -> None:
-        """Before the first vote after a start, which is to be in `epoch`.
+    def wake(self, certified: Place, epoch_set: EpochSet, *, was_member: bool) -> None:
+        """Before the first vote after a start, which is to be in the epoch of this set.
 
         `certified` is the highest view that we know a certificate of; `was_member`: did we belong
         to the set of that view?
         """
         is_first, self._has_woken = not self._has_woken, True
-        if not is_first or self._signer.get_last() >= certified:
+        epoch, (others_epoch, others_view) = epoch_set.epoch, self._find_reached(epoch_set)
+        is_further = (others_epoch, others_view) > (epoch, 1)
+        left = (others_epoch, others_view - 1) if is_further else (0, 0)
+        furthest = max(certified, left)
+        if not is_first or self._signer.get_last() >= furthest:
             return
-        self._signer.raise_floor(*certified)
-        if was_member:
-            self._withhold(epoch, certified[1] if certified[0] == epoch else 0)
+        if was_member or left > certified:  # this first: after a kill in between we doubt again
+            self._withhold(*max(furthest, (epoch, 0)))
+        self._signer.raise_floor(*furthest)
+
+    def _find_reached(self, epoch_set: EpochSet) -> Place:
+        """The furthest place at or past which more than a third of the power says to be: an honest
+        one of them is, so the view before it has a certificate. (0, 0) if too few said anything.
+        """
+        validators, power = epoch_set.validators, 0
+        for address, (_, place) in sorted(self._heard.items(), key=lambda one: one[1][1])[::-1]:
+            found = validators.find(address)
+            power += 0 if found is None else validators.get_power((found,))
+            if 3 * power > validators.total_power:
+                return place
+        return (0, 0)
 
     def _withhold(self, epoch: int, view: int) -> None:
         """In the few views after this one only say that they are given up."""
-        self._quiet = max(self._quiet, (epoch, view + QUIET_VIEWS))
+        self._signer.raise_quiet(epoch, view + QUIET_VIEWS)
         log_event("votes_withheld", epoch=epoch, until_view=view + QUIET_VIEWS)
 
     def follow(self, certified: Place) -> None:
@@ -100,7 +116,7 @@ class Voter:
 
     def sign(self, statement: Statement, place: int) -> Vote | None:
         """Our vote, on disk; None if it must not be. Raises StorageFull, CorruptData."""
-        is_quiet = (statement.epoch, statement.view) <= self._quiet
+        is_quiet = (statement.epoch, statement.view) <= self._signer.get_quiet()
         if is_quiet and statement.kind != Kind.NULLIFY and not self._signer.has_said(statement):
             return None
         try:
@@ -133,8 +149,8 @@ class Voter:
             message="this key voted without this signer/: another machine runs with it, or an old "
             "backup was restored; stop one of them; nothing is signed up to that view",
         )
-        self._signer.raise_floor(statement.epoch, statement.view)
         self._withhold(statement.epoch, statement.view)
+        self._signer.raise_floor(statement.epoch, statement.view)
 
 
 def get_statement(message: VoteReceived | CertificateReceived) -> Statement:

@@ -120,6 +120,7 @@ class Line:
 
     def __init__(self, cluster: "Cluster", address: Address) -> None:
         self._cluster, self._address = cluster, address
+        self._place = Epoch(0), View(0)
 
     def broadcast(self, message: Message, block: Block | None) -> None:
         match message:
@@ -163,7 +164,8 @@ class Line:
             self._tell(CertificateReceived(certificate), (address,))
 
     def set_place(self, epoch_sets: tuple[EpochSet, ...], view: View, head: Header) -> None:
-        self._tell(PlaceHeard(self._address, head.height))
+        self._tell(PlaceHeard(self._address, head.height, epoch_sets[0].epoch, view))
+        self._place = epoch_sets[0].epoch, view
 
     def _tell(self, message: Incoming, to: Iterable[Address] | None = None) -> None:
         cluster = self._cluster
@@ -274,7 +276,7 @@ class Cluster:
         for node in self.nodes.values():
             line = node.driver.outbox
             assert isinstance(line, Line)
-            line._tell(PlaceHeard(node.address, node.get_head().height))
+            line._tell(PlaceHeard(node.address, node.get_head().height, *line._place))
 
     # -- time --------------------------------------------------------------------------------------
     def run(self, is_done: Callable[[], object], seconds: float = 90.0) -> None:

@@ -21,9 +21,10 @@ from steelyard.node.voting import NEAR_BLOCKS, QUIET_VIEWS, Voter
 
 from .cluster import Cluster, make_document, make_secrets
 from .test_cluster import A, finalize
-from .world import CHAIN_ID
+from .world import BOB, CHAIN_ID, sign_transaction
 
 LAST = 3
+FOUR = get_genesis_set(parse_genesis(make_document((10, 10, 10, 10))))
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_after_others_went_on_a_key_gives_views_up_before_it_votes_for_blocks(
     signer: Signer,
 ) -> None:
     voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
-    voter.wake((0, 9), Epoch(0), was_member=True)
+    voter.wake((0, 9), FOUR, was_member=True)
     for view in (9, 10, 9 + QUIET_VIEWS):
         assert voter.sign(say(view, Kind.NOTARIZE), LAST) is None
         assert voter.sign(say(view, Kind.FINALIZE), LAST) is None
@@ -55,7 +56,7 @@ def test_after_others_went_on_a_key_gives_views_up_before_it_votes_for_blocks(
 
 def test_the_first_views_of_the_next_epoch_are_given_up_as_well(signer: Signer) -> None:
     voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
-    voter.wake((0, 9), Epoch(1), was_member=True)
+    voter.wake((0, 9), replace(FOUR, epoch=Epoch(1)), was_member=True)
     for view, is_withheld in ((1, True), (QUIET_VIEWS, True), (QUIET_VIEWS + 1, False)):
         vote = voter.sign(replace(say(view, Kind.NOTARIZE), epoch=Epoch(1)), LAST)
         assert (vote is None) == is_withheld
@@ -63,34 +64,57 @@ def test_the_first_views_of_the_next_epoch_are_given_up_as_well(signer: Signer) 
 
 def test_a_newcomer_and_the_newest_signer_vote_at_once(signer: Signer) -> None:
     voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
-    voter.wake((0, 5), Epoch(0), was_member=True)
+    voter.wake((0, 5), FOUR, was_member=True)
     assert voter.sign(say(5, Kind.FINALIZE), LAST) is not None
     voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
-    voter.wake((0, 9), Epoch(0), was_member=False)
+    voter.wake((0, 9), FOUR, was_member=False)
     assert voter.sign(say(9, Kind.NOTARIZE), LAST) is None
     assert voter.sign(say(10, Kind.NOTARIZE), LAST) is not None
 
 
+def test_where_more_than_a_third_is_counts_as_certified_up_to_there(signer: Signer) -> None:
+    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
+    for place, view in enumerate((99, 9, 4)):
+        voter.hear(make_secrets(place).address, Height(0), (0, view))
+    voter.wake((0, 5), FOUR, was_member=True)
+    assert signer.get_floor() == (0, 8)
+    assert signer.get_quiet() == (0, 8 + QUIET_VIEWS)
+
+
+def test_where_others_are_is_no_news_to_who_voted_in_the_view_before(signer: Signer) -> None:
+    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
+    for place in range(2):
+        voter.hear(make_secrets(place).address, Height(0), (0, 6))
+    voter.wake((0, 4), FOUR, was_member=True)
+    assert voter.sign(say(6, Kind.NOTARIZE), LAST) is not None
+
+
+def test_a_restart_does_not_shorten_the_views_without_votes_for_blocks(signer: Signer) -> None:
+    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
+    voter.wake((0, 9), FOUR, was_member=True)
+    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
+    voter.wake((0, 9), FOUR, was_member=True)
+    assert voter.sign(say(10, Kind.NOTARIZE), LAST) is None
+
+
 def test_blocks_of_others_raise_the_floor_only_of_one_who_is_awake(signer: Signer) -> None:
-    epoch_set = get_genesis_set(parse_genesis(make_document((10, 10, 10, 10))))
     voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
     voter.follow((0, 9))
     assert signer.get_floor() == (0, 0)
     for place in range(2):
-        assert not voter.may_vote(epoch_set, 0)
-        voter.hear(make_secrets(place).address, Height(0))
-    assert voter.may_vote(epoch_set, 0)
+        assert not voter.may_vote(FOUR, 0)
+        voter.hear(make_secrets(place).address, Height(0), (0, 1))
+    assert voter.may_vote(FOUR, 0)
     voter.follow((0, 9))
     assert signer.get_floor() == (0, 9)
 
 
 def test_who_is_further_behind_than_a_third_says_follows_first(signer: Signer) -> None:
-    epoch_set = get_genesis_set(parse_genesis(make_document((10, 10, 10, 10))))
     voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
     for place in range(2):
-        voter.hear(make_secrets(place).address, Height(100))
-    assert not voter.may_vote(epoch_set, 99 - NEAR_BLOCKS)
-    assert voter.may_vote(epoch_set, 100 - NEAR_BLOCKS)
+        voter.hear(make_secrets(place).address, Height(100), (0, 1))
+    assert not voter.may_vote(FOUR, 99 - NEAR_BLOCKS)
+    assert voter.may_vote(FOUR, 100 - NEAR_BLOCKS)
 
 
 @pytest.fixture
@@ -206,5 +230,42 @@ def test_nobody_is_believed_alone_to_be_further(cluster: Cluster) -> None:
     cluster.filter = lambda place, message: (
         not (isinstance(message, PlaceHeard) and message.address == liar)
     )
-    cluster.nodes[LAST].driver.deliver(PlaceHeard(liar, 10**9))
+    cluster.nodes[LAST].driver.deliver(PlaceHeard(liar, Height(10**9), Epoch(9), View(9)))
     cluster.run(cluster.nodes[LAST].driver.is_validator)
+
+
+@pytest.fixture
+def idle(tmp_path: Path) -> Iterator[Cluster]:
+    """A chain that makes no block for a minute if there is no work."""
+    cluster = Cluster(tmp_path / "idle", make_document((10,) * 4, heartbeat_ms=60_000), 4)
+    cluster.start()
+    yield cluster
+    cluster.close()
+
+
+@pytest.mark.slow
+def test_a_backup_that_is_one_block_old_does_not_propose_again(
+    idle: Cluster, tmp_path: Path
+) -> None:
+    """Too near to follow first, and it knows no certificate that is news to its signer."""
+    validators = idle.nodes[LAST].get_epoch_set().validators
+    view = next(one for one in range(3, 99) if validators.get_leader(Epoch(0), View(one)) == LAST)
+    finalize(idle, *range(view - 1))
+    idle.run(lambda: {one.driver.get_view() for one in idle.nodes.values()} == {view})
+    idle.kill(LAST)
+    copy = Path(shutil.copytree(idle.get_home(LAST), tmp_path / "backup"))
+    idle.start(LAST)
+    idle.run(idle.nodes[LAST].driver.is_validator)
+    finalize(idle, view - 1)
+    said = idle.said[idle.addresses[LAST]]
+    assert (view, Kind.FINALIZE) in [(one.view, one.kind) for one in said]
+    idle.kill(LAST)
+    restore(idle, copy, "chain", "signer", "blobs")
+    idle.rest(1)
+    idle.start(LAST)
+    idle.run(idle.nodes[LAST].driver.is_validator)
+    sent = idle.submit(sign_transaction(BOB, 0))  # work even for who lacks Alice's last one
+    idle.run(lambda: all(one.find_transaction(sent) for one in idle.nodes.values()))
+    finalize(idle, *range(view, view + 4))
+    idle.check_honesty()
+    assert said[-1].view > view + QUIET_VIEWS
