@@ -30,6 +30,8 @@ from .wire import SegmentAnswer, SegmentRequest
 LAG_SECONDS: Final = 1.5
 ANSWER_SECONDS: Final = 5.0
 """A segment is at most a few megabytes."""
+SLOW_SECONDS: Final = 1.0
+"""Whoever took longer for its last answer is asked after the others: it may do so on purpose."""
 IMPORT_SECONDS: Final = 60.0
 """If the driver finalizes nothing for so long of what it was given, it is fetched again."""
 CLOSE_ENOUGH: Final = 2
@@ -47,6 +49,7 @@ class Source:
     failures: int = 0
     rests_until: float = float("-inf")
     asked_at: float = float("-inf")
+    is_slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,8 @@ class CatchUp:
             self._sources[peer].failures += 1
             return
         self.counters.segments_taken += 1
-        self._sources[peer].failures = 0
+        source = self._sources[peer]
+        source.failures, source.is_slow = 0, now - source.asked_at > SLOW_SECONDS
         self._tip = answer.blocks[-1].header
         self._ready = Segment(answer.blocks, answer.certificate, f"0x{peer.hex()}")
 
@@ -203,9 +207,10 @@ class CatchUp:
             self.target = Height(best) if is_behind else None
 
     def _ask(self, height: int, now: float) -> list[Outgoing]:
-        """The one that failed least and was asked longest ago, of those that say they have it."""
+        """Of those that say they have it, the one that failed least, is not slow and was asked
+        longest ago."""
         candidates = [
-            (one.failures, one.asked_at, address)
+            (one.failures, one.is_slow, one.asked_at, address)
             for address, one in self._sources.items()
             if one.height >= height and is_usable(one, now)
         ]

@@ -273,3 +273,17 @@ def test_one_answer_to_a_question_is_read_and_no_other() -> None:
     ((asked, _),) = chase.fall_behind(6, ANN, BEN)
     assert asked is not None
     assert [chase.catch_up.has_expected(one) for one in (CAT, asked, asked)] == [False, True, False]
+
+
+def test_who_is_slow_is_asked_after_the_others() -> None:
+    chase = Chase()
+    ((slow, _),) = chase.fall_behind(6, ANN, BEN, CAT)
+    assert slow is not None
+    chase.now += ANSWER_SECONDS - 1
+    chase.answer(slow, CHAIN[:1])
+    for height in range(1, 6):
+        chase.reach(CHAIN[height - 1].header)
+        ((asked, _),) = chase.tick()
+        assert asked is not None
+        assert asked != slow
+        chase.answer(asked, CHAIN[height : height + 1])
