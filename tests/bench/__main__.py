@@ -1,4 +1,8 @@
-"""Run the benchmarks named on the command line, or all of them."""
+"""Run the benchmarks named on the command line, or all of them.
+
+STEELYARD_KILLS, STEELYARD_PARTITION_SECONDS and STEELYARD_SOAK_BLOCKS make the long ones shorter.
+What the validators said during the last one is in build/bench-logs.
+"""
 
 import json
 import os
