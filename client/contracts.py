@@ -404,11 +404,15 @@ class Tasks:
         return events
 
     def decode_chain_log(self, log: ChainLog) -> Event:
-        """Return the event in a log of a proven receipt; its place is not filled in."""
+        """Return the event in a log of a proven receipt; its place is not filled in.
+
+        Raises: NodeRefused rpc_answer; a block that is not final may hold any log.
+        """
         event = self.contract.decode_event(
             Log(log.address, tuple(log.topics), log.data, 0, Hash(bytes(32)), 0)
         )
-        assert event is not None, "the caller filters by address and topic"
+        if event is None:
+            raise NodeRefused("rpc_answer", "Tasks makes no such log; ask another node")
         return event
 
     def decode_logs(self, logs: Sequence[Log]) -> list[Event]:

@@ -211,7 +211,7 @@ def read_slashed(receipt: Receipt) -> dict[Address, tuple[int, int, int, int]]:
     """Return epoch, view, offence and wei of each account that a receipt slashed."""
     found = {}
     for log in receipt.logs:
-        if log.address == STAKING_ADDRESS and log.topics[:1] == (SLASHED,):
+        if log.address == STAKING_ADDRESS and log.topics[:1] == (SLASHED,) and len(log.topics) == 2:
             words = [int.from_bytes(log.data[at : at + 32], "big") for at in range(0, 128, 32)]
             epoch, view, offence, amount = words
             found[Address(log.topics[1][12:])] = (epoch, view, offence, amount)

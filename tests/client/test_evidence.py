@@ -15,13 +15,19 @@ from steelyard.chain.epochs import encode_epoch_set
 from steelyard.chain.evidence import encode_statement
 from steelyard.chain.genesis import Genesis, encode_genesis
 from steelyard.chain.params import STAKING_ADDRESS
-from steelyard.chain.receipts import Receipt
+from steelyard.chain.receipts import Log, Receipt
 from steelyard.chain.transactions import decode_transaction
 from steelyard.chain.trie import EMPTY_ROOT
-from steelyard.chain.types import Epoch, Hash, View
+from steelyard.chain.types import Address, Epoch, Hash, View
 from steelyard.client.commands.audits import parse_hash, parse_upgrades
 from steelyard.client.errors import ClientError
-from steelyard.client.evidence import ARGUMENTS, REPORT, audit_evidence
+from steelyard.client.evidence import (
+    ARGUMENTS,
+    REPORT,
+    SLASHED,
+    audit_evidence,
+    read_slashed,
+)
 from steelyard.client.verdicts import Report, Verdict
 from tests.chain.evm_kit import CHAIN_ID, Chain, Draft, make_genesis, make_validator, sign
 from tests.chain.following_kit import SECRETS, certify
@@ -223,6 +229,16 @@ def test_a_block_that_is_not_final_may_have_no_receipts_at_all() -> None:
     node.lie("/chain/blocks/3", forget)
     node.receipts = []
     assert refute(node, "penalty") == "0 receipts of 1"
+
+
+def test_a_log_that_the_contract_cannot_make_slashes_nobody() -> None:
+    account = Hash(bytes(12) + b"\x77" * 20)
+    odd = [
+        Log(Address(STAKING_ADDRESS), topics, b"") for topics in ((SLASHED,), (), (account,) * 2)
+    ]
+    good = Log(Address(STAKING_ADDRESS), (SLASHED, account), bytes(127) + b"\x09")
+    receipt = Receipt(2, 1, 0, 0, 0, (*odd, good), None)
+    assert read_slashed(receipt) == {Address(b"\x77" * 20): (0, 0, 0, 9)}
 
 
 def test_a_node_of_another_chain_is_refuted() -> None:

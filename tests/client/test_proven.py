@@ -6,10 +6,14 @@ import pytest
 from vyper.compiler import compile_from_file_input
 from vyper.compiler.input_bundle import FilesystemInputBundle
 
+from steelyard.chain.params import TASKS_ADDRESS
+from steelyard.chain.receipts import Log
 from steelyard.chain.types import Address, Hash
-from steelyard.client.contracts import NO_BLOB, Event, Parameters
+from steelyard.client.contracts import NO_BLOB, Event, Parameters, Tasks
+from steelyard.client.errors import NodeRefused
 from steelyard.client.proven import SLOTS, ProvenSubmission
 from steelyard.client.reckoning import compute_credits, compute_weight
+from steelyard.client.rpc import Rpc
 
 CONTRACTS = Path(__file__).parents[2] / "contracts"
 ALICE, BOB, KEEPER = (Address(bytes([n]) * 20) for n in (1, 2, 3))
@@ -43,3 +47,10 @@ def test_a_block_credits_pay_and_fees_and_takes_claims_off() -> None:
     ]
     events = [Event(name, values, 1, Hash(bytes(32)), 0) for name, values in happened]
     assert compute_credits(events, parameters) == (24 + 8, {ALICE: 4, BOB: 15, KEEPER: 1})
+
+
+def test_a_log_that_tasks_cannot_make_is_refused() -> None:
+    """A liar may put any log under the header of a block that is not final."""
+    tasks = Tasks(Rpc("http://nobody"))
+    with pytest.raises(NodeRefused, match="no such log"):
+        tasks.decode_chain_log(Log(Address(TASKS_ADDRESS), (Hash(b"\1" * 32),), b""))
