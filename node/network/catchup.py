@@ -20,7 +20,7 @@ from steelyard.chain.block import Header
 from steelyard.chain.epochs import EpochSet, compute_epoch
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.following import check_segment
-from steelyard.chain.types import Address, Epoch, Height
+from steelyard.chain.types import Address, Domain, Epoch, Height
 
 from ..inbox import Segment
 from ..logs import log_event
@@ -75,10 +75,10 @@ class CatchUp:
     """See the module."""
 
     def __init__(
-        self, chain_id: int, epoch_blocks: int, blame: Callable[[Address, str], None]
+        self, domain: Domain, epoch_blocks: int, blame: Callable[[Address, str], None]
     ) -> None:
         """`blame` learns who sent a wrong segment."""
-        self._chain_id, self._epoch_blocks, self._blame = chain_id, epoch_blocks, blame
+        self._domain, self._epoch_blocks, self._blame = domain, epoch_blocks, blame
         self._sources: dict[Address, Source] = {}
         self._sets: dict[Epoch, EpochSet] = {}
         self._head: Header | None = None
@@ -141,7 +141,7 @@ class CatchUp:
             return  # consensus was faster
         current = self._sets[compute_epoch(asked.height, self._epoch_blocks)]
         try:
-            check_segment(tip, answer.blocks, answer.certificate, current, self._chain_id)
+            check_segment(tip, answer.blocks, answer.certificate, current, self._domain)
         except SteelyardError as error:
             self.counters.segments_wrong += 1
             log_event("segment_wrong", peer=peer, height=asked.height, code=error.code)

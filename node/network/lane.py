@@ -234,7 +234,8 @@ class LaneThread:
         link = self.roster.find(user)
         if link is None or link.is_connected:
             return
-        if link.caller is None or now >= link.caller.called_at + CALL_SECONDS:
+        caller = link.caller
+        if caller is None or caller.is_closed or now >= caller.called_at + CALL_SECONDS:
             link.close()
             link.call_at = now
             self._watched_at = -math.inf

@@ -19,7 +19,7 @@ from steelyard.chain.consensus.certificates import Certificate
 from steelyard.chain.consensus.votes import Vote
 from steelyard.chain.epochs import EpochSet
 from steelyard.chain.transactions import Transaction
-from steelyard.chain.types import Address, BlobName, Epoch, Hash, View
+from steelyard.chain.types import Address, BlobName, Domain, Epoch, Hash, View
 
 from ..blobs import BlobStore
 from ..clock import Clock
@@ -106,7 +106,7 @@ class NetworkParts:
     not be written."""
 
     address: Address
-    chain_id: int
+    domain: Domain
     epoch_blocks: int
     genesis_hash: Hash
     store: ChainStore
@@ -147,7 +147,7 @@ class Network:
             parts.genesis_hash, self.requests.is_expected, partial(self._blame, Lane.CONSENSUS)
         )
         self.gossip = Gossip(parts.mempool)
-        self.catch_up = CatchUp(parts.chain_id, parts.epoch_blocks, partial(self._blame, Lane.BULK))
+        self.catch_up = CatchUp(parts.domain, parts.epoch_blocks, partial(self._blame, Lane.BULK))
         self.exchange = Exchange(
             parts.address,
             parts.blobs,

@@ -17,7 +17,7 @@ from steelyard.node.network.catchup import (
     CatchUp,
 )
 from steelyard.node.network.wire import SegmentAnswer, SegmentRequest
-from tests.chain.evm_kit import CHAIN_ID
+from tests.chain.evm_kit import DOMAIN
 from tests.chain.following_kit import FOUR, OTHERS, ROOT, certify, make_blocks, make_child
 
 from .blob_kit import ANN, BEN, CAT
@@ -35,7 +35,7 @@ class Chase:
     def __init__(self, peers: Sequence[Address] = (ANN, BEN, CAT)) -> None:
         self.blamed: list[tuple[Address, str]] = []
         self.catch_up = CatchUp(
-            CHAIN_ID, EPOCH_BLOCKS, lambda peer, code: self.blamed.append((peer, code))
+            DOMAIN, EPOCH_BLOCKS, lambda peer, code: self.blamed.append((peer, code))
         )
         self.now = 50.0
         self.catch_up.set_peers(peers)

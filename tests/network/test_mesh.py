@@ -277,6 +277,19 @@ def test_who_calls_is_called_back_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         wait_until(lambda: first.get_status(second).is_connected)
 
 
+def test_who_calls_is_called_back_though_its_refusal_was_not_noticed_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lane, "WATCH_SECONDS", 3_600.0)
+    first, second = Node(1), Node(2)
+    with running(first), running(second):
+        first.mesh.set_peers([second.peer])
+        found = [one.roster.get_links()[0] for one in first.mesh._lanes]
+        wait_until(lambda: all(one.caller is not None and one.caller.is_closed for one in found))
+        second.mesh.set_peers([first.peer])
+        wait_until(lambda: first.get_status(second).is_connected)
+
+
 def test_every_address_of_a_name_gets_its_turn_however_long_a_peer_is_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

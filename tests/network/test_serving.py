@@ -19,7 +19,7 @@ from steelyard.node.network.wire import (
     encode_message,
 )
 from steelyard.node.store import ChainStore, FinalBlock
-from tests.chain.evm_kit import CHAIN_ID
+from tests.chain.evm_kit import DOMAIN
 from tests.chain.following_kit import FOUR, OTHERS, ROOT, certify, make_blocks, make_child
 
 CHAIN = make_blocks(7)
@@ -62,7 +62,7 @@ def serve(store: ChainStore, height: int) -> SegmentAnswer:
 
 
 def check(answer: SegmentAnswer, head: Header, current: EpochSet) -> None:
-    check_segment(head, answer.blocks, answer.certificate, current, CHAIN_ID)
+    check_segment(head, answer.blocks, answer.certificate, current, DOMAIN)
 
 
 def test_a_segment_reaches_to_the_end_of_the_epoch_and_no_further(store: ChainStore) -> None:

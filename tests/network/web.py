@@ -21,7 +21,7 @@ from steelyard.node.network.mesh import Peer, PeerStatus
 from steelyard.node.network.service import MeshLike, Network, NetworkParts
 from steelyard.node.network.wire import KINDS, Lane, Message, decode_message, encode_message
 from steelyard.node.store import ChainStore, FinalBlock
-from tests.chain.evm_kit import CHAIN_ID as CERTIFIED_CHAIN_ID
+from tests.chain.evm_kit import DOMAIN
 from tests.chain.following_kit import FOUR, ROOT, make_blocks
 from tests.node.world import CHAIN_ID, COIN
 
@@ -45,7 +45,7 @@ class Spot:
         self.store.commit([FinalBlock(GENESIS, (), {}, ())], None, {})
         self.blobs = BlobStore(path, BlobsConfig())
         self.pool = Mempool(
-            Rules(CHAIN_ID, 30_000_000, 10**6, 3_600),
+            Rules(CHAIN_ID, DOMAIN, 30_000_000, 10**6, 3_600),
             MempoolConfig(),
             lambda _: Sender(nonce=0, balance=1_000 * COIN, has_code=False),
             lambda: BASE_FEE,
@@ -54,7 +54,7 @@ class Spot:
         )
         parts = NetworkParts(
             address=self.address,
-            chain_id=CERTIFIED_CHAIN_ID,
+            domain=DOMAIN,
             epoch_blocks=EPOCH_BLOCKS,
             genesis_hash=ROOT.hash,
             store=self.store,
