@@ -38,6 +38,8 @@ from .rpc import Json, Rpc, as_bytes, as_hex, as_int
 from .verdicts import Report, Stop, Verdict
 
 MAX_GENESIS_BYTES: Final = 16 * 2**20
+MAX_TYPE: Final = 0x7F
+"""EIP-2718."""
 
 Fetch = Callable[[BlobName], bytes]
 
@@ -421,7 +423,7 @@ def decode_receipts(answer: Json) -> list[ChainReceipt]:
     try:
         return [
             ChainReceipt(
-                type=as_int(value["type"]),
+                type=read_type(value["type"]),
                 status=as_int(value["status"]),
                 cumulative_gas_used=as_int(value["cumulativeGasUsed"]),
                 gas_used=as_int(value["gasUsed"]),
@@ -440,3 +442,11 @@ def decode_receipts(answer: Json) -> list[ChainReceipt]:
         ]
     except (KeyError, TypeError):
         raise NodeRefused("rpc_answer", "the node's receipts are malformed") from None
+
+
+def read_type(value: Json) -> int:
+    """Return a transaction's type, one byte in its encoding. Raises NodeRefused `rpc_answer`."""
+    kind = as_int(value)
+    if kind > MAX_TYPE:
+        raise NodeRefused("rpc_answer", f"the node's receipt has type {kind}")
+    return kind

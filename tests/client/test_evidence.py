@@ -29,7 +29,7 @@ from steelyard.client.evidence import (
     read_slashed,
 )
 from steelyard.client.verdicts import Report, Verdict
-from tests.chain.evm_kit import CHAIN_ID, Chain, Draft, make_genesis, make_validator, sign
+from tests.chain.evm_kit import Chain, Draft, make_genesis, make_validator, sign
 from tests.chain.following_kit import SECRETS, certify
 
 from .test_finality import Lie, Served
@@ -54,7 +54,7 @@ def say(kind: Kind, block_hash: Hash, view: int = 5) -> Statement:
 
 def claim(statement: Statement, *numbers: int, signers: tuple[int, ...] = ()) -> tuple[Any, ...]:
     """Return a claim about what these validators signed; `signers` really did, if others."""
-    root = compute_signing_root(statement, CHAIN_ID)
+    root = compute_signing_root(statement, get_genesis().domain)
     signatures = [bls.sign(SECRETS[number], root) for number in signers or numbers]
     accounts = ["0x" + make_validator(number).address.hex() for number in numbers]
     return encode_statement(statement), accounts, bls.aggregate_signatures(signatures)
@@ -81,7 +81,7 @@ class Node(Served):
                 next(n for n in NUMBERS if make_validator(n).address == member.address)
                 for member in chain.current.members
             )
-            signed = certify(built.block.hash, range(4), current=chain.current, numbers=numbers)
+            signed = certify(built.block.hash, range(4), current=chain.current, numbers=numbers, domain=chain.genesis.domain)
             files[f"/chain/blocks/{height}"] = encode_block(built.block)
             files[f"/chain/certificates/{height}"] = encode_certificate(signed)
             chain.import_block(built)
@@ -178,6 +178,12 @@ def test_a_report_that_failed_cost_nobody_anything() -> None:
     assert "refused the report" in refute(node, "penalty")
     node.receipts[0] = {**node.receipts[0], "status": "0x1"}
     assert "receipts do not hash" in refute(node, "penalty")
+
+
+def test_receipts_that_cannot_be_encoded_prove_nothing() -> None:
+    node = Node(write_report(*CLAIMS))
+    node.receipts[0] = {**node.receipts[0], "type": "0x100"}
+    assert audit(node).verdict is Verdict.UNKNOWN
 
 
 @pytest.mark.parametrize(
