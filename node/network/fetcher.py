@@ -62,7 +62,7 @@ class Fetcher:
         self._check_space, self._blame = check_space, blame
         self._fetches: dict[BlobName, Fetch] = {}
         self._needed: dict[BlobName, float] = {}
-        self._paused_until = float("-inf")
+        self._paused_until = self._declared_paused_until = float("-inf")
         self.partners: Mapping[Address, Partner] = {}
         self.counters = FetchCounters()
 
@@ -146,7 +146,9 @@ class Fetcher:
             self._drop(fetch)
         else:
             fetch.discard()
-            self._paused_until = now + NO_SPACE_SECONDS
+            self._declared_paused_until = now + NO_SPACE_SECONDS
+            if error.code != "blob_quota":  # which what a block needs does not have
+                self._paused_until = self._declared_paused_until
             log_event("blob_fetch_paused", code=error.code, message=error.message)
 
     def on_absent(self, peer: Address, name: BlobName, now: float) -> None:
@@ -196,7 +198,8 @@ class Fetcher:
         sources = sum(fetch.source is not None for fetch in self._fetches.values())
         for fetch in sorted(self._fetches.values(), key=lambda one: one.name not in self._needed):
             is_needed = fetch.name in self._needed
-            may_begin = now >= max(fetch.look_at, self._paused_until)
+            paused_until = self._paused_until if is_needed else self._declared_paused_until
+            may_begin = now >= max(fetch.look_at, paused_until)
             if fetch.source is None and may_begin and (is_needed or sources < MAX_SOURCES):
                 self._choose_source(fetch, now)
                 sources += fetch.source is not None

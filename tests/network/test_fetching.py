@@ -321,6 +321,13 @@ def test_a_used_up_quota_pauses_and_blames_nobody(tmp_path: Path) -> None:
     assert list_requests(desk.tick(NO_SPACE_SECONDS)) == [(ANN, 0)]
 
 
+def test_a_used_up_quota_does_not_pause_what_a_block_needs(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, [SMALL], BlobsConfig(max_pending_bytes=0))
+    desk.serve(desk.announce(ANN, SMALL), SMALL_DATA)
+    asked = desk.exchange.fetch_blobs([OTHER], [BEN], desk.now)
+    assert list_requests(asked) == [(BEN, 0)]
+
+
 @pytest.mark.parametrize("error", [StorageFull("disk_full", "full"), OSError(5, "broken")])
 def test_a_disk_that_takes_nothing_pauses_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
