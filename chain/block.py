@@ -21,7 +21,7 @@ from .params import (
 )
 from .rlp import InvalidEncoding, Item, decode_rlp, encode_rlp, read_bytes, read_int, read_list
 from .trie import compute_list_root
-from .types import Address, Epoch, Hash, Height, View
+from .types import Address, Domain, Epoch, Hash, Height, View
 
 EMPTY_OMMERS_HASH: Final = Hash(keccak(encode_rlp([])))
 EMPTY_REQUESTS_HASH: Final = Hash(
@@ -46,9 +46,11 @@ class Rules:
     """What genesis fixes for execution. Wei a gas, seconds; forks are (name, height), by name.
 
     `epoch_blocks` is the number of blocks of an epoch, `issuance_gwei` what each epoch pays.
+    `domain` is what votes are signed for.
     """
 
     chain_id: int
+    domain: Domain
     gas_limit: int
     min_base_fee: int
     blob_retention_seconds: int

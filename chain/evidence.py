@@ -25,6 +25,7 @@ from .bls import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, check_possession, fast_aggre
 from .consensus.votes import Fields, Offence, Statement, compute_signing_root, find_offence
 from .errors import InvalidCall, InvalidEvidence
 from .params import GAS_CALL, GAS_PER_KEY, GAS_PER_VERIFICATION, MAX_EVIDENCE_SIGNERS
+from .types import Domain
 
 WORD: Final = 32
 MAX_STATEMENT_BYTES: Final = 64
@@ -44,7 +45,7 @@ assert set(OFFENCE_CODES) == set(Offence)
 class EvidenceHost(Protocol):
     """What a call may ask of the frame that called it."""
 
-    chain_id: int
+    domain: Domain
 
     def consume_gas(self, amount: int, reason: str) -> None:
         """Charge the frame, or end it."""
@@ -72,7 +73,7 @@ def decode_statement(data: bytes) -> Statement:
 
 
 def check_conflict(
-    first: SignedStatement, second: SignedStatement, chain_id: int
+    first: SignedStatement, second: SignedStatement, domain: Domain
 ) -> tuple[int, Statement]:
     """Return the offence's code and a statement of its epoch and view.
 
@@ -84,7 +85,7 @@ def check_conflict(
     if offence is None:
         raise InvalidEvidence("evidence_conflict", "one validator may sign both of these")
     for statement, signed in zip(statements, (first, second), strict=True):
-        root = compute_signing_root(statement, chain_id)
+        root = compute_signing_root(statement, domain)
         if not fast_aggregate_verify(signed.keys, root, signed.signature):
             raise InvalidEvidence("evidence_signature", "these keys did not sign that statement")
     return OFFENCE_CODES[offence], statements[0]
@@ -172,7 +173,7 @@ def _check_evidence(host: EvidenceHost, data: bytes) -> bytes:
     arguments.finish()
     keys = len(first.keys) + len(second.keys)
     host.consume_gas(GAS_PER_KEY * keys + 2 * GAS_PER_VERIFICATION, "evidence statements")
-    code, statement = check_conflict(first, second, host.chain_id)
+    code, statement = check_conflict(first, second, host.domain)
     return _encode(code, statement.epoch, statement.view)
 
 

@@ -57,7 +57,7 @@ from .receipts import Log
 from .rlp import encode_rlp
 from .transactions import AccessList
 from .trie import NodeSource
-from .types import Address, BlobName, Hash, Height
+from .types import Address, BlobName, Domain, Hash, Height
 
 # py-evm imports py_ecc, which raises the limit to a height where nested JSON ends the process.
 sys.setrecursionlimit(EVM_RECURSION_LIMIT)
@@ -113,6 +113,7 @@ class FedavgHost:
         self._computation = computation
         self._state: EngineState = computation.state
         self.chain_id: int = self._state.execution_context.chain_id
+        self.domain: Domain = self._state.domain
         self.is_static: bool = computation.msg.is_static
         self.timestamp: int = self._state.timestamp
         self.height = Height(self._state.block_number)
@@ -207,6 +208,7 @@ class EngineState(PragueState):  # type: ignore[misc]
     made_blobs: dict[BlobName, bytes]
     scanned_codes: dict[bytes, bytes]
     admission: Admission
+    domain: Domain
 
     def set_system_contracts(self) -> None:
         """They are in genesis."""
@@ -252,6 +254,7 @@ class BlockState:
         self._state.blob_source = blobs
         self._state.made_blobs = {}
         self._state.scanned_codes = {}
+        self._state.domain = rules.domain
         self._state.admission = Admission(
             environment.height, environment.timestamp + rules.blob_retention_seconds
         )

@@ -20,7 +20,7 @@ from .epochs import EpochSet, compute_epoch, get_boundary
 from .errors import InvalidVote
 from .params import CHECKPOINT_AGE_DIVISOR
 from .segments import InvalidSegment, check_body
-from .types import Hash, Height
+from .types import Domain, Hash, Height
 
 MAX_HEIGHT_DIGITS = 18
 
@@ -31,7 +31,7 @@ def check_segment(
     blocks: Sequence[Block],
     certificate: Certificate,
     current: EpochSet,
-    chain_id: int,
+    domain: Domain,
     backend: Backend = DEFAULT,
 ) -> None:
     """Check that `blocks` follow `head` in one epoch and that its validators finalized the last.
@@ -58,14 +58,14 @@ def check_segment(
         parent = block.header
     if any(one.extension.next_validator_set_hash != current.hash for one in blocks[:-1]):
         raise InvalidSegment("segment_boundary", "other validators decide about its last block")
-    check_finality(certificate, blocks[-1].hash, current, chain_id, backend)
+    check_finality(certificate, blocks[-1].hash, current, domain, backend)
 
 
 def check_finality(
     certificate: Certificate,
     block_hash: Hash,
     current: EpochSet,
-    chain_id: int,
+    domain: Domain,
     backend: Backend = DEFAULT,
 ) -> None:
     """Check that the validators of `current` finalized the block with this hash.
@@ -82,7 +82,7 @@ def check_finality(
     if certificate.hash != block_hash:
         raise InvalidSegment("segment_certificate", "the certificate is for another block")
     try:
-        check_certificate(certificate, current.validators, chain_id, backend)
+        check_certificate(certificate, current.validators, domain, backend)
     except InvalidVote as error:
         reason = describe_quorum(certificate, current.validators)
         if error.code != "certificate_quorum":
@@ -110,7 +110,7 @@ def check_handover(
     current: EpochSet,
     following: EpochSet,
     *,
-    chain_id: int,
+    domain: Domain,
     epoch_blocks: int,
     backend: Backend = DEFAULT,
 ) -> None:
@@ -137,7 +137,7 @@ def check_handover(
         raise InvalidSegment(
             "segment_boundary", f"block {header.height} hands over to other validators"
         )
-    check_finality(certificate, header.hash, current, chain_id, backend)
+    check_finality(certificate, header.hash, current, domain, backend)
 
 
 def check_named_set(

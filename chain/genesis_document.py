@@ -18,7 +18,7 @@ from .artifacts import ARTIFACT_NAMES
 from .block import Rules
 from .errors import InvalidGenesis
 from .params import MAX_VALIDATORS, STAKING_ADDRESS, TASKS_ADDRESS
-from .types import Address, Hash
+from .types import Address, Domain, Hash
 
 Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | None"
 
@@ -108,10 +108,16 @@ class Genesis:
         return Hash(keccak(encode_genesis(self)))
 
     @property
+    def domain(self) -> Domain:
+        """What the votes of this chain are signed for."""
+        return Domain(self.hash)
+
+    @property
     def rules(self) -> Rules:
         """What execution needs to know."""
         return Rules(
             chain_id=self.chain_id,
+            domain=self.domain,
             gas_limit=self.gas_limit,
             min_base_fee=self.min_base_fee,
             blob_retention_seconds=self.blob_retention_seconds,

@@ -9,6 +9,8 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 Address = NewType("Address", bytes)
 Digest = NewType("Digest", bytes)
 Hash = NewType("Hash", bytes)
+Domain = NewType("Domain", bytes)
+"""What votes are signed for: the hash of their chain's genesis document, not that of block 0."""
 Height = NewType("Height", int)
 Epoch = NewType("Epoch", int)
 View = NewType("View", int)

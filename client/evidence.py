@@ -142,7 +142,7 @@ class _EvidenceAudit:
             for claim in claims
         )
         try:
-            code, statement = check_conflict(first, second, self._genesis.chain_id)
+            code, statement = check_conflict(first, second, self._genesis.domain)
         except SteelyardError as error:
             self._refute("evidence", f"{error.code}: {error.message}")
         guilty = tuple(one for one in claims[1].signers if one in claims[0].signers)

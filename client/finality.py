@@ -33,7 +33,7 @@ from steelyard.chain.following import (
 from steelyard.chain.genesis import Genesis
 from steelyard.chain.params import MAX_EPOCH_SET_BYTES
 from steelyard.chain.segments import InvalidSegment
-from steelyard.chain.types import Hash
+from steelyard.chain.types import Domain, Hash
 
 from .errors import ClientError
 from .rpc import Rpc
@@ -68,14 +68,14 @@ def verify_certificate(
 
 
 def judge_certificate(
-    certificate: Certificate, block_hash: Hash, current: EpochSet, chain_id: int
+    certificate: Certificate, block_hash: Hash, current: EpochSet, domain: Domain
 ) -> tuple[Verdict, str]:
     """Return whether the validators of `current` finalized the block with this hash, and why not.
 
     Asks nobody: this is what refutes a forged certificate.
     """
     try:
-        check_finality(certificate, block_hash, current, chain_id)
+        check_finality(certificate, block_hash, current, domain)
     except InvalidSegment as error:
         return Verdict.REFUTED, error.message
     signers = sum(byte.bit_count() for byte in certificate.bitmap)
@@ -120,7 +120,7 @@ class Follower:
         """A certificate may be that of a descendant: it finalizes all blocks before its own."""
         certificate = self._fetch_certificate(block.height)
         verdict, detail = judge_certificate(
-            certificate, certificate.hash, current, self._genesis.chain_id
+            certificate, certificate.hash, current, self._genesis.domain
         )
         if verdict is not Verdict.YES:
             return verdict, detail
@@ -184,7 +184,7 @@ class Follower:
             self._fetch_certificate(boundary.height),
             current,
             following,
-            chain_id=self._genesis.chain_id,
+            domain=self._genesis.domain,
             epoch_blocks=epoch_blocks,
         )
         return following

@@ -100,7 +100,7 @@ def open_stores(
     with ExitStack() as opened:
         store = ChainStore(directory / CHAIN, config.storage.map_bytes)
         opened.callback(store.close)
-        signer = Signer(directory / SIGNER, secrets.voting, genesis.chain_id, state.block.hash)
+        signer = Signer(directory / SIGNER, secrets.voting, genesis.domain, state.block.hash)
         opened.callback(signer.close)
         open_chain(store, signer, state, secrets.address)
         store.check_upgrades(rules.forks)
@@ -191,7 +191,7 @@ class Connector:
             NetworkParts(
                 address=parts.address,
                 config=config,
-                chain_id=parts.rules.chain_id,
+                domain=parts.rules.domain,
                 epoch_blocks=parts.rules.epoch_blocks,
                 genesis_hash=genesis_hash,
                 store=parts.store,

@@ -40,7 +40,7 @@ class Driver:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._inbox, self._held = Inbox(), Inbox()
-        self._voter = Voter(parts.signer, parts.address, parts.rules.chain_id)
+        self._voter = Voter(parts.signer, parts.address, parts.rules.domain)
         self._stopping = self._woken = self._has_blob = False
         self._thread: threading.Thread | None = None
         self._session: Session | None = None

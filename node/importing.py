@@ -73,8 +73,8 @@ class Importer:
         if not blocks or self._segment is not None:
             return
         try:
-            chain_id = self._parts.rules.chain_id
-            check_segment(head, blocks, segment.certificate, epoch_set, chain_id)
+            domain = self._parts.rules.domain
+            check_segment(head, blocks, segment.certificate, epoch_set, domain)
         except SteelyardError as error:
             log_event(
                 "segment_refused", source=segment.source, code=error.code, message=error.message

@@ -151,7 +151,7 @@ def open_signer(directory: Path, secrets: Secrets) -> Iterator[tuple[Signer, Has
     try:
         genesis = parse_genesis(read_genesis_document(directory))
         genesis_hash = build_genesis(genesis).block.hash
-        signer = Signer(directory / SIGNER, secrets.voting, genesis.chain_id, genesis_hash)
+        signer = Signer(directory / SIGNER, secrets.voting, genesis.domain, genesis_hash)
         try:
             yield signer, genesis_hash
         finally:

@@ -130,7 +130,7 @@ class Session:
         is_ours = candidate.epoch == epoch and root.height > 0
         return Simplex.recover(
             Settings(
-                chain_id=parts.rules.chain_id,
+                domain=parts.rules.domain,
                 epoch=epoch,
                 last_height=get_boundary(epoch, parts.rules.epoch_blocks),
                 validators=self.epoch_set.validators,

@@ -21,7 +21,7 @@ from steelyard.chain.consensus.votes import (
     find_offence,
 )
 from steelyard.chain.errors import InvalidVote, SteelyardError
-from steelyard.chain.types import Epoch, Hash, View
+from steelyard.chain.types import Domain, Epoch, Hash, View
 
 from .store import CorruptData, Database, Writer
 
@@ -38,9 +38,9 @@ class ConflictingVote(SteelyardError):
 class Signer:
     """Signs votes of one validator on one chain."""
 
-    def __init__(self, path: Path, secret: SecretKey, chain_id: int, genesis_hash: Hash) -> None:
+    def __init__(self, path: Path, secret: SecretKey, domain: Domain, genesis_hash: Hash) -> None:
         """Raises SteelyardError signer_mismatch, CorruptData."""
-        self._secret, self._chain_id = secret, chain_id
+        self._secret, self._domain = secret, domain
         self._path = path
         self._database = Database(path, ("votes", "meta"), SIGNER_MAP_BYTES)
         self._check_identity(compute_public_key(secret) + genesis_hash)
@@ -110,7 +110,7 @@ class Signer:
             with self._database.write() as writer:
                 self._check_signable(writer, statement)
                 writer.put("votes", key, statement.hash)
-        root = compute_signing_root(statement, self._chain_id)
+        root = compute_signing_root(statement, self._domain)
         return Vote(statement, place, sign(self._secret, root))
 
     def _check_signable(self, writer: Writer, statement: Statement) -> None:

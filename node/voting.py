@@ -28,7 +28,7 @@ from steelyard.chain.consensus.validators import ValidatorSet
 from steelyard.chain.consensus.votes import Kind, Statement, Vote, check_vote
 from steelyard.chain.epochs import EpochSet
 from steelyard.chain.errors import InvalidKey, InvalidVote
-from steelyard.chain.types import Address, Height
+from steelyard.chain.types import Address, Domain, Height
 
 from .logs import log_alarm, log_event
 from .signer import ConflictingVote, Signer
@@ -45,8 +45,8 @@ Place = tuple[int, int]
 class Voter:
     """Decides for the driver whether to sign. Lives as long as the process."""
 
-    def __init__(self, signer: Signer, address: Address, chain_id: int) -> None:
-        self._signer, self._address, self._chain_id = signer, address, chain_id
+    def __init__(self, signer: Signer, address: Address, domain: Domain) -> None:
+        self._signer, self._address, self._domain = signer, address, domain
         self._heard: dict[Address, tuple[Height, Place]] = {}
         self._is_awake = self._has_woken = False
         self.is_outdated = False
@@ -136,7 +136,7 @@ class Voter:
         me = epoch_set.validators.find(self._address)
         if me is None or said.epoch != epoch_set.epoch or self._signer.has_said(said):
             return
-        if is_signed_by(message, me, epoch_set.validators, self._chain_id):
+        if is_signed_by(message, me, epoch_set.validators, self._domain):
             self._admit(said)
 
     def _admit(self, statement: Statement) -> None:
@@ -160,18 +160,18 @@ def get_statement(message: VoteReceived | CertificateReceived) -> Statement:
 
 
 def is_signed_by(
-    message: VoteReceived | CertificateReceived, me: int, validators: ValidatorSet, chain_id: int
+    message: VoteReceived | CertificateReceived, me: int, validators: ValidatorSet, domain: Domain
 ) -> bool:
     """Did the validator at place `me` sign this? What others signed costs no signature check."""
     try:
         if isinstance(message, VoteReceived):
             if message.vote.signer != me:
                 return False
-            check_vote(message.vote, validators, chain_id)
+            check_vote(message.vote, validators, domain)
         else:
             if me not in decode_bitmap(message.certificate.bitmap, len(validators)):
                 return False
-            check_certificate(message.certificate, validators, chain_id)
+            check_certificate(message.certificate, validators, domain)
     except InvalidVote:
         return False
     return True

@@ -21,7 +21,7 @@ from ..bls import (
 )
 from ..errors import InvalidVote
 from ..params import MAX_VALIDATORS
-from ..types import Epoch, Hash, View
+from ..types import Domain, Epoch, Hash, View
 from .validators import ValidatorSet
 from .votes import Fields, Kind, Statement, Vote, compute_signing_root
 
@@ -89,7 +89,7 @@ def build_certificate(
 
 
 def check_certificate(
-    certificate: Certificate, validators: ValidatorSet, chain_id: int, backend: Backend = DEFAULT
+    certificate: Certificate, validators: ValidatorSet, domain: Domain, backend: Backend = DEFAULT
 ) -> None:
     """Check bitmap, quorum and aggregate signature. Raises InvalidVote.
 
@@ -100,7 +100,7 @@ def check_certificate(
         power, needed = validators.get_power(signers), validators.quorum
         raise InvalidVote("certificate_quorum", f"power {power} signed, a quorum is {needed}")
     keys = [validators[signer].key for signer in signers]
-    root = compute_signing_root(certificate.statement, chain_id)
+    root = compute_signing_root(certificate.statement, domain)
     if not fast_aggregate_verify(keys, root, certificate.signature, backend):
         raise InvalidVote("certificate_signature", "the signers in the bitmap did not sign this")
 

@@ -3,7 +3,7 @@
 The machine never acts: `step(event, now_ms)` returns effects, and the driver performs them *in
 order*. This page is the whole contract between the two. A machine lives for one epoch:
 
-    Simplex(Settings(chain_id, epoch, last_height, validators, me, timeout_ms, heartbeat_ms), root)
+    Simplex(Settings(domain, epoch, last_height, validators, me, timeout_ms, heartbeat_ms), root)
     Simplex.recover(settings, root, finalization, statements, certificates, candidates)
     machine.step(event, now_ms) -> tuple[Effect, ...]
     machine.get_certificates(view) -> tuple[Certificate, ...]      # answers FetchCertificates

@@ -49,7 +49,7 @@ from dataclasses import dataclass
 from ..bls import DEFAULT, Backend
 from ..errors import InvalidVote
 from ..params import MAX_LOOKBEHIND_VIEWS
-from ..types import Epoch, Hash, Height, View
+from ..types import Domain, Epoch, Hash, Height, View
 from .certificates import Certificate, build_certificate, check_certificate, decode_bitmap
 from .messages import (
     Answer,
@@ -100,12 +100,13 @@ from .votes import NO_HASH, Kind, Statement, Vote, check_vote
 class Settings:
     """Who takes part and how patient it is. `me` is our place in the set; None only follows.
 
+    `domain`: what votes are signed for, `Genesis.domain`.
     `last_height`: of the boundary block, with which the epoch ends.
     `timeout_ms`: from a proposal to its certificate, three message delays and the execution.
     `heartbeat_ms`: how long an idle chain goes without a block, more than 0.
     """
 
-    chain_id: int
+    domain: Domain
     epoch: Epoch
     last_height: Height
     validators: ValidatorSet
@@ -352,7 +353,7 @@ class Simplex:
             return
         state = self._views.get(proposal.view)
         if state.votes.get((Kind.NOTARIZE, vote.signer)) != vote:
-            check_vote(vote, settings.validators, self._chain_id, settings.backend)
+            check_vote(vote, settings.validators, self._domain, settings.backend)
         state = self._views.open(proposal.view)
         if state.proposal is None:
             state.proposal = candidate
@@ -403,7 +404,7 @@ class Simplex:
             return
         if known is not None and vote.signer in state.offenders:
             return  # one proof is enough; more would only cost signature checks
-        check_vote(vote, self._settings.validators, self._chain_id, self._settings.backend)
+        check_vote(vote, self._settings.validators, self._domain, self._settings.backend)
         self._count(vote)
 
     def _count(self, vote: Vote) -> None:
@@ -434,7 +435,7 @@ class Simplex:
         if known is not None and known.statement == certificate.statement:
             return
         settings = self._settings
-        check_certificate(certificate, settings.validators, settings.chain_id, settings.backend)
+        check_certificate(certificate, settings.validators, settings.domain, settings.backend)
         (self._report_fork if is_past else self._add)(certificate)
 
     def _add(self, certificate: Certificate) -> None:
@@ -567,8 +568,8 @@ class Simplex:
         return self._settings.epoch
 
     @property
-    def _chain_id(self) -> int:
-        return self._settings.chain_id
+    def _domain(self) -> Domain:
+        return self._settings.domain
 
     def _get_leader(self, view: View) -> int:
         return self._settings.validators.get_leader(self._epoch, view)

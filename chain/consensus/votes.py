@@ -15,7 +15,7 @@ from eth_utils.crypto import keccak
 
 from ..bls import DEFAULT, SIGNATURE_BYTES, Backend, Signature, verify
 from ..errors import InvalidVote
-from ..types import Epoch, Hash, View
+from ..types import Domain, Epoch, Hash, View
 from .validators import ValidatorSet
 
 VOTE_TAG: Final = b"steelyard-vote-1"
@@ -69,16 +69,16 @@ class Vote:
     signature: Signature
 
 
-def compute_signing_root(statement: Statement, chain_id: int) -> bytes:
+def compute_signing_root(statement: Statement, domain: Domain) -> bytes:
     """Return the 32 bytes that are signed (docs/protocol.md, section 8)."""
-    numbers = [chain_id, statement.epoch, statement.view]
-    packed = b"".join(number.to_bytes(8, "big") for number in numbers)
+    assert len(domain) == HASH_BYTES
+    place = b"".join(number.to_bytes(8, "big") for number in (statement.epoch, statement.view))
     kind = int(statement.kind).to_bytes(1, "big")
-    return bytes(keccak(VOTE_TAG + packed + kind + statement.hash))
+    return bytes(keccak(VOTE_TAG + domain + place + kind + statement.hash))
 
 
 def check_vote(
-    vote: Vote, validators: ValidatorSet, chain_id: int, backend: Backend = DEFAULT
+    vote: Vote, validators: ValidatorSet, domain: Domain, backend: Backend = DEFAULT
 ) -> None:
     """Check the signer's place and signature. Raises InvalidVote.
 
@@ -86,7 +86,7 @@ def check_vote(
     """
     if not 0 <= vote.signer < len(validators):
         raise InvalidVote("vote_signer", f"there is no validator {vote.signer} in this epoch")
-    root = compute_signing_root(vote.statement, chain_id)
+    root = compute_signing_root(vote.statement, domain)
     if not verify(validators[vote.signer].key, root, vote.signature, backend):
         raise InvalidVote("vote_signature", f"validator {vote.signer} did not sign this vote")
 

@@ -160,7 +160,7 @@ class CheckpointStart:
                     f"block {block.height} has no certificate of its own there; take another "
                     "block as the checkpoint",
                 )
-            check_finality(certificate, block.hash, deciding, self._genesis.chain_id)
+            check_finality(certificate, block.hash, deciding, self._genesis.domain)
             return certificate
 
         return self._sources.ask(f"/chain/certificates/{block.height}", MAX_CERTIFICATE_BYTES, read)
@@ -198,7 +198,7 @@ class CheckpointStart:
         def read(data: bytes) -> tuple[Block, Certificate]:
             segment = decode_segment(data)
             block, certificate = segment.blocks[0], segment.certificate
-            check_finality(certificate, block.hash, current, self._genesis.chain_id)
+            check_finality(certificate, block.hash, current, self._genesis.domain)
             if block.height != height:
                 raise SourceWrong("source_block", f"block {block.height} is not block {height}")
             check_body(block)
@@ -214,7 +214,7 @@ class CheckpointStart:
             certificate,
             current,
             following,
-            chain_id=self._genesis.chain_id,
+            domain=self._genesis.domain,
             epoch_blocks=self._genesis.epoch_blocks,
         )
         with self._store.database.write() as writer:

@@ -247,9 +247,7 @@ class Follower:
             segment = decode_segment(data)
         except TooLarge:
             segment = TogetherFetch(self._sources, source, self._parts.genesis).run(tip, current)
-        check_segment(
-            tip, segment.blocks, segment.certificate, current, self._parts.genesis.chain_id
-        )
+        check_segment(tip, segment.blocks, segment.certificate, current, self._parts.genesis.domain)
         return segment
 
     def _wait_for(self, tip: Header) -> None:

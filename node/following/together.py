@@ -36,7 +36,7 @@ class TogetherFetch:
     def run(self, tip: Header, current: EpochSet) -> FinalBlocks:
         """Verified except for where they begin: check the segment. Raises SteelyardError."""
         certificate = self._fetch_certificate(tip.height + 1)
-        check_finality(certificate, certificate.hash, current, self._genesis.chain_id)
+        check_finality(certificate, certificate.hash, current, self._genesis.domain)
         blocks: list[Block] = []
         size, wanted = 0, certificate.hash
         for height in range(self._find_height(tip, certificate, current), tip.height, -1):

@@ -10,7 +10,7 @@ from steelyard.chain.bls import DEFAULT, SecretKey, Signature, compute_public_ke
 from steelyard.chain.consensus.certificates import build_certificate, check_certificate
 from steelyard.chain.consensus.validators import Validator, ValidatorSet
 from steelyard.chain.consensus.votes import Kind, Statement, Vote, compute_signing_root
-from steelyard.chain.types import Address, Epoch, Hash, Power, View
+from steelyard.chain.types import Address, Domain, Epoch, Hash, Power, View
 from tests.simulation.campaign import SEED_BUDGET, draw_new_seeds, hunt, run_campaign
 from tests.simulation.latency import measure_finality
 from tests.simulation.mutants import MUTANTS
@@ -22,7 +22,7 @@ BLOCKS = {4: 40, 16: 20, 100: 8}
 NETWORKS = {4: 9, 16: 5, 100: 2}
 """Validators to how many networks are drawn: with few validators it matters who is where."""
 NEW_SEEDS = 150
-CHAIN_ID = 7
+DOMAIN = Domain(b"\x07" * 32)
 SIGNERS = 100
 CHECKS = 30
 
@@ -102,14 +102,14 @@ def time_certificate() -> Measurement:
         )
     )
     statement = Statement(Epoch(1), View(1), Kind.FINALIZE, Hash(b"\x01" * 32))
-    root = compute_signing_root(statement, CHAIN_ID)
+    root = compute_signing_root(statement, DOMAIN)
     votes = [Vote(statement, i, Signature(sign(s, root))) for i, s in enumerate(secrets)]
     certificate = build_certificate(votes, validators)
     times = []
-    check_certificate(certificate, validators, CHAIN_ID)
+    check_certificate(certificate, validators, DOMAIN)
     for _ in range(CHECKS):
         start = perf_counter()
-        check_certificate(certificate, validators, CHAIN_ID)
+        check_certificate(certificate, validators, DOMAIN)
         times.append(perf_counter() - start)
     return Measurement(
         f"certificate, {SIGNERS} signers",

@@ -35,10 +35,12 @@ from steelyard.chain.genesis import (
 from steelyard.chain.params import BLOB_DECLARATION_ADDRESS, EVM_STACK_BYTES
 from steelyard.chain.proofs import get_account
 from steelyard.chain.rlp import encode_rlp
-from steelyard.chain.types import Address, BlobName, Digest, Hash, View
+from steelyard.chain.types import Address, BlobName, Digest, Domain, Hash, View
 
 T = TypeVar("T")
 CHAIN_ID = 7
+DOMAIN, OTHER_DOMAIN = Domain(b"\x07" * 32), Domain(b"\x08" * 32)
+"""Of votes about blocks that belong to no genesis document."""
 GWEI = 10**9
 ETHER = 10**18
 KEYS = [PrivateKey((number + 1).to_bytes(32, "big")) for number in range(12)]

@@ -14,9 +14,9 @@ from steelyard.chain.consensus.certificates import (
 from steelyard.chain.consensus.votes import Kind, Statement, Vote, compute_signing_root
 from steelyard.chain.epochs import EpochSet, get_genesis_set
 from steelyard.chain.trie import EMPTY_ROOT
-from steelyard.chain.types import Address, Epoch, Hash, Height, View
+from steelyard.chain.types import Address, Domain, Epoch, Hash, Height, View
 
-from .evm_kit import CHAIN_ID, make_genesis, make_validator
+from .evm_kit import DOMAIN, make_genesis, make_validator
 
 SECRETS = [bls.derive_secret_key(bytes([number + 1]) * 32) for number in range(8)]
 ROOT = Header(
@@ -74,7 +74,7 @@ def certify(
     *,
     current: EpochSet = FOUR,
     kind: Kind = Kind.FINALIZE,
-    chain_id: int = CHAIN_ID,
+    domain: Domain = DOMAIN,
     numbers: tuple[int, ...] = (0, 1, 2, 3),
 ) -> Certificate:
     """Return a certificate by the validators with these numbers, at the places of `signers`.
@@ -82,7 +82,7 @@ def certify(
     With too few signers it has no quorum.
     """
     statement = Statement(current.epoch, View(9), kind, block_hash)
-    root = compute_signing_root(statement, chain_id)
+    root = compute_signing_root(statement, domain)
     votes = [Vote(statement, place, bls.sign(SECRETS[numbers[place]], root)) for place in signers]
     if current.validators.has_quorum(vote.signer for vote in votes):
         return build_certificate(votes, current.validators)

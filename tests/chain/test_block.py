@@ -36,9 +36,9 @@ from steelyard.chain.params import MAX_BLOCK_BYTES, MAX_BLOCK_TRANSACTIONS, MAX_
 from steelyard.chain.rlp import decode_rlp, encode_rlp
 from steelyard.chain.types import Epoch, Hash, Height, View
 
-from .evm_kit import ADDRESSES, CHAIN_ID, GWEI, Chain, Draft, get_genesis_state, sign
+from .evm_kit import ADDRESSES, CHAIN_ID, DOMAIN, GWEI, Chain, Draft, get_genesis_state, sign
 
-RULES = Rules(CHAIN_ID, 30_000_000, 10**6, 3_600)
+RULES = Rules(CHAIN_ID, DOMAIN, 30_000_000, 10**6, 3_600)
 PARENT = get_genesis_state().block.header
 EXTENSION = Extension(Epoch(0), View(3), ADDRESSES[0], Hash(b"\5" * 32))
 WITHDRAWAL = Withdrawal(1, 2, ADDRESSES[3], 4)

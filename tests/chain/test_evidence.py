@@ -29,11 +29,10 @@ from steelyard.chain.params import (
     MAX_EVIDENCE_BYTES,
 )
 from steelyard.chain.rlp import encode_rlp
-from steelyard.chain.types import Address, Epoch, Hash, View
+from steelyard.chain.types import Address, Domain, Epoch, Hash, View
 
-from .evm_kit import ADDRESSES, RETURN_ALL, Chain, call_code
+from .evm_kit import ADDRESSES, DOMAIN, OTHER_DOMAIN, RETURN_ALL, Chain, call_code
 
-CHAIN_ID = 7
 SELECTORS = {name: selector for selector, name in evidence.SELECTORS.items()}
 TYPES = ["bytes", "(bytes32,bytes16)[]", "bytes"] * 2
 SECRETS = [bls.derive_secret_key(bytes([number + 1]) * 32) for number in range(4)]
@@ -49,9 +48,9 @@ FIRST, SECOND = say(Kind.NOTARIZE, A), say(Kind.NOTARIZE, B)
 
 
 def sign(
-    statement: Statement, signers: Sequence[int] = (0,), chain_id: int = CHAIN_ID
+    statement: Statement, signers: Sequence[int] = (0,), domain: Domain = DOMAIN
 ) -> SignedStatement:
-    root = compute_signing_root(statement, chain_id)
+    root = compute_signing_root(statement, domain)
     signature = bls.aggregate_signatures([bls.sign(SECRETS[one], root) for one in signers])
     return SignedStatement(
         encode_statement(statement), tuple(KEYS[one] for one in signers), bytes(signature)
@@ -85,7 +84,7 @@ class OutOfGas(Exception):
 @dataclass
 class Host:
     gas: int = 10**9
-    chain_id: int = CHAIN_ID
+    domain: Domain = DOMAIN
 
     def consume_gas(self, amount: int, reason: str) -> None:
         if amount > self.gas:
@@ -129,7 +128,7 @@ def test_certificates_are_evidence_as_votes_are() -> None:
 
 
 def test_a_statement_is_what_a_vote_begins_with() -> None:
-    vote = SignedVote(FIRST, 0, bls.sign(SECRETS[0], compute_signing_root(FIRST, CHAIN_ID)))
+    vote = SignedVote(FIRST, 0, bls.sign(SECRETS[0], compute_signing_root(FIRST, DOMAIN)))
     assert encode_vote(vote)[2:].startswith(encode_statement(FIRST)[1:])
     assert decode_statement(encode_statement(FIRST)) == FIRST
 
@@ -141,8 +140,8 @@ def test_known_bytes() -> None:
     }
     assert encode_statement(FIRST).hex() == "e4030901a0" + "aa" * 32
     assert (
-        compute_signing_root(FIRST, CHAIN_ID).hex()
-        == "de1e539d074bc407b58a378adc301a9c960c89866182d1dab7011cf892d8267b"
+        compute_signing_root(FIRST, DOMAIN).hex()
+        == "e52354ebef70f1bee0f25b911ffb1e068a68201698d4a576bf7fc851a2d59785"
     )
 
 
@@ -155,7 +154,7 @@ def test_the_largest_statement_has_room() -> None:
 @pytest.mark.slow
 def test_the_fast_backend_and_the_reference_agree_about_a_pair() -> None:
     proof = sign(FIRST)
-    root = compute_signing_root(FIRST, CHAIN_ID)
+    root = compute_signing_root(FIRST, DOMAIN)
     for keys in (proof.keys, (KEYS[1],)):
         answers = {
             bls.fast_aggregate_verify(keys, root, proof.signature, backend)
@@ -187,7 +186,7 @@ def test_signatures_must_fit_keys_statement_and_chain() -> None:
     missing = SignedStatement(first.statement, (KEYS[0], KEYS[1]), first.signature)
     unsigned = SignedStatement(first.statement, first.keys, bls.INFINITY_SIGNATURE)
     short = SignedStatement(first.statement, first.keys, first.signature[:95])
-    elsewhere = sign(FIRST, chain_id=CHAIN_ID + 1)
+    elsewhere = sign(FIRST, domain=OTHER_DOMAIN)
     for bad in (swapped, stranger, missing, unsigned, short, elsewhere):
         assert catch_evidence(bad, second) == "evidence_signature"
         assert catch_evidence(second, bad) == "evidence_signature"
@@ -309,10 +308,13 @@ def read_reason(data: bytes) -> str:
 
 
 def test_the_engine_answers_and_reverts_with_the_code(chain: Chain) -> None:
-    good = run(chain, encode_evidence(sign(FIRST), sign(SECOND)))
+    domain = chain.genesis.domain
+    proof = encode_evidence(sign(FIRST, domain=domain), sign(SECOND, domain=domain))
+    good = run(chain, proof)
     assert decode(["uint256"] * 3, good.output) == (1, 3, 9)
     for data, code in (
         (encode_evidence(sign(FIRST), sign(FIRST)), "evidence_conflict"),
+        (encode_evidence(sign(FIRST), sign(SECOND)), "evidence_signature"),
         (encode_evidence(SignedStatement(b"", (KEYS[0],), b""), sign(FIRST)), "vote_malformed"),
         (encode_possession(b"", b""), "bls_key"),
         (b"", "call_unknown"),
@@ -321,7 +323,7 @@ def test_the_engine_answers_and_reverts_with_the_code(chain: Chain) -> None:
         bad = run(chain, data)
         assert bad.is_error
         assert read_reason(bad.revert_data) == f"evidence: {code}"
-    assert run(chain, encode_evidence(sign(FIRST), sign(SECOND)), gas=120_000).is_error
+    assert run(chain, proof, gas=120_000).is_error
 
 
 def test_static_calls_are_answered_and_delegated_ones_and_money_are_not(chain: Chain) -> None:

@@ -24,7 +24,7 @@ from steelyard.chain.following import (
 from steelyard.chain.segments import InvalidSegment
 from steelyard.chain.types import Address, Epoch, Hash, Height, Power, View
 
-from .evm_kit import CHAIN_ID
+from .evm_kit import DOMAIN, OTHER_DOMAIN
 from .following_kit import FOUR, OTHERS, ROOT, certify, make_blocks, make_child
 
 NEW = (4, 5, 6, 7)
@@ -37,7 +37,7 @@ def refuse(
 ) -> str:
     """Return the code with which a segment is refused."""
     with pytest.raises(InvalidSegment) as caught:
-        check_segment(head, blocks, certificate, current, CHAIN_ID)
+        check_segment(head, blocks, certificate, current, DOMAIN)
     return caught.value.code
 
 
@@ -45,17 +45,17 @@ def refuse(
 def test_a_segment_is_final_if_its_last_block_is() -> None:
     blocks = make_blocks(3)
     certificate = certify(blocks[-1].hash)
-    check_segment(ROOT, blocks, certificate, FOUR, CHAIN_ID)
-    check_segment(blocks[0].header, blocks[1:], certificate, FOUR, CHAIN_ID)
+    check_segment(ROOT, blocks, certificate, FOUR, DOMAIN)
+    check_segment(blocks[0].header, blocks[1:], certificate, FOUR, DOMAIN)
 
 
 def test_the_boundary_block_may_end_a_segment_and_the_next_set_goes_on() -> None:
     blocks = make_blocks(3)
     blocks.append(make_child(blocks[-1].header, FOUR, OTHERS))
-    check_segment(ROOT, blocks, certify(blocks[-1].hash), FOUR, CHAIN_ID)
+    check_segment(ROOT, blocks, certify(blocks[-1].hash), FOUR, DOMAIN)
     after = make_blocks(1, OTHERS, blocks[-1].header)
     certificate = certify(after[0].hash, current=OTHERS, numbers=NEW)
-    check_segment(blocks[-1].header, after, certificate, OTHERS, CHAIN_ID)
+    check_segment(blocks[-1].header, after, certificate, OTHERS, DOMAIN)
 
 
 def test_a_segment_without_blocks_is_refused() -> None:
@@ -117,7 +117,7 @@ def test_a_certificate_of_too_few_is_refused_and_says_how_many_are_needed() -> N
     blocks = make_blocks(1)
     certificate = certify(blocks[0].hash, (1, 3))
     with pytest.raises(InvalidSegment, match="2 of 4 signers, quorum is 3") as caught:
-        check_segment(ROOT, blocks, certificate, FOUR, CHAIN_ID)
+        check_segment(ROOT, blocks, certificate, FOUR, DOMAIN)
     assert caught.value.code == "segment_certificate"
 
 
@@ -128,7 +128,7 @@ def test_a_quorum_is_counted_in_power() -> None:
     certificate = certify(blocks[0].hash, (1, 2, 3))
     assert refuse(blocks, certificate, unequal) == "segment_certificate"
     assert "3 of 4 signers with power" in describe_quorum(certificate, unequal.validators)
-    check_segment(ROOT, blocks, certify(blocks[0].hash, (0,)), unequal, CHAIN_ID)
+    check_segment(ROOT, blocks, certify(blocks[0].hash, (0,)), unequal, DOMAIN)
 
 
 def forge(blocks: list[Block]) -> dict[str, Certificate]:
@@ -142,7 +142,7 @@ def forge(blocks: list[Block]) -> dict[str, Certificate]:
         "of an epoch that it only claims": replace(
             honest, statement=replace(honest.statement, view=View(10))
         ),
-        "of another chain": certify(last, chain_id=CHAIN_ID + 1),
+        "of another genesis": certify(last, domain=OTHER_DOMAIN),
         "that notarizes": certify(last, kind=Kind.NOTARIZE),
         "that nullifies": certify(NO_HASH, kind=Kind.NULLIFY),
         "for the block before": certify(blocks[-2].hash),
@@ -178,7 +178,7 @@ def hand_over(
         certificate,
         current,
         following,
-        chain_id=CHAIN_ID,
+        domain=DOMAIN,
         epoch_blocks=EPOCH_BLOCKS,
     )
 
@@ -186,7 +186,7 @@ def hand_over(
 def test_the_boundary_block_and_its_certificate_name_the_next_validators() -> None:
     block = get_boundary_block()
     hand_over(block, certify(block.hash))
-    check_finality(certify(block.hash), block.hash, FOUR, CHAIN_ID)
+    check_finality(certify(block.hash), block.hash, FOUR, DOMAIN)
 
 
 def test_a_false_handover_is_refused() -> None:

@@ -14,11 +14,10 @@ from steelyard.chain.execute import CallRequest
 from steelyard.chain.params import EVIDENCE_ADDRESS, STAKING_ADDRESS
 from steelyard.chain.proofs import get_account, get_code
 from steelyard.chain.receipts import Receipt
-from steelyard.chain.types import Address, Epoch, Hash, View
+from steelyard.chain.types import Address, Domain, Epoch, Hash, View
 
 from .evm_kit import (
     ADDRESSES,
-    CHAIN_ID,
     ETHER,
     KEYS,
     Chain,
@@ -55,12 +54,12 @@ def get_secret(number: int) -> bls.SecretKey:
     return bls.derive_secret_key(bytes([number + 1]) * 32)
 
 
-def make_report(number: int) -> bytes:
+def make_report(number: int, domain: Domain) -> bytes:
     """Two notarizations by one validator in one view."""
     arguments: list[object] = []
     for block in (b"\xaa" * 32, b"\xbb" * 32):
         said = Statement(Epoch(0), View(3), Kind.NOTARIZE, Hash(block))
-        signature = bls.sign(get_secret(number), compute_signing_root(said, CHAIN_ID))
+        signature = bls.sign(get_secret(number), compute_signing_root(said, domain))
         arguments += [encode_statement(said), [make_validator(number).address], signature]
     return encode_call(REPORT, *arguments)
 
@@ -77,7 +76,7 @@ def list_members(chain: Chain) -> list[tuple[Address, int]]:
 
 def test_a_cheat_is_out_of_the_set_of_the_next_epoch(chain: Chain) -> None:
     assert len(list_members(chain)) == 3
-    receipt = send(chain, KEYS[0], make_report(1))
+    receipt = send(chain, KEYS[0], make_report(1, chain.genesis.domain))
     assert receipt.status == 1
     finish_epoch(chain)
     assert list_members(chain) == [
@@ -86,12 +85,13 @@ def test_a_cheat_is_out_of_the_set_of_the_next_epoch(chain: Chain) -> None:
     ]
     balance = get_account(chain.nodes, chain.head.state_root, Address(STAKING_ADDRESS)).balance
     assert balance == 3 * STAKE - STAKE // 10
-    assert send(chain, KEYS[0], make_report(1)).status == 0
+    assert send(chain, KEYS[0], make_report(1, chain.genesis.domain)).status == 0
 
 
-def test_the_evidence_of_another_chain_is_refused(chain: Chain) -> None:
-    other = Chain(replace(chain.genesis, chain_id=CHAIN_ID + 1))
-    request = CallRequest(to=Address(STAKING_ADDRESS), data=make_report(1))
+def test_the_evidence_of_a_chain_with_the_same_id_is_refused(chain: Chain) -> None:
+    other = Chain(replace(chain.genesis, timestamp=chain.genesis.timestamp + 1))
+    assert other.genesis.chain_id == chain.genesis.chain_id
+    request = CallRequest(to=Address(STAKING_ADDRESS), data=make_report(1, chain.genesis.domain))
     assert not chain.call(request).is_error
     refused = other.call(request)
     assert decode(["string"], refused.revert_data[4:]) == ("evidence: evidence_signature",)

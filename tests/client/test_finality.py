@@ -26,7 +26,7 @@ from steelyard.client.finality import Follower, judge_certificate, verify_certif
 from steelyard.client.replaying import replay_blocks, run_with_stack
 from steelyard.client.rpc import Rpc
 from steelyard.client.verdicts import Report, Verdict
-from tests.chain.evm_kit import CHAIN_ID, Chain, alter, make_genesis, make_validator
+from tests.chain.evm_kit import DOMAIN, OTHER_DOMAIN, Chain, alter, make_genesis, make_validator
 from tests.chain.following_kit import FOUR, ROOT, certify, make_child, make_set
 
 EPOCH_BLOCKS = 3
@@ -55,7 +55,9 @@ def get_files() -> dict[str, bytes]:
         epoch = (height - 1) // EPOCH_BLOCKS
         is_last = height % EPOCH_BLOCKS == 0
         block = make_child(parent, SETS[epoch], SETS[epoch + 1] if is_last else None)
-        certificate = certify(block.hash, current=SETS[epoch], numbers=NUMBERS[epoch])
+        certificate = certify(
+            block.hash, current=SETS[epoch], numbers=NUMBERS[epoch], domain=get_genesis().domain
+        )
         files[f"/chain/blocks/{height}"] = encode_block(block)
         files[f"/chain/certificates/{height}"] = encode_certificate(certificate)
         parent = block.header
@@ -159,7 +161,10 @@ def spoil_set(data: bytes) -> bytes:
 
 def sign_again(height: int, *signers: int, epoch: int, numbers: tuple[int, ...]) -> Lie:
     """Return a lie: a certificate by others, or by fewer."""
-    certificate = certify(get_block(height).hash, signers, current=SETS[epoch], numbers=numbers)
+    domain = get_genesis().domain
+    certificate = certify(
+        get_block(height).hash, signers, current=SETS[epoch], numbers=numbers, domain=domain
+    )
     return lambda data: encode_certificate(certificate)
 
 
@@ -257,13 +262,13 @@ def test_a_block_far_below_the_checkpoint_is_not_judged(monkeypatch: pytest.Monk
 def test_a_forged_certificate_is_judged_without_any_node() -> None:
     block_hash = get_block(1).hash
     forged = certify(block_hash, (0, 1))
-    assert judge_certificate(forged, block_hash, FOUR, CHAIN_ID) == (
+    assert judge_certificate(forged, block_hash, FOUR, DOMAIN) == (
         Verdict.REFUTED,
         "2 of 4 signers, quorum is 3",
     )
     honest: Certificate = certify(block_hash)
-    assert judge_certificate(honest, block_hash, FOUR, CHAIN_ID)[0] is Verdict.YES
-    assert judge_certificate(honest, block_hash, FOUR, CHAIN_ID + 1)[0] is Verdict.REFUTED
+    assert judge_certificate(honest, block_hash, FOUR, DOMAIN)[0] is Verdict.YES
+    assert judge_certificate(honest, block_hash, FOUR, OTHER_DOMAIN)[0] is Verdict.REFUTED
 
 
 # -- replay ----------------------------------------------------------------------------------------
@@ -274,7 +279,9 @@ def get_executed() -> dict[str, bytes]:
     for height in range(1, 8):
         built = chain.build()
         current = chain.current
-        certificate = certify(built.block.hash, (0,), current=current, numbers=(0,))
+        certificate = certify(
+            built.block.hash, (0,), current=current, numbers=(0,), domain=chain.genesis.domain
+        )
         files[f"/chain/blocks/{height}"] = encode_block(built.block)
         files[f"/chain/certificates/{height}"] = encode_certificate(certificate)
         chain.import_block(built)

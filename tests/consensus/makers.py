@@ -18,9 +18,9 @@ from steelyard.chain.consensus.votes import (
     Vote,
     compute_signing_root,
 )
-from steelyard.chain.types import Address, Epoch, Hash, Height, Power, View
+from steelyard.chain.types import Address, Domain, Epoch, Hash, Height, Power, View
 
-CHAIN_ID = 7
+DOMAIN = Domain(b"\x07" * 32)
 EPOCH = Epoch(3)
 TIMEOUT_MS = 1000
 NO_END = 10**9
@@ -73,7 +73,7 @@ def make_secret(index: int) -> SecretKey:
 def make_settings(powers: Sequence[int] = (1, 1, 1, 1), me: int | None = 0, **other) -> Settings:  # type: ignore[no-untyped-def]
     values = {"timeout_ms": TIMEOUT_MS, "heartbeat_ms": 100} | other
     return Settings(
-        CHAIN_ID,
+        DOMAIN,
         EPOCH,
         Height(values.pop("last_height", NO_END)),
         make_validators(powers),
@@ -90,7 +90,7 @@ ROOT = Candidate(
 
 def make_vote(signer: int, view: int, kind: Kind, block: bytes = NO_HASH) -> Vote:
     statement = Statement(EPOCH, View(view), kind, Hash(block))
-    root = compute_signing_root(statement, CHAIN_ID)
+    root = compute_signing_root(statement, DOMAIN)
     return Vote(statement, signer, Signature(BACKEND.sign(make_secret(signer), root, b"")))
 
 

@@ -28,8 +28,9 @@ from steelyard.chain.consensus.votes import (
 )
 from steelyard.chain.errors import InvalidVote
 from steelyard.chain.params import MAX_VALIDATORS
+from steelyard.chain.types import Domain
 
-CHAIN = 9
+DOMAIN, OTHER_DOMAIN = Domain(b"\x09" * 32), Domain(b"\x0a" * 32)
 SECRETS = [bls.derive_secret_key(bytes([i + 1]) * 32) for i in range(4)]
 SET = ValidatorSet(
     tuple(
@@ -43,7 +44,7 @@ SAID = Statement(1, 5, Kind.FINALIZE, BLOCK)
 
 def sign(signer: int, statement: Statement = SAID) -> Vote:
     return Vote(
-        statement, signer, bls.sign(SECRETS[signer], compute_signing_root(statement, CHAIN))
+        statement, signer, bls.sign(SECRETS[signer], compute_signing_root(statement, DOMAIN))
     )
 
 
@@ -57,7 +58,7 @@ def encode_row(**changes: object) -> bytes:
 
 def test_a_certificate_survives_encoding_and_is_good() -> None:
     assert decode_certificate(encode_certificate(GOOD)) == GOOD
-    check_certificate(GOOD, SET, CHAIN)
+    check_certificate(GOOD, SET, DOMAIN)
 
 
 def test_a_certificate_does_not_depend_on_the_order_of_the_votes() -> None:
@@ -66,13 +67,13 @@ def test_a_certificate_does_not_depend_on_the_order_of_the_votes() -> None:
 
 
 def test_all_signers_may_be_there() -> None:
-    check_certificate(build_certificate([sign(i) for i in range(4)], SET), SET, CHAIN)
+    check_certificate(build_certificate([sign(i) for i in range(4)], SET), SET, DOMAIN)
 
 
 def test_one_validator_is_its_own_quorum() -> None:
     alone = ValidatorSet(SET.validators[:1])
     certificate = build_certificate([sign(0)], alone)
-    check_certificate(certificate, alone, CHAIN)
+    check_certificate(certificate, alone, DOMAIN)
     assert certificate.signature == sign(0).signature
 
 
@@ -97,25 +98,25 @@ def test_one_validator_is_its_own_quorum() -> None:
 )
 def test_a_changed_certificate_is_refused(change: dict, code: str) -> None:
     with pytest.raises(InvalidVote, match=code):
-        check_certificate(replace(GOOD, **change), SET, CHAIN)
+        check_certificate(replace(GOOD, **change), SET, DOMAIN)
 
 
 def test_a_certificate_of_another_chain_is_refused() -> None:
     with pytest.raises(InvalidVote, match="certificate_signature"):
-        check_certificate(GOOD, SET, CHAIN + 1)
+        check_certificate(GOOD, SET, OTHER_DOMAIN)
 
 
 def test_a_certificate_of_another_set_is_refused() -> None:
     other = ValidatorSet((*SET.validators[1:], SET.validators[0]))
     with pytest.raises(InvalidVote, match="certificate_signature"):
-        check_certificate(GOOD, other, CHAIN)
+        check_certificate(GOOD, other, DOMAIN)
 
 
 def test_power_that_moved_away_makes_no_quorum() -> None:
     rich = replace(SET.validators[1], power=2)
     heavier = ValidatorSet((SET.validators[0], rich, *SET.validators[2:]))
     with pytest.raises(InvalidVote, match="certificate_quorum"):
-        check_certificate(GOOD, heavier, CHAIN)
+        check_certificate(GOOD, heavier, DOMAIN)
 
 
 def test_too_few_votes_or_votes_for_two_things_are_our_own_mistake() -> None:

@@ -47,6 +47,7 @@ from steelyard.chain.errors import InvalidVote
 from steelyard.chain.params import MAX_LOOKAHEAD_VIEWS, MAX_LOOKBEHIND_VIEWS
 from steelyard.chain.types import Hash
 from tests.consensus.makers import (
+    DOMAIN,
     EPOCH,
     ROOT,
     TIMEOUT_MS,
@@ -337,7 +338,7 @@ def test_hashes_are_what_ties_votes_to_blocks() -> None:
 def test_one_validator_finalizes_with_a_certificate_that_anybody_can_check() -> None:
     secret = bls.derive_secret_key(b"\x05" * 32)
     alone = ValidatorSet((Validator(bytes(20), bls.compute_public_key(secret), 7),))
-    machine = Simplex(Settings(11, 0, 99, alone, 0, timeout_ms=1000, heartbeat_ms=9000), ROOT)
+    machine = Simplex(Settings(DOMAIN, 0, 99, alone, 0, timeout_ms=1000, heartbeat_ms=9000), ROOT)
     block = replace(make_block(SET, ROOT, 1), epoch=0, proposer=bytes(20))
     events: list[Event] = [Started(), WorkArrived()]
     final: list[Effect] = []
@@ -347,11 +348,11 @@ def test_one_validator_finalizes_with_a_certificate_that_anybody_can_check() -> 
                 case Propose(0, 1, parent) if parent == ROOT:
                     events.append(BlockBuilt(block))
                 case SignVote(said):
-                    signature = bls.sign(secret, compute_signing_root(said, 11))
+                    signature = bls.sign(secret, compute_signing_root(said, DOMAIN))
                     events.append(VoteSigned(Vote(said, 0, signature)))
                 case Finalize():
                     final.append(effect)
     assert [effect.blocks for effect in final] == [(block,)]
-    check_certificate(final[0].certificate, alone, 11)
+    check_certificate(final[0].certificate, alone, DOMAIN)
     assert final[0].certificate.hash == block.hash
     assert machine.view == 2

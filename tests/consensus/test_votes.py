@@ -25,8 +25,9 @@ from steelyard.chain.consensus.votes import (
     find_offence,
 )
 from steelyard.chain.errors import InvalidVote
+from steelyard.chain.types import Domain
 
-CHAIN = 4242
+DOMAIN, OTHER_DOMAIN = Domain(b"\x07" * 32), Domain(b"\x08" * 32)
 SECRETS = [bls.derive_secret_key(bytes([i + 1]) * 32) for i in range(2)]
 SET = ValidatorSet(
     tuple(
@@ -42,9 +43,9 @@ FINALIZE_A = Statement(1, 5, Kind.FINALIZE, A)
 FINALIZE_B = Statement(1, 5, Kind.FINALIZE, B)
 
 
-def sign(statement: Statement, signer: int = 0, chain: int = CHAIN) -> Vote:
+def sign(statement: Statement, signer: int = 0, domain: Domain = DOMAIN) -> Vote:
     return Vote(
-        statement, signer, bls.sign(SECRETS[signer], compute_signing_root(statement, chain))
+        statement, signer, bls.sign(SECRETS[signer], compute_signing_root(statement, domain))
     )
 
 
@@ -56,17 +57,18 @@ def encode_row(**changes: object) -> bytes:
 def test_a_vote_survives_encoding() -> None:
     vote = sign(NOTARIZE_A, 1)
     assert decode_vote(encode_vote(vote)) == vote
-    check_vote(decode_vote(encode_vote(vote)), SET, CHAIN)
+    check_vote(decode_vote(encode_vote(vote)), SET, DOMAIN)
 
 
 def test_what_is_signed_is_what_the_protocol_says() -> None:
-    packed = b"steelyard-vote-1" + b"".join(n.to_bytes(8, "big") for n in (CHAIN, 1, 5)) + b"\x01"
-    assert compute_signing_root(NOTARIZE_A, CHAIN) == keccak(packed + A)
+    place = (1).to_bytes(8, "big") + (5).to_bytes(8, "big")
+    packed = b"steelyard-vote-1" + DOMAIN + place + b"\x01" + A
+    assert compute_signing_root(NOTARIZE_A, DOMAIN) == keccak(packed)
 
 
-def test_a_vote_counts_on_its_own_chain_only() -> None:
+def test_a_vote_counts_under_its_own_genesis_only() -> None:
     with pytest.raises(InvalidVote, match="vote_signature"):
-        check_vote(sign(NOTARIZE_A, chain=CHAIN + 1), SET, CHAIN)
+        check_vote(sign(NOTARIZE_A, domain=OTHER_DOMAIN), SET, DOMAIN)
 
 
 @pytest.mark.parametrize(
@@ -81,18 +83,18 @@ def test_a_vote_counts_on_its_own_chain_only() -> None:
 )
 def test_a_signature_covers_epoch_view_kind_and_hash(other: Statement) -> None:
     with pytest.raises(InvalidVote, match="vote_signature"):
-        check_vote(Vote(other, 0, sign(NOTARIZE_A).signature), SET, CHAIN)
+        check_vote(Vote(other, 0, sign(NOTARIZE_A).signature), SET, DOMAIN)
 
 
 def test_a_vote_under_anothers_name_is_refused() -> None:
     with pytest.raises(InvalidVote, match="vote_signature"):
-        check_vote(Vote(NOTARIZE_A, 1, sign(NOTARIZE_A, 0).signature), SET, CHAIN)
+        check_vote(Vote(NOTARIZE_A, 1, sign(NOTARIZE_A, 0).signature), SET, DOMAIN)
 
 
 @pytest.mark.parametrize("signer", [-1, 2, 10**9])
 def test_a_vote_of_nobody_is_refused(signer: int) -> None:
     with pytest.raises(InvalidVote, match="vote_signer"):
-        check_vote(Vote(NOTARIZE_A, signer, sign(NOTARIZE_A).signature), SET, CHAIN)
+        check_vote(Vote(NOTARIZE_A, signer, sign(NOTARIZE_A).signature), SET, DOMAIN)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from steelyard.chain.epochs import compute_epoch, encode_epoch_set
 from steelyard.chain.execute import Outcome, Proposal, apply_block, build_block
 from steelyard.chain.genesis import Genesis, GenesisState, build_genesis
 from steelyard.chain.rlp import encode_rlp
-from steelyard.chain.types import View
+from steelyard.chain.types import Domain, View
 from steelyard.node.blobs import BlobStore
 from steelyard.node.config import BlobsConfig
 from steelyard.node.follow import read_nodes, read_segment
@@ -119,12 +119,13 @@ class Chain:
         self.store.close()
 
 
-def seal(block: Block, chain_id: int = CHAIN_ID) -> Certificate:
+def seal(block: Block, domain: Domain | None = None) -> Certificate:
     """The finalization by the only validator."""
-    _, state = make_genesis()
+    genesis, state = make_genesis()
     said = block.extension
     statement = Statement(said.epoch, said.view, Kind.FINALIZE, block.hash)
-    signature = bls.sign(SECRETS.voting, compute_signing_root(statement, chain_id))
+    root = compute_signing_root(statement, domain or genesis.domain)
+    signature = bls.sign(SECRETS.voting, root)
     return build_certificate([Vote(statement, 0, signature)], state.validators)
 
 

@@ -100,9 +100,9 @@ def build_theirs(node: Node, view: View, timestamp: float, transactions: list[by
     return builder.build(Propose(Epoch(0), view, get_candidate(root)), parent).block
 
 
-def vote_as_them(block: Block) -> Vote:
+def vote_as_them(node: Node, block: Block) -> Vote:
     statement = Statement(Epoch(0), block.extension.view, Kind.NOTARIZE, block.hash)
-    root = compute_signing_root(statement, CHAIN_ID)
+    root = compute_signing_root(statement, node.rules.domain)
     return Vote(statement, THEIR_PLACE, sign(OTHER.voting, root))
 
 
@@ -121,7 +121,7 @@ def test_a_good_block_of_another_leader_is_executed_and_final(pair: Node) -> Non
     view = reach_their_view(pair)
     transactions = [sign_transaction(BOB, 0)]
     block = build_theirs(pair, view, pair.clock.get_unix_seconds(), transactions)
-    pair.driver.deliver(Arrival(block, vote_as_them(block)))
+    pair.driver.deliver(Arrival(block, vote_as_them(pair, block)))
     wait_until(lambda: pair.get_head().hash == block.hash)
     assert pair.get_nonce(get_address(BOB), pending=False) == 1
     assert pair.get_pending() == ()
@@ -133,7 +133,7 @@ def test_a_bad_block_of_another_leader_ends_its_view_and_not_the_chain(pair: Nod
     good = build_theirs(pair, view, pair.clock.get_unix_seconds(), [])
     header = replace(good.header, state_root=Hash(b"\x01" * 32))
     block = replace(good, header=header)
-    pair.driver.deliver(Arrival(block, vote_as_them(block)))
+    pair.driver.deliver(Arrival(block, vote_as_them(pair, block)))
     wait_until(lambda: pair.driver.get_view() > view)
     transaction_hash = pair.submit_transaction(sign_transaction(BOB, 0))
     wait_for(pair, transaction_hash)
@@ -144,7 +144,7 @@ def test_a_bad_block_of_another_leader_ends_its_view_and_not_the_chain(pair: Nod
 def test_a_block_from_the_future_waits_for_the_clock(pair: Node) -> None:
     view = reach_their_view(pair)
     block = build_theirs(pair, view, pair.clock.get_unix_seconds() + 2, [])
-    pair.driver.deliver(Arrival(block, vote_as_them(block)))
+    pair.driver.deliver(Arrival(block, vote_as_them(pair, block)))
     wait_until(lambda: pair.get_head().hash == block.hash)
     assert pair.clock.get_unix_seconds() >= block.header.timestamp - 1
 
@@ -164,7 +164,9 @@ def test_the_view_of_an_absent_leader_is_given_up(pair: Node) -> None:
 def test_a_message_with_a_wrong_signature_changes_nothing(pair: Node) -> None:
     view = reach_their_view(pair)
     block = build_theirs(pair, view, pair.clock.get_unix_seconds(), [])
-    vote = replace(vote_as_them(block), signature=vote_as_them(block).signature[:-1] + b"\0")
+    vote = replace(
+        vote_as_them(pair, block), signature=vote_as_them(pair, block).signature[:-1] + b"\0"
+    )
     pair.driver.deliver(Arrival(block, vote))
     wait_for(pair, pair.submit_transaction(sign_transaction(BOB, 0)))
     assert pair.get_header(block.hash) is None

@@ -25,7 +25,7 @@ from steelyard.chain.epochs import EpochSet
 from steelyard.chain.execute import CallRequest
 from steelyard.chain.params import STAKING_ADDRESS
 from steelyard.chain.rlp import InvalidEncoding, encode_rlp
-from steelyard.chain.types import Address, Epoch, Hash, View
+from steelyard.chain.types import Address, Domain, Epoch, Hash, View
 from steelyard.node.alarms import State
 from steelyard.node.duties import (
     EVIDENCE,
@@ -40,9 +40,10 @@ from steelyard.node.keeper import RANK_SECONDS
 from steelyard.node.node import Node
 from steelyard.node.store import CorruptData, Database
 from steelyard.node.wallet import encode_call
+from tests.chain.evm_kit import DOMAIN
 
 from .cluster import Cluster, make_document, make_secrets
-from .world import ALICE, CHAIN_ID, COIN, sign_transaction
+from .world import ALICE, COIN, sign_transaction
 
 Begin = Callable[..., Cluster]
 A, B = Hash(b"\xaa" * 32), Hash(b"\xbb" * 32)
@@ -71,14 +72,14 @@ def say(kind: Kind, block: Hash = A, view: int = 5) -> Statement:
     return Statement(Epoch(0), View(view), kind, NO_HASH if kind == Kind.NULLIFY else block)
 
 
-def vote(place: int, statement: Statement) -> Vote:
-    root = compute_signing_root(statement, CHAIN_ID)
+def vote(place: int, statement: Statement, domain: Domain = DOMAIN) -> Vote:
+    root = compute_signing_root(statement, domain)
     return Vote(statement, place, sign(make_secrets(place).voting, root))
 
 
-def accuse(place: int, view: int = 5) -> ReportOffence:
+def accuse(place: int, view: int = 5, domain: Domain = DOMAIN) -> ReportOffence:
     """Two notarizations by the validator at that place."""
-    first, second = (vote(place, say(Kind.NOTARIZE, block, view)) for block in (A, B))
+    first, second = (vote(place, say(Kind.NOTARIZE, block, view), domain) for block in (A, B))
     return ReportOffence(first, second)
 
 
@@ -195,7 +196,7 @@ def test_a_cheat_is_reported_slashed_and_out_of_the_next_set_even_after_a_kill(
 ) -> None:
     cluster = begin((90, 10), 0)
     node = cluster.nodes[0]
-    node.duties.report(accuse(1), node.get_epoch_set())
+    node.duties.report(accuse(1, domain=node.rules.domain), node.get_epoch_set())
     cluster.kill(0)
     cluster.start(0)
     node = cluster.nodes[0]
@@ -218,7 +219,7 @@ def test_votes_that_contradict_each_other_cost_their_signer_a_tenth(begin: Begin
     cluster = begin((10, 10, 10, 10))
     node = cluster.nodes[2]
     make_block(cluster)
-    lies = accuse(3, node.driver.get_view())
+    lies = accuse(3, node.driver.get_view(), node.rules.domain)
     for said in (lies.first, lies.second):
         node.driver.deliver(VoteReceived(said))
     cluster.run(node._book.list)
@@ -237,7 +238,7 @@ def test_validators_behind_the_leader_wait_before_they_report(
     cluster = begin((90, 10), 0)
     node = cluster.nodes[0]
     monkeypatch.setattr(node.driver, "get_rank", lambda: 2)
-    node.duties.report(accuse(1), node.get_epoch_set())
+    node.duties.report(accuse(1, domain=node.rules.domain), node.get_epoch_set())
     node.duties.look()
     assert not node.get_pending()
     cluster.now += 2 * RANK_SECONDS
@@ -248,9 +249,9 @@ def test_validators_behind_the_leader_wait_before_they_report(
 
 def test_nobody_reports_itself_and_forged_evidence_is_dropped(begin: Begin) -> None:
     node = begin((90, 10), 0).nodes[0]
-    node.duties.report(accuse(0), node.get_epoch_set())
+    node.duties.report(accuse(0, domain=node.rules.domain), node.get_epoch_set())
     assert node._book.list() == ()
-    true = accuse(1)
+    true = accuse(1, domain=node.rules.domain)
     forged = ReportOffence(true.first, replace(true.second, signature=true.first.signature))
     node.duties.report(forged, node.get_epoch_set())
     node.duties.look()
@@ -265,7 +266,7 @@ def test_a_full_disk_stops_no_driver(begin: Begin, monkeypatch: pytest.MonkeyPat
         raise CorruptData(Path("evidence"), "broken")
 
     monkeypatch.setattr(node._book, "add", fail)
-    node.duties.report(accuse(1), node.get_epoch_set())
+    node.duties.report(accuse(1, domain=node.rules.domain), node.get_epoch_set())
 
 
 # -- liveness --------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def test_a_segment_proves_itself_and_ends_with_its_epoch(chain: Chain, http: htt
         segment = decode_segment(reply.content)
         assert [block.height for block in segment.blocks] == heights
         current = decode_epoch_set(http.get(f"/chain/validators/{epoch}").content)
-        check_segment(tip, segment.blocks, segment.certificate, current, CHAIN_ID)
+        check_segment(tip, segment.blocks, segment.certificate, current, chain.genesis.domain)
         tip = segment.blocks[-1].header
 
 

@@ -17,6 +17,7 @@ from steelyard.node.following import sources as sources_module
 from steelyard.node.following import sync, together
 from steelyard.node.following.sync import Follower, FollowerParts
 from steelyard.node.store import encode_height
+from tests.chain.evm_kit import OTHER_DOMAIN
 
 from .follow_kit import Chain, Lie, SourceServer, seal, serve
 from .world import ALICE, make_blob, sign_transaction, wait_until
@@ -93,8 +94,8 @@ def rob(segment: FinalBlocks) -> FinalBlocks:
 
 
 def reseal(segment: FinalBlocks) -> FinalBlocks:
-    """A certificate by the right validator for another chain."""
-    return replace(segment, certificate=seal(segment.blocks[-1], chain_id=1))
+    """A certificate by the right validator under another genesis."""
+    return replace(segment, certificate=seal(segment.blocks[-1], domain=OTHER_DOMAIN))
 
 
 def skip(segment: FinalBlocks) -> FinalBlocks:
@@ -161,7 +162,7 @@ def give_a_forged_certificate(chain: Chain, path: str) -> bytes | None:
         return None
     block = chain.store.get_block(chain.head.hash)
     assert block is not None
-    return encode_certificate(seal(block, chain_id=1))
+    return encode_certificate(seal(block, domain=OTHER_DOMAIN))
 
 
 @pytest.mark.parametrize(

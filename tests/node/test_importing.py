@@ -24,7 +24,6 @@ from steelyard.node.tree import BlockTree
 
 from .cluster import Cluster, make_document
 from .test_cluster import finalize, get_block
-from .world import CHAIN_ID
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def get_segment(cluster: Cluster, last: int) -> Segment:
 
 
 def certify(cluster: Cluster, said: Statement, places: Sequence[int]) -> Certificate:
-    root = compute_signing_root(said, CHAIN_ID)
+    root = compute_signing_root(said, cluster.nodes[0].rules.domain)
     votes = [Vote(said, place, sign(cluster.secrets[place].voting, root)) for place in places]
     return build_certificate(votes, cluster.nodes[0].get_epoch_set().validators)
 
@@ -146,7 +145,7 @@ def test_a_leaders_block_with_another_body_is_not_kept(cluster: Cluster) -> None
     node, block = cluster.nodes[3], get_block(cluster.nodes[0], 1)
     said = Statement(Epoch(0), block.extension.view, Kind.NOTARIZE, block.hash)
     leader = node.get_epoch_set().validators.get_leader(Epoch(0), said.view)
-    root = compute_signing_root(said, CHAIN_ID)
+    root = compute_signing_root(said, cluster.nodes[0].rules.domain)
     vote = Vote(said, leader, sign(cluster.secrets[leader].voting, root))
     node.driver.deliver(Arrival(swap_body(block), vote))
     cluster.rest(0.1)
@@ -169,7 +168,7 @@ def test_a_leader_fills_one_place_a_view_and_none_far_ahead(cluster: Cluster) ->
         extension = replace(extension, proposer=cluster.addresses[leader])
         made = seal(replace(block, extension=extension), extra)
         said = Statement(Epoch(0), View(view), Kind.NOTARIZE, made.hash)
-        root = compute_signing_root(said, CHAIN_ID)
+        root = compute_signing_root(said, cluster.nodes[0].rules.domain)
         vote = Vote(said, leader, sign(cluster.secrets[leader].voting, root))
         node.driver.deliver(Arrival(made, vote))
 
@@ -210,7 +209,7 @@ def test_two_votes_of_one_validator_in_one_view_are_reported(tmp_path: Path) -> 
     cluster.run(node.driver.is_validator)
     for block in (b"\x01" * 32, b"\x02" * 32):
         said = Statement(Epoch(0), View(3), Kind.NOTARIZE, Hash(block))
-        root = compute_signing_root(said, CHAIN_ID)
+        root = compute_signing_root(said, cluster.nodes[0].rules.domain)
         vote = Vote(said, 2, sign(cluster.secrets[2].voting, root))
         node.driver.deliver(VoteReceived(vote))
     cluster.run(lambda: court.reports)

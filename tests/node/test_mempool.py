@@ -11,7 +11,7 @@ from steelyard.chain.cid import get_blob_cid
 from steelyard.chain.errors import InvalidTransaction
 from steelyard.chain.params import MAX_BLOB_BYTES, MAX_BLOB_BYTES_PER_BLOCK
 from steelyard.chain.transactions import decode_transaction
-from steelyard.chain.types import Address, BlobName, Digest
+from steelyard.chain.types import Address, BlobName, Digest, Domain
 from steelyard.node.config import MempoolConfig
 from steelyard.node.mempool import Mempool, Sender
 
@@ -35,7 +35,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.pool = Mempool(
-            Rules(CHAIN_ID, 30_000_000, 10**6, 3_600),
+            Rules(CHAIN_ID, Domain(bytes(32)), 30_000_000, 10**6, 3_600),
             self.config,
             lambda address: self.senders.get(address, RICH),
             lambda: BASE_FEE,

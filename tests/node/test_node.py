@@ -26,7 +26,6 @@ from steelyard.node.store import ChainStore, CorruptData, StorageFull
 from .world import (
     ALICE,
     BOB,
-    CHAIN_ID,
     CONFIG,
     SECRETS,
     found,
@@ -77,7 +76,7 @@ def test_every_block_has_a_certificate_that_verifies(node: Node) -> None:
         certificate = node.get_certificate(height)
         assert certificate is not None
         assert certificate.hash == node.get_hash(height)
-        check_certificate(certificate, node.get_epoch_set().validators, CHAIN_ID)
+        check_certificate(certificate, node.get_epoch_set().validators, node.rules.domain)
     assert node.get_certificate(4) is None
 
 

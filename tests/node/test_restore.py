@@ -76,10 +76,10 @@ def test_a_signer_that_is_gone_is_refused(home: Path) -> None:
 
 def test_a_chain_from_before_the_views_that_the_signer_forgot_is_refused(home: Path) -> None:
     node = open_node(home)
-    genesis = node.get_hash(0)
+    genesis, domain = node.get_hash(0), node.rules.domain
     node.stop()
     assert genesis is not None
-    signer = Signer(home / "signer", SECRETS.voting, CHAIN_ID, genesis)
+    signer = Signer(home / "signer", SECRETS.voting, domain, genesis)
     signer.raise_floor(0, 64)
     signer.close()
     assert "voted in view 64" in get_refusal(home)

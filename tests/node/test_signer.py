@@ -11,14 +11,15 @@ from steelyard.chain.errors import SteelyardError
 from steelyard.chain.types import Epoch, Hash, Power, View
 from steelyard.node.signer import ConflictingVote, Signer
 from steelyard.node.store import CorruptData
+from tests.chain.evm_kit import DOMAIN
 
-from .world import CHAIN_ID, SECRETS
+from .world import SECRETS
 
 A, B, GENESIS = Hash(b"\xaa" * 32), Hash(b"\xbb" * 32), Hash(b"\x01" * 32)
 
 
 def open_signer(path: Path) -> Signer:
-    return Signer(path, SECRETS.voting, CHAIN_ID, GENESIS)
+    return Signer(path, SECRETS.voting, DOMAIN, GENESIS)
 
 
 def say(kind: Kind, view: int, block: Hash = NO_HASH, epoch: int = 0) -> Statement:
@@ -29,7 +30,7 @@ def test_a_vote_verifies(tmp_path: Path) -> None:
     key = compute_public_key(SECRETS.voting)
     validators = ValidatorSet((Validator(SECRETS.address, key, Power(1)),))
     signer = open_signer(tmp_path)
-    check_vote(signer.sign_vote(say(Kind.NOTARIZE, 1, A), 0), validators, CHAIN_ID)
+    check_vote(signer.sign_vote(say(Kind.NOTARIZE, 1, A), 0), validators, DOMAIN)
     signer.close()
 
 
@@ -134,7 +135,7 @@ def test_the_floor_is_never_lowered(tmp_path: Path) -> None:
 def test_a_database_of_another_key_or_chain_is_refused(tmp_path: Path) -> None:
     open_signer(tmp_path).close()
     with pytest.raises(SteelyardError) as caught:
-        Signer(tmp_path, SECRETS.voting, CHAIN_ID, Hash(b"\x02" * 32))
+        Signer(tmp_path, SECRETS.voting, DOMAIN, Hash(b"\x02" * 32))
     assert caught.value.code == "signer_mismatch"
 
 

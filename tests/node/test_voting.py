@@ -21,16 +21,17 @@ from steelyard.node.voting import NEAR_BLOCKS, QUIET_VIEWS, Voter
 
 from .cluster import Cluster, make_document, make_secrets
 from .test_cluster import A, finalize
-from .world import BOB, CHAIN_ID, sign_transaction
+from .world import BOB, sign_transaction
 
 LAST = 3
-FOUR = get_genesis_set(parse_genesis(make_document((10, 10, 10, 10))))
+GENESIS = parse_genesis(make_document((10, 10, 10, 10)))
+FOUR = get_genesis_set(GENESIS)
 
 
 @pytest.fixture
 def signer(tmp_path: Path) -> Iterator[Signer]:
     """The database of the last node, which voted in view 5."""
-    signer = Signer(tmp_path, make_secrets(LAST).voting, CHAIN_ID, Hash(b"\x01" * 32))
+    signer = Signer(tmp_path, make_secrets(LAST).voting, GENESIS.domain, Hash(b"\x01" * 32))
     signer.sign_vote(say(5, Kind.NOTARIZE), 0)
     yield signer
     signer.close()
@@ -44,7 +45,7 @@ def say(view: int, kind: Kind) -> Statement:
 def test_after_others_went_on_a_key_gives_views_up_before_it_votes_for_blocks(
     signer: Signer,
 ) -> None:
-    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
+    voter = Voter(signer, make_secrets(LAST).address, GENESIS.domain)
     voter.wake((0, 9), FOUR, was_member=True)
     for view in (9, 10, 9 + QUIET_VIEWS):
         assert voter.sign(say(view, Kind.NOTARIZE), LAST) is None
@@ -55,7 +56,7 @@ def test_after_others_went_on_a_key_gives_views_up_before_it_votes_for_blocks(
 
 
 def test_the_first_views_of_the_next_epoch_are_given_up_as_well(signer: Signer) -> None:
-    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
+    voter = Voter(signer, make_secrets(LAST).address, GENESIS.domain)
     voter.wake((0, 9), replace(FOUR, epoch=Epoch(1)), was_member=True)
     for view, is_withheld in ((1, True), (QUIET_VIEWS, True), (QUIET_VIEWS + 1, False)):
         vote = voter.sign(replace(say(view, Kind.NOTARIZE), epoch=Epoch(1)), LAST)
@@ -63,17 +64,17 @@ def test_the_first_views_of_the_next_epoch_are_given_up_as_well(signer: Signer) 
 
 
 def test_a_newcomer_and_the_newest_signer_vote_at_once(signer: Signer) -> None:
-    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
+    voter = Voter(signer, make_secrets(LAST).address, GENESIS.domain)
     voter.wake((0, 5), FOUR, was_member=True)
     assert voter.sign(say(5, Kind.FINALIZE), LAST) is not None
-    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
+    voter = Voter(signer, make_secrets(LAST).address, GENESIS.domain)
     voter.wake((0, 9), FOUR, was_member=False)
     assert voter.sign(say(9, Kind.NOTARIZE), LAST) is None
     assert voter.sign(say(10, Kind.NOTARIZE), LAST) is not None
 
 
 def test_where_more_than_a_third_is_counts_as_certified_up_to_there(signer: Signer) -> None:
-    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
+    voter = Voter(signer, make_secrets(LAST).address, GENESIS.domain)
     for place, view in enumerate((99, 9, 4)):
         voter.hear(make_secrets(place).address, Height(0), (0, view))
     voter.wake((0, 5), FOUR, was_member=True)
@@ -82,7 +83,7 @@ def test_where_more_than_a_third_is_counts_as_certified_up_to_there(signer: Sign
 
 
 def test_where_others_are_is_no_news_to_who_voted_in_the_view_before(signer: Signer) -> None:
-    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
+    voter = Voter(signer, make_secrets(LAST).address, GENESIS.domain)
     for place in range(2):
         voter.hear(make_secrets(place).address, Height(0), (0, 6))
     voter.wake((0, 4), FOUR, was_member=True)
@@ -90,15 +91,15 @@ def test_where_others_are_is_no_news_to_who_voted_in_the_view_before(signer: Sig
 
 
 def test_a_restart_does_not_shorten_the_views_without_votes_for_blocks(signer: Signer) -> None:
-    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
+    voter = Voter(signer, make_secrets(LAST).address, GENESIS.domain)
     voter.wake((0, 9), FOUR, was_member=True)
-    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
+    voter = Voter(signer, make_secrets(LAST).address, GENESIS.domain)
     voter.wake((0, 9), FOUR, was_member=True)
     assert voter.sign(say(10, Kind.NOTARIZE), LAST) is None
 
 
 def test_blocks_of_others_raise_the_floor_only_of_one_who_is_awake(signer: Signer) -> None:
-    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
+    voter = Voter(signer, make_secrets(LAST).address, GENESIS.domain)
     voter.follow((0, 9))
     assert signer.get_floor() == (0, 0)
     for place in range(2):
@@ -110,7 +111,7 @@ def test_blocks_of_others_raise_the_floor_only_of_one_who_is_awake(signer: Signe
 
 
 def test_who_is_further_behind_than_a_third_says_follows_first(signer: Signer) -> None:
-    voter = Voter(signer, make_secrets(LAST).address, CHAIN_ID)
+    voter = Voter(signer, make_secrets(LAST).address, GENESIS.domain)
     for place in range(2):
         voter.hear(make_secrets(place).address, Height(100), (0, 1))
     assert not voter.may_vote(FOUR, 99 - NEAR_BLOCKS)
@@ -208,7 +209,7 @@ def test_our_signature_under_what_the_signer_does_not_know_is_an_alarm(cluster: 
     validators = node.get_epoch_set().validators
     view = View(node.driver.get_view() + 3)
     said = Statement(Epoch(0), view, Kind.NULLIFY, NO_HASH)
-    root = compute_signing_root(said, CHAIN_ID)
+    root = compute_signing_root(said, GENESIS.domain)
     votes = [Vote(said, place, sign(cluster.secrets[place].voting, root)) for place in (0, 1, LAST)]
     genuine = build_certificate(votes, validators)
     forged = replace(genuine, signature=votes[0].signature)

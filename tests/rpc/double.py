@@ -20,7 +20,7 @@ from steelyard.chain.proofs import Account as AccountState
 from steelyard.chain.proofs import AccountProof, StorageProof
 from steelyard.chain.receipts import Log, Receipt, merge_blooms
 from steelyard.chain.transactions import Transaction, decode_transaction
-from steelyard.chain.types import Address, BlobName, Epoch, Hash, Height, View
+from steelyard.chain.types import Address, BlobName, Domain, Epoch, Hash, Height, View
 from steelyard.node.log_index import is_match
 from steelyard.node.records import BlobFile, Inclusion, LogEntry, LogQuery, NodeStatus
 
@@ -79,7 +79,7 @@ class DoubleNode:
     """The facade that node/http.py needs."""
 
     def __init__(self, directory: Path) -> None:
-        self.rules = Rules(CHAIN_ID, 30_000_000, BASE_FEE, 10**6)
+        self.rules = Rules(CHAIN_ID, Domain(bytes(32)), 30_000_000, BASE_FEE, 10**6)
         self.directory = directory
         self.blocks: list[Block] = []
         self.receipts: dict[Hash, tuple[Receipt, ...]] = {}

@@ -23,7 +23,7 @@ from steelyard.chain.consensus.messages import (
 from steelyard.chain.consensus.votes import NO_HASH, Kind, Statement
 from steelyard.chain.errors import InvalidVote
 from steelyard.chain.types import Epoch, Hash, Height, View
-from tests.consensus.makers import BACKEND, CHAIN_ID, EPOCH, ROOT, make_secret
+from tests.consensus.makers import BACKEND, DOMAIN, EPOCH, ROOT, make_secret
 
 from .disk import Segment
 from .epochs import get_account
@@ -293,7 +293,7 @@ class Forger(Equivocator):
         validators = self.settings.validators
         signers = range(len(validators)) if epoch == PAST else (self.place,)
         statement = Statement(Epoch(epoch), View(view), kind, Hash(block))
-        root = compute_signing_root(statement, CHAIN_ID)
+        root = compute_signing_root(statement, DOMAIN)
         secrets = [make_secret(get_account(validators[i])) for i in signers]
         signature = BACKEND.aggregate([BACKEND.sign(secret, root, b"") for secret in secrets])
         return Certificate(statement, encode_bitmap(signers, len(validators)), signature)

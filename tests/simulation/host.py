@@ -42,7 +42,7 @@ from steelyard.chain.errors import InvalidVote
 from steelyard.chain.types import Epoch
 from tests.consensus.makers import (
     BACKEND,
-    CHAIN_ID,
+    DOMAIN,
     EPOCH,
     ROOT,
     make_block,
@@ -282,7 +282,7 @@ class SimulatedHost:
 
     def make_vote(self, statement: Statement) -> Vote:
         assert self.place is not None, "only members vote"
-        root = compute_signing_root(statement, CHAIN_ID)
+        root = compute_signing_root(statement, DOMAIN)
         secret = make_secret(self.me)
         return Vote(statement, self.place, Signature(BACKEND.sign(secret, root, b"")))
 
@@ -380,7 +380,7 @@ class SimulatedHost:
         said = (certificate.kind, certificate.epoch, certificate.hash)
         if said != (Kind.FINALIZE, self.epoch, parent.hash):
             raise InvalidVote("segment_certificate", f"{certificate} is not about {parent}")
-        check_certificate(certificate, self.settings.validators, CHAIN_ID, BACKEND)
+        check_certificate(certificate, self.settings.validators, DOMAIN, BACKEND)
 
     def is_deaf_to(self, sender: "SimulatedHost") -> bool:
         return False

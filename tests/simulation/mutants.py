@@ -311,15 +311,15 @@ def _check_no_certificate(*_: object) -> None:
     """Believes what a certificate says."""
 
 
-def _check_only_the_quorum(certificate, validators, chain_id, backend) -> None:  # type: ignore[no-untyped-def]
+def _check_only_the_quorum(certificate, validators, domain, backend) -> None:  # type: ignore[no-untyped-def]
     signers = certificates.decode_bitmap(certificate.bitmap, len(validators))
     if not validators.has_quorum(signers):
         raise InvalidVote("certificate_quorum", "too few")
 
 
-def _check_only_the_signature(certificate, validators, chain_id, backend) -> None:  # type: ignore[no-untyped-def]
+def _check_only_the_signature(certificate, validators, domain, backend) -> None:  # type: ignore[no-untyped-def]
     with patch.object(ValidatorSet, "has_quorum", lambda self, signers: True):
-        _CHECK_CERTIFICATE(certificate, validators, chain_id, backend)
+        _CHECK_CERTIFICATE(certificate, validators, domain, backend)
 
 
 def _check_no_vote(*_: object) -> None:

@@ -3,7 +3,7 @@
 from steelyard.chain.consensus.certificates import Certificate, decode_bitmap
 from steelyard.chain.consensus.messages import Candidate, Event, ProposalReceived, VoteReceived
 from steelyard.chain.consensus.votes import NO_HASH, Kind, Statement, Vote, compute_signing_root
-from tests.consensus.makers import BACKEND, CHAIN_ID, EPOCH, ROOT
+from tests.consensus.makers import BACKEND, DOMAIN, EPOCH, ROOT
 
 from .disk import Segment
 from .epochs import CachedSet, get_account
@@ -220,7 +220,7 @@ class Oracle:
         powers = [validator.power for validator in validators.validators]
         is_quorum = 3 * sum(powers[i] for i in signers) > 2 * sum(powers)
         keys = [validators[i].key for i in signers]
-        root = compute_signing_root(expected, CHAIN_ID)
+        root = compute_signing_root(expected, DOMAIN)
         is_signed = BACKEND.verify(keys, root, certificate.signature, b"")
         is_true = certificate.statement == expected and is_in_time and is_quorum and is_signed
         check_clean(is_true, "false_certificate", f"{certificate} for {block}")

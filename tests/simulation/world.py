@@ -26,7 +26,7 @@ from steelyard.chain.consensus.votes import Vote
 from steelyard.chain.types import Epoch
 from tests.consensus.makers import (
     BACKEND,
-    CHAIN_ID,
+    DOMAIN,
     ROOT,
     TIMEOUT_MS,
     make_validator,
@@ -124,7 +124,7 @@ class World:
         last_height = self.epochs.get_last_height(epoch)
         place = validators.find(make_validator(me, 1).address)
         return Settings(
-            CHAIN_ID, epoch, last_height, validators, place, self.timeout_ms,
+            DOMAIN, epoch, last_height, validators, place, self.timeout_ms,
             self.scenario.heartbeat_ms, BACKEND,
         )  # fmt: skip
 
