@@ -24,6 +24,7 @@ from steelyard.chain.errors import InvalidVote, SteelyardError
 from steelyard.chain.genesis import build_genesis, parse_genesis
 from steelyard.chain.types import Epoch, Hash, View
 
+from .blobs import sync_directory
 from .directory import SIGNER, DirectoryLock, read_genesis_document
 from .keyfiles import Secrets
 from .signer import Signer
@@ -219,6 +220,7 @@ def write_file(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        sync_directory(path.parent)
     except FileExistsError:
         raise SteelyardError("data_exists", f"{path} exists; name another file") from None
     except OSError as error:

@@ -17,11 +17,12 @@ that it voted in, consensus is told what was signed, and the others bring what w
 from pathlib import Path
 
 from steelyard.chain import selftest
+from steelyard.chain.block import Header
 from steelyard.chain.consensus.votes import Kind, Statement
 from steelyard.chain.epochs import EpochSet
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import GenesisState
-from steelyard.chain.types import Address
+from steelyard.chain.types import Address, Epoch, View
 
 from .journal import VOTED
 from .logs import log_event
@@ -78,14 +79,24 @@ def check_votes(
         _check_chain(directory, store, signer, tree)
     head = tree.root
     if head.height > 0:
-        block = store.get_block(head.hash)
-        assert block is not None, "the head's body is stored with it"
-        made = get_candidate(block)
-        final = Statement(made.epoch, made.view, Kind.FINALIZE, made.hash)
-        made_by = store.find_epoch_set(made.epoch)  # None after a start at a later block
+        epoch, view = get_final_place(store, head)
+        final = Statement(epoch, view, Kind.FINALIZE, head.hash)
+        made_by = store.find_epoch_set(epoch)  # None after a start at a later block
         is_ours = made_by is not None and is_alone(made_by, address)
         if is_ours and not signer.has_said(final):
             raise _make_signer_error(directory, f"the vote that made block {head.height} final")
+
+
+def get_final_place(store: ChainStore, head: Header) -> tuple[Epoch, View]:
+    """Epoch and view in which the head became final: of a boundary block perhaps a view later
+    than its own."""
+    certificate = store.get_certificate(head.height)
+    if certificate is not None:
+        return certificate.epoch, certificate.view
+    block = store.get_block(head.hash)
+    assert block is not None, "the head's body is stored with it"
+    made = get_candidate(block)
+    return made.epoch, made.view
 
 
 def _make_signer_error(directory: Path, what: str) -> CorruptData:
@@ -101,10 +112,8 @@ def _check_chain(directory: Path, store: ChainStore, signer: Signer, tree: Block
     """No certificate is made without us, and a block is on disk before our vote for it. A kill
     leaves that true. With an older chain consensus would wait for ever for what was voted for.
     """
-    block = store.get_block(tree.root.hash)
-    assert block is not None, "the head's body is stored with it"
-    head = get_candidate(block)
-    place = (head.epoch, head.view)
+    head = tree.root
+    place = get_final_place(store, head)
     known = {candidate.hash for candidate in tree.get_candidates()}
     ahead = [
         (said.epoch, said.view)
@@ -116,7 +125,7 @@ def _check_chain(directory: Path, store: ChainStore, signer: Signer, tree: Block
         raise CorruptData(
             directory,
             f"chain/ is older than signer/: this key has voted in view {voted[1]} for a block that "
-            f"chain/, which ends with block {head.height} of view {head.view}, does not hold, and "
+            f"chain/, which ends with block {head.height} of view {place[1]}, does not hold, and "
             "it never contradicts a vote: nothing would become final any more",
             CHAIN_ADVICE,
         )

@@ -19,13 +19,15 @@ from steelyard.chain.consensus.messages import (
 from steelyard.chain.errors import InvalidBlock, UnavailableBlob
 from steelyard.chain.execute import Outcome
 from steelyard.chain.params import MAX_CLOCK_LEAD_SECONDS
-from steelyard.chain.types import Address
+from steelyard.chain.trie import MissingState
+from steelyard.chain.types import Address, View
 
 from .directory import check_space
 from .journal import BLOCK, Journal
 from .logs import log_alarm, log_event
 from .outbox import Outbox
 from .parts import Parts
+from .store import CorruptData, StorageFull
 from .tree import BlockTree, get_candidate
 
 Request: TypeAlias = Propose | Validate
@@ -43,8 +45,9 @@ class Requests:
         self.has_built_in_vain = False
         """The last block that we built is empty."""
 
-    def is_empty(self) -> bool:
-        return self._request is None
+    def has_one(self, view: View) -> bool:
+        """Is there a request of this view? One of an earlier view is over."""
+        return self._request is not None and self._request.view == view
 
     def put(self, request: Request) -> None:
         """Take what consensus asks for; what it asked for before is over."""
@@ -111,12 +114,28 @@ class Requests:
             return None
         try:
             self._tree.check_blobs(block.hash)
-            outcome = self._tree.execute(block.hash)
+            outcome = self._execute(block)
         except InvalidBlock as error:
             log_event("block_rejected", height=block.height, code=error.code, message=error.message)
             return BlockRejected(block.hash)
+        if outcome is None:
+            return BlockRejected(block.hash)
         self._keep_block(block, outcome)
         return BlockValidated(block.hash)
+
+    def _execute(self, block: Block) -> Outcome | None:
+        """None if it makes this node stumble: one leader's block must not end everybody's votes.
+
+        Execution changes nothing but its outcome, so it is safe to go on without. Should others
+        make the block final, `Importer` stumbles as well, and that is the end.
+        """
+        try:
+            return self._tree.execute(block.hash)
+        except (InvalidBlock, UnavailableBlob, StorageFull, CorruptData, MissingState):
+            raise
+        except Exception as error:
+            log_alarm("block_crashed", trace=True, height=block.height, error=repr(error))
+            return None
 
     def _keep_block(self, block: Block, outcome: Outcome) -> None:
         """Before our vote for it leaves, a block and the blobs that it made are on disk."""

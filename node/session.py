@@ -230,7 +230,8 @@ class Session:
         if self._timer_ms is not None and self._parts.clock.get_ms() >= self._timer_ms:
             self._timer_ms = None
             return TimerFired()
-        if self._requests.is_empty() and self.me is not None and self._is_work_due():
+        is_busy = self._requests.has_one(self.machine.view)
+        if not is_busy and self.me is not None and self._is_work_due():
             self._told_view = self.machine.view
             return WorkArrived()
         return None

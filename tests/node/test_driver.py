@@ -20,6 +20,7 @@ from steelyard.chain.genesis import (
 )
 from steelyard.chain.types import Epoch, Hash, View
 from steelyard.node import builder as builder_module
+from steelyard.node import tree as tree_module
 from steelyard.node.builder import Builder
 from steelyard.node.clock import Clock
 from steelyard.node.driver import Driver
@@ -139,6 +140,25 @@ def test_a_bad_block_of_another_leader_ends_its_view_and_not_the_chain(pair: Nod
     wait_for(pair, transaction_hash)
     assert pair.driver.alarm is None
     assert pair.get_header(block.hash) is None
+
+
+@pytest.mark.slow
+def test_a_block_that_makes_us_stumble_ends_its_view_and_not_the_chain(
+    pair: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = reach_their_view(pair)
+    block = build_theirs(pair, view, pair.clock.get_unix_seconds(), [])
+    apply = tree_module.apply_block
+
+    def stumble(nodes, blobs, rules, parent, one, *rest):  # type: ignore[no-untyped-def]
+        if one.hash == block.hash:
+            raise RecursionError("a bug that this block finds")
+        return apply(nodes, blobs, rules, parent, one, *rest)
+
+    monkeypatch.setattr(tree_module, "apply_block", stumble)
+    pair.driver.deliver(Arrival(block, vote_as_them(pair, block)))
+    wait_until(lambda: pair.driver.get_view() > view)
+    assert pair.driver.alarm is None
 
 
 def test_a_block_from_the_future_waits_for_the_clock(pair: Node) -> None:

@@ -1,14 +1,18 @@
 """A chain and a signer of different ages never run together; a whole backup does."""
 
 import shutil
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 import pytest
 
+from steelyard.chain.consensus.certificates import encode_certificate
+from steelyard.chain.consensus.votes import Kind
+from steelyard.chain.types import View
 from steelyard.node.signer import Signer
-from steelyard.node.store import RECOVERY, CorruptData
+from steelyard.node.store import RECOVERY, ChainStore, CorruptData, encode_height
 
-from .world import ALICE, CHAIN_ID, SECRETS, found, open_node, sign_transaction, wait_for
+from .world import ALICE, CONFIG, SECRETS, found, open_node, sign_transaction, wait_for
 
 
 def advance(home: Path, *nonces: int) -> int:
@@ -83,6 +87,27 @@ def test_a_chain_from_before_the_views_that_the_signer_forgot_is_refused(home: P
     signer.raise_floor(0, 64)
     signer.close()
     assert "voted in view 64" in get_refusal(home)
+
+
+def test_votes_by_which_the_head_became_final_in_a_later_view_lack_no_block(home: Path) -> None:
+    """So it is if a boundary block was proposed again, and we alone are the set after it."""
+    node = open_node(home)
+    height, genesis, domain = node.get_head().height, node.get_hash(0), node.rules.domain
+    certificate = node.get_certificate(height)
+    node.stop()
+    assert genesis is not None
+    assert certificate is not None
+    said = replace_fields(certificate.statement, view=View(certificate.view + 3))
+    later = replace_fields(certificate, statement=said)
+    store = ChainStore(home / "chain", CONFIG.storage.map_bytes)
+    with store.database.write() as writer:
+        writer.put("certificates", encode_height(height), encode_certificate(later))
+    store.close()
+    signer = Signer(home / "signer", SECRETS.voting, domain, genesis)
+    signer.sign_vote(replace_fields(said, kind=Kind.NOTARIZE), 0)
+    signer.sign_vote(said, 0)
+    signer.close()
+    assert get_height(home) == height
 
 
 def test_a_whole_backup_goes_on(backup: Path) -> None:
