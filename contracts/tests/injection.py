@@ -16,6 +16,8 @@ from steelyard.chain.params import EVIDENCE_ADDRESS, FEDAVG_ADDRESS
 from steelyard.chain.types import BlobName, Digest
 
 RETENTION_SECONDS = 30 * 86_400
+DOMAIN = b"\x07" * 32
+"""What votes are signed for on ape's chain, which has no genesis document."""
 ERROR_SELECTOR = bytes.fromhex("08c379a0")
 
 
@@ -44,6 +46,7 @@ class ComputationHost:
     def __init__(self, computation, shelf):
         self.computation, self.shelf = computation, shelf
         self.chain_id = computation.state.execution_context.chain_id
+        self.domain = DOMAIN
         self.is_static = computation.msg.is_static
         self.timestamp = computation.state.timestamp
         self.height = computation.state.block_number

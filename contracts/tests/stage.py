@@ -2,6 +2,8 @@
 
 from functools import cache
 
+from injection import DOMAIN
+
 from steelyard.chain import bls
 from steelyard.chain.consensus.votes import NO_HASH, Kind, Statement, compute_signing_root
 from steelyard.chain.evidence import encode_statement
@@ -116,8 +118,8 @@ class Stage:
 
     # -- evidence
 
-    def sign(self, statement, numbers, chain_id=None):
-        root = compute_signing_root(statement, chain_id or self.chain.chain_id)
+    def sign(self, statement, numbers, domain=DOMAIN):
+        root = compute_signing_root(statement, domain)
         return bls.aggregate_signatures([bls.sign(get_secret(number), root) for number in numbers])
 
     def report(self, first, second, pair=PAIR, sender=None, **options):

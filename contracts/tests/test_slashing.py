@@ -204,7 +204,7 @@ def test_forged_evidence_costs_nothing(stage, accounts):
     staking = stage.begin(10, 20)
     first, second = (encode_statement(statement) for statement in PAIR)
     true = [stage.sign(statement, [1]) for statement in PAIR]
-    elsewhere = [stage.sign(statement, [1], chain_id=5) for statement in PAIR]
+    elsewhere = [stage.sign(statement, [1], domain=b"\x08" * 32) for statement in PAIR]
     signers, innocent = [accounts[1]], [accounts[0]]
     for arguments, reason in (
         ((first, signers, true[1], second, signers, true[0]), "evidence_signature"),
