@@ -299,6 +299,14 @@ def test_block_zero_names_the_first_validators_and_can_be_followed() -> None:
     assert make_genesis().rules.chain_id == CHAIN_ID
 
 
+def test_votes_are_signed_for_the_document_which_block_zero_names() -> None:
+    genesis, block = make_genesis(), get_genesis_state().block
+    assert genesis.rules.domain == genesis.domain == genesis.hash == block.header.extra_data
+    assert genesis.domain != block.hash
+    assert parse_genesis(encode_genesis(genesis)).domain == genesis.domain
+    assert replace(genesis, timestamp=genesis.timestamp + 1).domain != genesis.domain
+
+
 def test_a_key_without_a_proof_of_possession_is_refused() -> None:
     other = replace(make_validator(), proof_of_possession=make_validator(1).proof_of_possession)
     with pytest.raises(InvalidKey) as caught:

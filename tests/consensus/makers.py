@@ -88,9 +88,11 @@ ROOT = Candidate(
 )
 
 
-def make_vote(signer: int, view: int, kind: Kind, block: bytes = NO_HASH) -> Vote:
+def make_vote(
+    signer: int, view: int, kind: Kind, block: bytes = NO_HASH, domain: Domain = DOMAIN
+) -> Vote:
     statement = Statement(EPOCH, View(view), kind, Hash(block))
-    root = compute_signing_root(statement, DOMAIN)
+    root = compute_signing_root(statement, domain)
     return Vote(statement, signer, Signature(BACKEND.sign(make_secret(signer), root, b"")))
 
 

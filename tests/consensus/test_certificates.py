@@ -101,7 +101,7 @@ def test_a_changed_certificate_is_refused(change: dict, code: str) -> None:
         check_certificate(replace(GOOD, **change), SET, DOMAIN)
 
 
-def test_a_certificate_of_another_chain_is_refused() -> None:
+def test_a_certificate_under_another_genesis_is_refused() -> None:
     with pytest.raises(InvalidVote, match="certificate_signature"):
         check_certificate(GOOD, SET, OTHER_DOMAIN)
 

@@ -8,9 +8,7 @@ from dataclasses import replace
 import pytest
 
 from steelyard.chain import bls
-from steelyard.chain.consensus.certificates import (
-    check_certificate,
-)
+from steelyard.chain.consensus.certificates import build_certificate, check_certificate
 from steelyard.chain.consensus.messages import (
     BlockBuilt,
     BlockFetched,
@@ -45,8 +43,9 @@ from steelyard.chain.consensus.votes import (
 )
 from steelyard.chain.errors import InvalidVote
 from steelyard.chain.params import MAX_LOOKAHEAD_VIEWS, MAX_LOOKBEHIND_VIEWS
-from steelyard.chain.types import Hash
+from steelyard.chain.types import Domain, Hash
 from tests.consensus.makers import (
+    BACKEND,
     DOMAIN,
     EPOCH,
     ROOT,
@@ -215,6 +214,18 @@ def test_a_forged_certificate_against_the_last_final_block_is_refused() -> None:
     forged = replace(certify(Kind.NULLIFY, 1), signature=b"\x01" * 96)
     with pytest.raises(InvalidVote, match="certificate_signature"):
         bench.step(CertificateReceived(forged))
+
+
+def test_votes_and_certificates_under_another_genesis_move_nothing() -> None:
+    """Those of an old chain with the same chain id, keys, epoch and view."""
+    bench, old = Bench(), Domain(b"\x08" * 32)
+    votes = [make_vote(signer, 1, Kind.NULLIFY, domain=old) for signer in (0, 2, 3)]
+    for vote in votes[1:]:
+        with pytest.raises(InvalidVote, match="vote_signature"):
+            bench.step(VoteReceived(vote))
+    with pytest.raises(InvalidVote, match="certificate_signature"):
+        bench.step(CertificateReceived(build_certificate(votes, SET, BACKEND)))
+    assert bench.machine.view == 1
 
 
 # -- rule 12, and limits ---------------------------------------------------------------------------
