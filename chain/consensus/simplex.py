@@ -25,9 +25,8 @@ is finalized. Whoever missed something asks for it and repeats its own last word
 
 **When there is nothing to do.** A leader waits for work, or for the heartbeat, and the others'
 timers count from there. A block that is notarized but not final is work as well, after a pause: its
-finalization usually arrives by itself.
-
-One validator alone runs the same code: its own vote is a quorum.
+finalization usually arrives by itself. One validator alone runs the same code: its own vote is a
+quorum.
 
 **After a crash.** `recover` takes what is on disk: the statements that were signed, certificates,
 blocks. Because a vote leaves only after it is on disk, no conflicting one can follow. Forgotten

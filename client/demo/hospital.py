@@ -21,8 +21,8 @@ from ..training import Context
 from . import training
 from .heart import encode_rows, read_rows
 
-POLL_SECONDS = 0.1
-"""On one machine a node answers at once, so asking it more often ends the demo sooner."""
+POLL_SECONDS = 0.25
+"""On one machine blocks come fast; asking more often costs the validators more than it saves."""
 Arrays = dict[str, NDArray[np.float32]]
 
 

@@ -41,7 +41,7 @@ ADMISSION_NORM: Final = 16.0
 CLIP_NORM: Final = 0.5
 FLIP: Final = 4.0
 TASK_SECONDS: Final = 300.0
-POLL_SECONDS: Final = 0.1
+POLL_SECONDS: Final = 0.25
 RULES: Final = ("fedavg", "clipped")
 BUNDLE_FILES: Final = ("heart.py", "training.py", "hospital.py")
 
