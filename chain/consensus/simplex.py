@@ -352,7 +352,7 @@ class Simplex:
             return
         state = self._views.get(proposal.view)
         if state.votes.get((Kind.NOTARIZE, vote.signer)) != vote:
-            check_vote(vote, settings.validators, self._domain, settings.backend)
+            check_vote(vote, settings.validators, settings.domain, settings.backend)
         state = self._views.open(proposal.view)
         if state.proposal is None:
             state.proposal = candidate
@@ -403,7 +403,8 @@ class Simplex:
             return
         if known is not None and vote.signer in state.offenders:
             return  # one proof is enough; more would only cost signature checks
-        check_vote(vote, self._settings.validators, self._domain, self._settings.backend)
+        settings = self._settings
+        check_vote(vote, settings.validators, settings.domain, settings.backend)
         self._count(vote)
 
     def _count(self, vote: Vote) -> None:
@@ -565,10 +566,6 @@ class Simplex:
     @property
     def _epoch(self) -> Epoch:
         return self._settings.epoch
-
-    @property
-    def _domain(self) -> Domain:
-        return self._settings.domain
 
     def _get_leader(self, view: View) -> int:
         return self._settings.validators.get_leader(self._epoch, view)

@@ -81,7 +81,13 @@ class Node(Served):
                 next(n for n in NUMBERS if make_validator(n).address == member.address)
                 for member in chain.current.members
             )
-            signed = certify(built.block.hash, range(4), current=chain.current, numbers=numbers, domain=chain.genesis.domain)
+            signed = certify(
+                built.block.hash,
+                range(4),
+                current=chain.current,
+                numbers=numbers,
+                domain=chain.genesis.domain,
+            )
             files[f"/chain/blocks/{height}"] = encode_block(built.block)
             files[f"/chain/certificates/{height}"] = encode_certificate(signed)
             chain.import_block(built)
