@@ -161,9 +161,10 @@ def show_directory(directory: Path, document: Genesis, secrets: Secrets, as_json
         typer.echo(f"Back up {directory / KEYS}, then start it: steelyard node run {directory}")
     else:
         typer.echo(
-            "These keys are of no validator in the document: this node follows the chain (name "
-            "nodes with --follow URL) and votes once they have a stake. To run a validator of the "
-            f"document, replace {directory / KEYS} by its keys/, or run this with --keys DIR."
+            "These keys are of no validator in the document: this node follows the chain from the "
+            "nodes in [follow] of config.toml (--follow URL) and votes once they have a stake. "
+            f"Start it: steelyard node run {directory}. To run a validator of the document, "
+            f"replace {directory / KEYS} by its keys/, or run this with --keys DIR."
         )
 
 
@@ -222,6 +223,8 @@ def status(
     if not isinstance(facts, dict):
         raise SteelyardError("node_unreachable", f"{base} answers, and is no node of ours")
     alarms = [] if as_json else facts.pop("alarms", [])
+    if alarms:  # they name what these two would, and "alarm none" above them would mislead
+        facts = {name: fact for name, fact in facts.items() if not name.startswith("alarm")}
     answer(facts, as_json)
     for alarm in alarms:
         typer.echo(f"ALARM {alarm['code']}: {alarm['message']}")

@@ -193,10 +193,14 @@ def check_distinct(entries: Sequence[GenesisValidator]) -> None:
             claims[f"port {port} of {endpoint.host}"] = (endpoint.host.lower(), port)
         for what, claim in claims.items():
             if claim in seen:
+                cause = (
+                    "each validator needs its endpoint's port and the one above for itself"
+                    if isinstance(claim, tuple)
+                    else "one is a copy, or an operator used the keys of another directory"
+                )
                 raise InvalidEntry(
                     "entry_repeated",
-                    f"entries {seen[claim]} and {place} both have {what}; one of them is a copy, "
-                    "or an operator used the keys of another directory",
+                    f"entries {seen[claim]} and {place} both have {what}; {cause}",
                 )
             seen[claim] = place
 
