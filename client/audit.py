@@ -414,7 +414,7 @@ def check_genesis(rpc: Rpc, report: Report, trusted: bytes | None) -> Genesis:
         report.add("genesis", Verdict.REFUTED, "the node serves another genesis document")
         raise Stop
     whose = "yours" if mine is not None else "as this node serves it; compare with --genesis FILE"
-    report.add("genesis", Verdict.YES, f"{served.name} 0x{served.hash.hex()} ({whose})")
+    report.add("genesis", Verdict.YES, f"{served.name}, document 0x{served.hash.hex()} ({whose})")
     return served
 
 

@@ -26,6 +26,8 @@ LOW_DISK_FACTOR: Final = 4
 LOW_BALANCE_WEI: Final = 10**16
 """A check-in and evidence cost far less than a hundredth of a coin."""
 SAMPLES: Final = 8
+MIN_SAMPLES: Final = 3
+"""Of a leader: the first after a start, or a stall, may be a proposal of long ago, sent again."""
 MAX_SOURCES: Final = 128
 HALF_SECOND: Final = 0.5
 """Timestamps are whole seconds, cut off: on average they are this much late."""
@@ -238,5 +240,5 @@ class ClockWatch:
     def estimate(self) -> float | None:
         """Seconds that we are ahead; None before anybody was heard."""
         with self.lock:
-            least = [min(late) for late in self.samples.values()]
+            least = [min(late) for late in self.samples.values() if len(late) >= MIN_SAMPLES]
         return statistics.median(least) - HALF_SECOND if least else None

@@ -27,7 +27,7 @@ from steelyard.chain.types import Epoch, Hash, View
 from .blobs import sync_directory
 from .directory import SIGNER, DirectoryLock, read_genesis_document
 from .keyfiles import Secrets
-from .signer import Signer
+from .signer import NEVER, Signer
 
 FORMAT: Final = "steelyard-votes"
 VERSION: Final = 1
@@ -37,8 +37,6 @@ MAX_STATEMENTS: Final = 100_000
 HASH_BYTES: Final = 32
 FIELDS: Final = {"format", "version", "genesis_hash", "bls_key", "floor", "statements"}
 KINDS: Final = {kind.name.lower(): kind for kind in Kind}
-NEVER: Final = (MAX_NUMBER, MAX_NUMBER)
-"""A floor above every view."""
 
 
 class InvalidVotes(SteelyardError):
@@ -168,7 +166,7 @@ def export_votes(directory: Path, secrets: Secrets, path: Path, *, retire: bool)
     `open_signer` raises.
     """
     with open_signer(directory, secrets) as (signer, genesis_hash):
-        if signer.get_floor() == NEVER:
+        if signer.is_retired():
             raise InvalidVotes(
                 "votes_retired",
                 f"{directory} was retired: what its key said is in the file that was written then",

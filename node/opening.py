@@ -58,7 +58,16 @@ def is_alone(epoch_set: EpochSet, address: Address) -> bool:
 
 
 def open_chain(store: ChainStore, signer: Signer, state: GenesisState, address: Address) -> None:
-    """Start an empty store from block 0, or check the one that is there."""
+    """Start an empty store from block 0, or check the one that is there.
+
+    Raises CorruptData, SteelyardError votes_retired.
+    """
+    if signer.is_retired():
+        raise SteelyardError(
+            "votes_retired",
+            "this directory was retired: its key votes where its votes were taken over; "
+            "to go on here as a full node, make a new directory with --follow",
+        )
     if not store.is_empty():
         store.check(state.block.hash)
         return

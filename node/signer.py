@@ -13,6 +13,7 @@ from pathlib import Path
 
 from steelyard.chain.bls import SecretKey, compute_public_key, sign
 from steelyard.chain.consensus.votes import (
+    MAX_NUMBER,
     Kind,
     Statement,
     Vote,
@@ -29,6 +30,8 @@ SIGNER_MAP_BYTES = 2**30
 FLOOR = b"floor"
 QUIET = b"quiet"
 IDENTITY = b"identity"
+NEVER = (MAX_NUMBER, MAX_NUMBER)
+"""The floor of a retired key: above every view."""
 
 
 class ConflictingVote(SteelyardError):
@@ -64,6 +67,10 @@ class Signer:
     def is_new(self) -> bool:
         """Has this key never voted here?"""
         return self._floor == (0, 0) and not self._database.scan("votes", b"", 1)
+
+    def is_retired(self) -> bool:
+        """Did this key move to another directory, for good?"""
+        return self._floor == NEVER
 
     def get_floor(self) -> tuple[int, int]:
         """Epoch and view up to which nothing is signed any more; (0, 0) at first."""

@@ -191,6 +191,14 @@ def test_blocks_that_came_late_make_us_doubt_nothing() -> None:
     assert abs(estimate) < 1.0
 
 
+def test_two_proposals_of_long_ago_say_nothing_of_our_clock() -> None:
+    clock = ClockWatch()
+    for leader in range(3):
+        for _ in range(2):
+            clock.observe(leader, 1_000, 1_009.0)
+    assert clock.estimate() is None
+
+
 def test_leaders_without_end_do_not_fill_the_memory() -> None:
     clock = ClockWatch()
     for leader in range(2 * MAX_SOURCES):

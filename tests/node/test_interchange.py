@@ -23,9 +23,10 @@ from steelyard.node.interchange import (
     write_file,
 )
 from steelyard.node.keyfiles import Secrets
+from steelyard.node.node import Node
 from steelyard.node.signer import ConflictingVote
 
-from .world import SECRETS, found
+from .world import CONFIG, SECRETS, found
 
 OTHER = Secrets(PrivateKey(b"\x21" * 32), derive_secret_key(b"\x23" * 32), b"\x24" * 32)
 
@@ -147,6 +148,7 @@ def test_a_retired_directory_signs_nothing_and_is_exported_once(tmp_path: Path) 
     for statement in (say(4, mark=2), say(2**63)):
         with pytest.raises(ConflictingVote):
             vote(home, statement)
+    assert get_code(lambda: Node.open(home, SECRETS, CONFIG)) == "votes_retired"
     again = tmp_path / "again.json"
     assert get_code(lambda: export_votes(home, SECRETS, again, retire=True)) == "votes_retired"
     assert not again.exists()
