@@ -21,7 +21,7 @@ from ..training import Context
 from . import training
 from .heart import encode_rows, read_rows
 
-POLL_SECONDS = 0.25
+POLL_SECONDS = 0.2
 """On one machine blocks come fast; asking more often costs the validators more than it saves."""
 Arrays = dict[str, NDArray[np.float32]]
 

@@ -47,6 +47,7 @@ class Intrusion:
     weighted_mean: float
     norm_clipped_mean: float
     flagged: int
+    rounds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ def describe_story(story: Story) -> list[str]:
             f" intruder    a fifth client sends its training backwards, times four: "
             f"weighted mean {story.intrusion.weighted_mean:.3f} | "
             f"norm-clipped mean {story.intrusion.norm_clipped_mean:.3f}, "
-            f"clipped in {story.intrusion.flagged}/{story.rounds} rounds"
+            f"clipped in {story.intrusion.flagged}/{story.intrusion.rounds} rounds"
         )
     parts = "  ".join(
         f"{name} {float(format_coins(wei)):.2f}" for name, wei in money.by_hospital.items()

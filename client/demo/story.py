@@ -41,7 +41,7 @@ ADMISSION_NORM: Final = 16.0
 CLIP_NORM: Final = 0.5
 FLIP: Final = 4.0
 TASK_SECONDS: Final = 300.0
-POLL_SECONDS: Final = 0.25
+POLL_SECONDS: Final = 0.2
 RULES: Final = ("fedavg", "clipped")
 BUNDLE_FILES: Final = ("heart.py", "training.py", "hospital.py")
 
@@ -116,9 +116,14 @@ def prepare_ward(seed: int) -> Ward:
 def run_split(stage: Stage, ward: Ward, *, with_intruder: bool) -> Story:
     """Publish, let the hospitals train, settle, audit; the intruder comes in tasks of its own."""
     hospitals = len(heart.HOSPITALS)
-    honest = publish(stage, ward, "fedavg", clients=hospitals, metrics=("accuracy",))
+    rounds = stage.options.rounds
+    attacked_rounds = max(1, rounds // 2)  # by then the damage is done
+    honest = publish(stage, ward, "fedavg", clients=hospitals, rounds=rounds, metrics=("accuracy",))
     attacked = (
-        [publish(stage, ward, rule, clients=hospitals + 1, metrics=()) for rule in RULES]
+        [
+            publish(stage, ward, rule, clients=hospitals + 1, rounds=attacked_rounds)
+            for rule in RULES
+        ]
         if with_intruder
         else []
     )
@@ -131,7 +136,7 @@ def run_split(stage: Stage, ward: Ward, *, with_intruder: bool) -> Story:
         follow_quietly(stage, task)
     paid = collect_payments(stage, sites, honest)
     story = Story(
-        rounds=stage.options.rounds,
+        rounds=rounds,
         accuracies=compare(stage, ward, honest),
         money=settle(honest, paid),
         audit=audit(stage, "audit", stage.url, honest),
@@ -146,7 +151,13 @@ def run_split(stage: Stage, ward: Ward, *, with_intruder: bool) -> Story:
 
 
 def publish(
-    stage: Stage, ward: Ward, rule: str, *, clients: int, metrics: Sequence[str]
+    stage: Stage,
+    ward: Ward,
+    rule: str,
+    *,
+    clients: int,
+    rounds: int,
+    metrics: Sequence[str] = (),
 ) -> PublishedTask:
     """Publish one task; the bundle is the program that the hospitals run."""
     bundle = stage.directory / "bundle"
@@ -164,7 +175,7 @@ def publish(
             metrics=metrics,
             rule=rule,
             clip_norm=CLIP_NORM if rule == "clipped" else None,
-            rounds=stage.options.rounds,
+            rounds=rounds,
             min_clients=clients,
             max_clients=clients,
             join_seconds=int(TASK_SECONDS),
@@ -338,7 +349,7 @@ def describe_intrusion(stage: Stage, ward: Ward, tasks: Sequence[PublishedTask])
         event.values["flags"][event.values["clients"].index(address)] & 1
         for event in tasks[1].organisation.tasks.get_events(tasks[1].number, ["Aggregated"])
     )
-    return Intrusion(mean, clipped, flagged)
+    return Intrusion(mean, clipped, flagged, tasks[1].get_info().parameters.rounds)
 
 
 # -- small things ----------------------------------------------------------------------------------

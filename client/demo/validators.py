@@ -14,8 +14,8 @@ from typing import Any, Final, Self
 from .processes import Processes
 
 VALIDATORS: Final = 4
-HEARTBEAT_SECONDS: Final = 2
-TIMEOUT_SECONDS: Final = 2
+HEARTBEAT_SECONDS: Final = 1
+TIMEOUT_SECONDS: Final = 1
 """Of a view whose leader is gone. Blocks are small here; a public chain leaves more."""
 
 

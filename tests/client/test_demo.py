@@ -159,7 +159,7 @@ def test_a_recovery_is_told_by_splits_that_had_one() -> None:
 
 
 def test_the_intruder_is_told_by_rule() -> None:
-    story = make_story(intrusion=Intrusion(0.42, 0.8, 7))
+    story = make_story(intrusion=Intrusion(0.42, 0.8, 7, 8))
     assert json.loads(encode_stories([story, make_story()], 1))["intruder"] == {
         "weighted_mean": 0.42,
         "norm_clipped_mean": 0.8,
