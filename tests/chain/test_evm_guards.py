@@ -117,6 +117,7 @@ def test_each_code_is_scanned_once_however_many_there_are(
 
 
 # -- depth -----------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_calls_nest_1024_deep_within_the_documented_stack() -> None:
     chain = Chain()
     counter = chain.deploy(push(1) + b"\x5f\x54\x01\x5f\x55" + SELF_CALL)
@@ -348,6 +349,7 @@ def test_this_machines_own_problems_escape(
         chain.build(sign(Draft(to=contract)))
 
 
+@pytest.mark.slow
 def test_a_lost_node_is_missing_state_and_never_a_result() -> None:
     chain = Chain()
     fill = b"".join(push(slot + 1) + push(slot) + b"\x55" for slot in range(30))

@@ -124,6 +124,7 @@ def test_decoding_gives_back_what_was_encoded(manifest: Manifest, seed: int) -> 
     assert encode_model(model.manifest, model.values) == data
 
 
+@pytest.mark.slow
 @given(manifests)
 @settings(max_examples=50, deadline=None)
 def test_safetensors_opens_a_model_and_sees_the_same_tensors(manifest: Manifest) -> None:

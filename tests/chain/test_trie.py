@@ -37,6 +37,7 @@ from .evm_kit import ADDRESSES, ETHER, KEYS, Chain, Draft, push, sign
 maps = st.dictionaries(st.binary(max_size=6), st.binary(min_size=1, max_size=60), max_size=30)
 
 
+@pytest.mark.slow
 @given(maps)
 def test_the_root_of_a_map_is_that_of_the_reference(items: dict[bytes, bytes]) -> None:
     reference = HexaryTrie({})

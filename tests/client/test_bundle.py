@@ -114,6 +114,7 @@ def test_links_size_and_double_settings_are_refused(
     assert caught.value.code == "bundle_missing"
 
 
+@pytest.mark.slow
 def test_a_key_file_never_gets_into_a_bundle(tmp_path: Path) -> None:
     """Bundles are public for ever; `steelyard keys new` writes where projects are."""
     create_key(tmp_path / "site.key", "password", b"\x01" * 32)

@@ -199,6 +199,7 @@ def test_doctor_says_yes_no_or_cannot_tell(desk: Desk, tmp_path: Path) -> None:
     assert findings[0]["is_good"] is None
 
 
+@pytest.mark.slow
 def test_keys_are_made_shown_and_checked(desk: Desk) -> None:
     code, made = desk.ask("keys new {d}/new.key", node=False)
     assert code == 0

@@ -36,6 +36,7 @@ def test_a_key_comes_back_with_its_password(key_file: Path) -> None:
     assert bytes.fromhex(signer.address[2:]) == read_key_address(key_file)
 
 
+@pytest.mark.slow
 def test_wallets_can_read_the_file(key_file: Path) -> None:
     assert Account.decrypt(json.loads(key_file.read_text()), PASSWORD) == SECRET
 
@@ -45,6 +46,7 @@ def test_only_the_owner_can_read_the_file(key_file: Path) -> None:
     assert SECRET.hex() not in key_file.read_text()
 
 
+@pytest.mark.slow
 def test_a_key_is_never_overwritten(key_file: Path) -> None:
     before = key_file.read_bytes()
     with pytest.raises(InvalidKey) as caught:
@@ -53,6 +55,7 @@ def test_a_key_is_never_overwritten(key_file: Path) -> None:
     assert key_file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_wrong_password_is_told_from_a_damaged_file(key_file: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidKey) as caught:
         load_key(key_file, "wrong password")
@@ -71,6 +74,7 @@ def test_a_missing_key_says_how_to_make_one(tmp_path: Path) -> None:
     assert caught.value.code == "key_file"
 
 
+@pytest.mark.slow
 def test_a_file_that_states_another_address_is_refused(key_file: Path, tmp_path: Path) -> None:
     keystore = json.loads(key_file.read_text())
     keystore["address"] = "00" * 20

@@ -143,6 +143,7 @@ def test_a_segment_of_too_many_blocks_is_refused() -> None:
     refuse("message_malformed", bytes([36]) + encode_rlp([blocks, b""]), Lane.BULK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [wire.BlockAnswer, wire.SegmentAnswer])
 def test_megabytes_of_empty_lists_are_given_up_early(kind: type[wire.Message]) -> None:
     empty = b"\xfa\x3f\xff\xf0" + b"\xc0" * 0x3FFFF0

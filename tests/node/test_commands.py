@@ -70,6 +70,7 @@ def test_init_touches_nothing_that_exists(home: Path) -> None:
     assert get_code("init", file / "below") == "file_write"
 
 
+@pytest.mark.slow
 def test_init_can_take_a_document_and_says_that_new_keys_do_not_fit(
     home: Path, tmp_path: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_init_can_take_a_document_and_says_that_new_keys_do_not_fit(
     assert "--keys DIR" in said
 
 
+@pytest.mark.slow
 def test_init_can_take_a_document_and_the_keys_of_its_validator(home: Path, tmp_path: Path) -> None:
     new, keys = tmp_path / "new", home / "keys"
     said = invoke("init", new, "--genesis", home / "genesis.json", "--keys", keys)

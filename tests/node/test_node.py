@@ -90,6 +90,7 @@ def test_a_burst_shares_a_block(home: Path) -> None:
     assert heights <= {1, 2}
 
 
+@pytest.mark.slow
 def test_an_idle_chain_beats_and_does_not_race(tmp_path: Path) -> None:
     node = open_node(found(tmp_path / "node", heartbeat_ms=300))
     node.start()
@@ -255,6 +256,7 @@ def test_blobs_come_after_their_transaction_and_once(node: Node) -> None:
     assert get_upload_code(node, name) == "blob_held"
 
 
+@pytest.mark.slow
 def test_a_blob_whose_transaction_expired_is_too_late(home: Path) -> None:
     config = replace(CONFIG, mempool=MempoolConfig(blob_expiry_seconds=0.1))
     node = open_node(home, config)
@@ -316,6 +318,7 @@ def test_what_nobody_needs_any_more_goes_even_while_the_disk_is_full(
     node.stop()
 
 
+@pytest.mark.slow
 def test_a_replaced_transactions_blob_is_deleted(node: Node) -> None:
     name, data = make_blob(1_000)
     never_sent, _ = make_blob(2_000)

@@ -191,6 +191,7 @@ def test_the_keeper_closes_a_round_and_claims_its_pay(node: Node) -> None:
     assert node.get_nonce(keeper, pending=False) == 2
 
 
+@pytest.mark.slow
 def test_a_lobby_that_nobody_joins_is_aborted_by_the_keeper(node: Node) -> None:
     publish(Caller(node, ALICE), join_seconds=1)
     wait_until(lambda: get_state(node) == ABORTED)

@@ -49,6 +49,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> DoubleNode:
     return node
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=400, deadline=None)
 def test_no_arguments_cause_an_internal_error(chain: DoubleNode, data: st.DataObject) -> None:

@@ -87,6 +87,7 @@ def test_every_rule_has_a_mutant_and_every_mutant_a_seed() -> None:
     assert [mutant.name for mutant in MUTANTS] == list(KILLS)
 
 
+@pytest.mark.slow
 def test_the_core_is_clean_over_the_seeds_that_kill() -> None:
     campaign = run_campaign(sorted({seed for seed, _ in KILLS.values()}))
     assert (campaign.broken, campaign.capped) == ((), ())
