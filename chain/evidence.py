@@ -30,7 +30,6 @@ from .types import Domain
 WORD: Final = 32
 MAX_STATEMENT_BYTES: Final = 64
 """A list of two 64-bit numbers, a kind and a hash has at most 53."""
-KEY_PADDING: Final = 2 * WORD - PUBLIC_KEY_BYTES
 OFFENCE_CODES: Final = {
     Offence.TWO_NOTARIZATIONS: 1,
     Offence.TWO_FINALIZATIONS: 2,

@@ -43,7 +43,6 @@ MAX_TENSOR_NAME_BYTES: Final = 256
 MAX_TENSOR_DIMENSIONS: Final = 8
 UPDATE_VERSION: Final = 1
 UPDATE_HEADER_BYTES: Final = 192
-MIN_EXPONENT: Final = -FRACTION_BITS
 MAX_EXPONENT: Final = 30
 VALUE_LIMIT: Final = 2**31
 """A block is valid only if max|q| << (exponent + fraction_bits) stays below this."""

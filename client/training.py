@@ -31,7 +31,6 @@ Arrays = Mapping[str, NDArray[np.float32]]
 NORM_UNIT: Final = 2**24
 """Norms on chain are integers in units of 1/NORM_UNIT."""
 SHRINK_ATTEMPTS: Final = 24
-MAX_PERSONAL_BYTES: Final = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)

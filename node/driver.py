@@ -78,10 +78,6 @@ class Driver:
         """A message from another validator, or final blocks from anybody. Never blocks."""
         self._inbox.put(message)
 
-    def get_dropped(self) -> dict[str, int]:
-        """How many messages of each kind found no room."""
-        return dict(self._inbox.dropped)
-
     @property
     def progress(self) -> Progress:
         """What was done since the process began."""

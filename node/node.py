@@ -40,7 +40,6 @@ from .log_index import find_logs
 from .logs import log_alarm, log_event
 from .mempool import Mempool
 from .network.mesh import PeerStatus
-from .network.reports import NetworkStatus
 from .records import BlobFile, Inclusion, LogEntry, LogQuery, NodeStatus
 from .status import build_status
 from .store import ChainStore
@@ -342,11 +341,6 @@ class Node:
     def get_status(self) -> NodeStatus:
         """For /health, /metrics and `node status`."""
         return build_status(self)
-
-    def get_network_status(self) -> NetworkStatus | None:
-        """The connections to other validators; None if there are none to be had."""
-        network = self.membership.network
-        return None if network is None else network.get_status()
 
     def _get_peers(self) -> tuple[PeerStatus, ...]:
         network = self.membership.network

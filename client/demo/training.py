@@ -15,7 +15,6 @@ from .heart import FEATURES, Patients
 LOCAL_EPOCHS = 3
 BATCH_PATIENTS = 16
 LEARNING_RATE = 0.05
-Weights = dict[str, torch.Tensor]
 
 
 def build_net() -> nn.Linear:

@@ -65,7 +65,6 @@ class Question:
 class CatchUpCounters:
     """Totals since the start."""
 
-    segments_taken: int = 0
     segments_wrong: int = 0
     segments_unasked: int = 0
     segment_timeouts: int = 0
@@ -149,7 +148,6 @@ class CatchUp:
             self._sources[peer].rests_until = now + LIAR_SECONDS
             self._sources[peer].failures += 1
             return
-        self.counters.segments_taken += 1
         source = self._sources[peer]
         source.failures, source.is_slow = 0, now - source.asked_at > SLOW_SECONDS
         self._tip = answer.blocks[-1].header
