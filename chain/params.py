@@ -30,6 +30,9 @@ EVIDENCE_ADDRESS: Final = (0x0F02).to_bytes(20, "big")
 """The precompile that checks proofs of possession and evidence."""
 STAKING_ADDRESS: Final = (0x1001).to_bytes(20, "big")
 TASKS_ADDRESS: Final = (0x1002).to_bytes(20, "big")
+REGISTRY_ADDRESS: Final = (0x1003).to_bytes(20, "big")
+ROUNDS_ADDRESS: Final = (0x1004).to_bytes(20, "big")
+"""The rounds of tasks: drawing, commitments, reveals, closing. Holds no ether."""
 
 # -- models and updates ----------------------------------------------------------------------------
 FRACTION_BITS: Final = 24
