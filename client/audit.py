@@ -29,11 +29,13 @@ from steelyard.chain.trie import InvalidProof, MissingState
 from steelyard.chain.types import Address, BlobName, Hash, Round, TaskId
 from steelyard.chain.update import Binding
 
-from .contracts import Event, RoundState, Tasks
+from .abi import Event
+from .contracts import Tasks
 from .errors import ClientError, NodeRefused, NodeUnreachable
 from .finality import MAX_BLOCK_ANSWER_BYTES, can_check_certificates, verify_certificate
 from .proven import ProvenRound, read_money, read_round
 from .reckoning import compute_credits, compute_weight
+from .records import RoundState
 from .rpc import Json, Rpc, as_bytes, as_hex, as_int
 from .verdicts import Report, Stop, Verdict
 

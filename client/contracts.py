@@ -1,281 +1,34 @@
-"""Contracts through their ABI, and `Tasks` as records (docs/tasks.md).
+"""The contracts at their fixed addresses, read through nodes that nobody trusts (docs/tasks.md)."""
 
-Answers come from an untrusted node: they are decoded strictly, and a malformed one raises
-NodeRefused.
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
+from collections.abc import Sequence
 from typing import Any, Final
 
-from eth_abi.abi import decode, encode
-from eth_abi.exceptions import DecodingError
+from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
 from steelyard.chain.artifacts import get_artifact
 from steelyard.chain.params import TASKS_ADDRESS
 from steelyard.chain.receipts import Log as ChainLog
-from steelyard.chain.types import Address, BlobName, Digest, Hash
+from steelyard.chain.types import Address, BlobName, Hash
 
+from .abi import Contract, Event, Log, decode_log
 from .errors import ClientError, NodeRefused, NodeUnreachable
+from .records import (
+    METRIC_UNIT,
+    AccountInfo,
+    MetricsInfo,
+    Parameters,
+    ParticipantInfo,
+    RoundInfo,
+    RoundState,
+    SubmissionInfo,
+    TaskInfo,
+    TaskState,
+)
 from .rpc import Json, Rpc, as_bytes, as_hex, as_int
 
-NO_BLOB: Final = BlobName(Digest(bytes(32)), 0)
-METRIC_UNIT: Final = 2**20
-"""Metrics on chain are integers in units of 1/METRIC_UNIT."""
-MAX_METRICS: Final = 8
 MAX_LOG_BLOCKS: Final = 2_000
 """Heights in one eth_getLogs."""
-
-
-class TaskState(IntEnum):
-    """Where a task stands."""
-
-    LOBBY = 1
-    RUNNING = 2
-    FINISHED = 3
-    ABORTED = 4
-
-
-class RoundState(IntEnum):
-    """Where a round stands; 0 means that it was never opened."""
-
-    NONE = 0
-    OPEN = 1
-    AGGREGATED = 2
-    SKIPPED = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """One event of the chain, with where it stands."""
-
-    address: Address
-    topics: tuple[bytes, ...]
-    data: bytes
-    height: int
-    transaction: Hash
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A decoded event. Values: int, bool, str, bytes (addresses too), BlobName, lists of these."""
-
-    name: str
-    values: Mapping[str, Any]
-    height: int
-    transaction: Hash
-    index: int
-
-
-class Contract:
-    """One contract's ABI: encodes calls, decodes answers and events."""
-
-    def __init__(self, address: Address, abi: Sequence[Mapping[str, Any]]) -> None:
-        self.address = address
-        self._functions = {entry["name"]: entry for entry in abi if entry["type"] == "function"}
-        self._events = {
-            keccak(compute_signature(entry).encode()): entry
-            for entry in abi
-            if entry["type"] == "event"
-        }
-
-    def encode_call(self, name: str, *arguments: Any) -> bytes:
-        """Return the data of a call. A value that does not fit its type is our own mistake."""
-        function = self._functions[name]
-        types = [format_type(entry) for entry in function["inputs"]]
-        return keccak(compute_signature(function).encode())[:4] + encode(types, arguments)
-
-    def decode_call(self, data: bytes) -> tuple[str, dict[str, Any]] | None:
-        """Return a call's function and arguments by name; None if it is not one of ours."""
-        for name, function in self._functions.items():
-            if keccak(compute_signature(function).encode())[:4] == data[:4]:
-                try:
-                    return name, decode_values(function["inputs"], data[4:])
-                except NodeRefused:
-                    return None
-        return None
-
-    def decode_output(self, name: str, data: bytes) -> list[Any]:
-        """Return what a call answered, structs as dictionaries. Raises NodeRefused."""
-        outputs = self._functions[name]["outputs"]
-        named = [dict(entry, name=str(index)) for index, entry in enumerate(outputs)]
-        return list(decode_values(named, data).values())
-
-    def get_topic(self, name: str) -> bytes:
-        """Return an event's first topic."""
-        return next(topic for topic, entry in self._events.items() if entry["name"] == name)
-
-    def decode_event(self, log: Log) -> Event | None:
-        """Return the event in a log; None for another contract's. Raises NodeRefused."""
-        entry = self._events.get(log.topics[0]) if log.topics else None
-        if entry is None or log.address != self.address:
-            return None
-        indexed = [item for item in entry["inputs"] if item["indexed"]]
-        plain = [item for item in entry["inputs"] if not item["indexed"]]
-        if len(log.topics) != 1 + len(indexed):
-            raise NodeRefused("rpc_answer", f"an event {entry['name']} has missing topics")
-        values = decode_values(plain, log.data)
-        for item, topic in zip(indexed, log.topics[1:], strict=True):
-            values |= decode_values([item], topic)
-        return Event(entry["name"], values, log.height, log.transaction, log.index)
-
-
-def format_type(entry: Mapping[str, Any]) -> str:
-    """Return an ABI entry's type with its tuples spelled out."""
-    kind: str = entry["type"]
-    if not kind.startswith("tuple"):
-        return kind
-    inner = ",".join(format_type(item) for item in entry["components"])
-    return f"({inner}){kind.removeprefix('tuple')}"
-
-
-def compute_signature(entry: Mapping[str, Any]) -> str:
-    """Return the canonical signature of a function or event."""
-    return f"{entry['name']}({','.join(format_type(item) for item in entry['inputs'])})"
-
-
-def decode_values(entries: Sequence[Mapping[str, Any]], data: bytes) -> dict[str, Any]:
-    """Return ABI values by name. Raises NodeRefused `rpc_answer`."""
-    try:
-        values = decode([format_type(entry) for entry in entries], data)
-    except (DecodingError, OverflowError, ValueError) as error:
-        raise NodeRefused(
-            "rpc_answer", f"the contract's answer does not decode ({error}); is this our chain?"
-        ) from None
-    return {
-        entry["name"]: convert(entry, value) for entry, value in zip(entries, values, strict=True)
-    }
-
-
-def convert(entry: Mapping[str, Any], value: Any) -> Any:
-    """Return one ABI value in our own types: addresses as bytes, structs by name, blobs named."""
-    kind: str = entry["type"]
-    if kind.endswith("]"):
-        item = dict(entry, type=kind[: kind.rindex("[")])
-        return [convert(item, element) for element in value]
-    if kind == "address":
-        return Address(bytes.fromhex(value[2:]))
-    if kind == "tuple":
-        names = [item["name"] for item in entry["components"]]
-        fields = {
-            item["name"]: convert(item, element)
-            for item, element in zip(entry["components"], value, strict=True)
-        }
-        if names == ["digest", "size"]:
-            return BlobName(Digest(fields["digest"]), fields["size"])
-        return fields
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """A task's frozen parameters, in the order of the contract: wei and seconds."""
-
-    rule: tuple[int, int]
-    """Kind and bound (units of 2**-24)."""
-    weighting: int
-    bits: int
-    rounds: int
-    min_clients: int
-    max_clients: int
-    join_seconds: int
-    commit_seconds: int
-    reveal_seconds: int
-    base_stake: int
-    stake_per_sample: int
-    admission_norm2: int
-    """Units of 2**-48."""
-    reward: int
-    close_reserve: int
-    close_bounty: int
-
-    @property
-    def escrow(self) -> int:
-        """What publishing deposits."""
-        return self.reward + self.rounds * self.close_reserve
-
-    def encode(self) -> tuple[Any, ...]:
-        """Return the ABI tuple."""
-        return tuple(getattr(self, name) for name in self.__slots__)
-
-
-@dataclass(frozen=True, slots=True)
-class TaskInfo:
-    """One task, as `get_task` has it."""
-
-    number: int
-    name: str
-    publisher: Address
-    state: TaskState
-    invited_only: bool
-    parameters: Parameters
-    bundle: BlobName
-    model: BlobName
-    """The newest model."""
-    join_ends: int
-    round: int
-    skips: int
-
-    @property
-    def is_over(self) -> bool:
-        """Whether no further round will come."""
-        return self.state in (TaskState.FINISHED, TaskState.ABORTED)
-
-
-@dataclass(frozen=True, slots=True)
-class RoundInfo:
-    """One round, as `get_round` has it. `committed` and `revealed` are counts."""
-
-    state: RoundState
-    base: BlobName
-    commit_ends: int
-    reveal_ends: int
-    active: int
-    committed: int
-    revealed: int
-    model: BlobName
-    saturated: int
-
-
-@dataclass(frozen=True, slots=True)
-class ParticipantInfo:
-    """One participant; `position` 0 means a stranger."""
-
-    stake: int
-    samples: int
-    active_from: int
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class SubmissionInfo:
-    """What one participant has done in a round; `update.size` is 0 until it is revealed."""
-
-    commitment: bytes
-    update: BlobName
-    samples: int
-
-
-@dataclass(frozen=True, slots=True)
-class AccountInfo:
-    """A task's money, in wei: deposited = left + paid + fees + refunded."""
-
-    deposited: int
-    left: int
-    paid: int
-    fees: int
-    refunded: int
-
-
-@dataclass(frozen=True, slots=True)
-class MetricsInfo:
-    """Self-reported evaluation of a round's model. `means`: one per metric that was reported."""
-
-    reports: int
-    means: tuple[float, ...]
 
 
 class Tasks:
@@ -419,21 +172,6 @@ class Tasks:
         """Return our events among the logs of a receipt."""
         decoded = (self.contract.decode_event(log) for log in logs)
         return [event for event in decoded if event is not None]
-
-
-def decode_log(value: Json) -> Log:
-    """Return one JSON-RPC log. Raises NodeRefused `rpc_answer`."""
-    try:
-        return Log(
-            Address(as_bytes(value["address"], 20)),
-            tuple(as_bytes(topic, 32) for topic in value["topics"]),
-            as_bytes(value["data"]),
-            as_int(value["blockNumber"]),
-            Hash(as_bytes(value["transactionHash"], 32)),
-            as_int(value["logIndex"]),
-        )
-    except (KeyError, TypeError):
-        raise NodeRefused("rpc_answer", "the node's log is malformed") from None
 
 
 def compute_commitment(

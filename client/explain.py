@@ -14,8 +14,10 @@ from steelyard.chain.params import WEIGHT_TOTAL
 from steelyard.chain.rules import Flag
 from steelyard.chain.types import Address, BlobName
 
-from .contracts import Event, RoundInfo, RoundState, TaskInfo, Tasks
+from .abi import Event
+from .contracts import Tasks
 from .errors import ClientError, NodeRefused, Reverted
+from .records import RoundInfo, RoundState, TaskInfo
 from .rpc import Rpc, as_bytes, as_hex, as_int
 
 MAX_SEARCHED_BLOCKS: Final = 2_000

@@ -24,11 +24,11 @@ from steelyard.chain.types import Address, BlobName
 
 from .account import Account
 from .bundle import check_config, encode_bundle
-from .contracts import MAX_METRICS, NO_BLOB, Parameters, TaskInfo
 from .errors import ClientError, InvalidTask
 from .outbox import Receipt
 from .published import PublishedModel
 from .quantize import build_manifest, quantize_model
+from .records import MAX_METRICS, NO_BLOB, Parameters, TaskInfo
 from .rounds import DEFAULT_METRICS, METRICS_SETTING
 from .rpc import Rpc, as_int
 from .transactions import Call, check_prices, compute_blob_call_gas

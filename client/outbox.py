@@ -22,7 +22,7 @@ from eth_account.signers.local import LocalAccount
 
 from steelyard.chain.types import Address, BlobName, Hash
 
-from .contracts import Log, decode_log
+from .abi import Log, decode_log
 from .errors import ClientError, NodeRefused, NodeUnreachable, Reverted, TransactionPending
 from .rpc import Json, Rpc, as_bytes, as_hex, as_int
 from .state import Entry, Journal, Status

@@ -14,9 +14,9 @@ from steelyard.chain.types import BlobName
 from .account import Account
 from .amounts import format_coins
 from .bundle import Config, decode_bundle, read_config
-from .contracts import NO_BLOB, TaskInfo, TaskState
 from .errors import ClientError, NodeUnreachable, TransactionPending
 from .outbox import Receipt
+from .records import NO_BLOB, TaskInfo, TaskState
 from .rounds import Turn
 from .training import Trainer
 

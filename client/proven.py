@@ -18,8 +18,8 @@ from steelyard.chain.params import TASKS_ADDRESS
 from steelyard.chain.proofs import Account, AccountProof, StorageProof, check_proof
 from steelyard.chain.types import Address, BlobName, Digest, Hash
 
-from .contracts import Parameters, RoundState
 from .errors import ClientError, NodeRefused
+from .records import Parameters, RoundState
 from .rpc import Json, Rpc, as_bytes, as_hex, as_int
 
 SLOTS: Final = {

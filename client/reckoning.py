@@ -6,8 +6,9 @@ from typing import Final
 from steelyard.chain.params import WEIGHT_TOTAL
 from steelyard.chain.types import Address
 
-from .contracts import Event, Parameters
+from .abi import Event
 from .proven import ProvenSubmission
+from .records import Parameters
 
 BY_SAMPLES: Final = 0
 BY_STAKE: Final = 1

@@ -17,16 +17,9 @@ from steelyard.chain.types import Address, BlobName
 
 from .account import Account
 from .bundle import Config
-from .contracts import (
-    MAX_METRICS,
-    METRIC_UNIT,
-    RoundInfo,
-    RoundState,
-    TaskInfo,
-    TaskState,
-    compute_commitment,
-)
+from .contracts import compute_commitment
 from .errors import ClientError, InvalidTraining, NodeUnreachable, Reverted
+from .records import MAX_METRICS, METRIC_UNIT, RoundInfo, RoundState, TaskInfo, TaskState
 from .rpc import MISSING, as_int
 from .state import Submission
 from .training import Context, Prepared, Result, Trainer, build_arrays, prepare_update

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .contracts import METRIC_UNIT, Event, Tasks
+from .abi import Event
+from .contracts import Tasks
 from .errors import NodeUnreachable
+from .records import METRIC_UNIT
 from .rpc import as_int
 
 LAST_EVENTS: Final = frozenset({"Finished", "Aborted"})

@@ -7,12 +7,13 @@ import typer
 
 from ..amounts import coins, format_coins
 from ..bundle import decode_bundle, unpack_bundle
-from ..contracts import NO_BLOB, Tasks, TaskState
+from ..contracts import Tasks
 from ..doctor import examine
 from ..errors import ClientError
 from ..keys import read_key_address
 from ..loading import load_app
 from ..participant import Client
+from ..records import NO_BLOB, TaskState
 from .options import (
     AMOUNTS,
     DEFAULT_NODE,

@@ -3,9 +3,10 @@
 from typing import Any
 
 from ..amounts import format_coins
-from ..contracts import RoundState, Tasks
+from ..contracts import Tasks
 from ..explain import Explanation, Part, explain_round
 from ..keys import format_address
+from ..records import RoundState
 from .options import (
     NO,
     YES,

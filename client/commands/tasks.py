@@ -11,11 +11,12 @@ import typer
 from steelyard.chain.errors import InvalidModel
 
 from ..amounts import coins, format_coins
-from ..contracts import Tasks, TaskState
+from ..contracts import Tasks
 from ..errors import ClientError, InvalidTask
 from ..loading import read_model_file
 from ..organisation import WEIGHTINGS, Draft, PublishedTask, Task, check_task
 from ..published import PublishedModel
+from ..records import TaskState
 from ..training import NORM_UNIT
 from ..watching import watch_task
 from .options import (

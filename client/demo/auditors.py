@@ -4,8 +4,8 @@ import json
 
 from steelyard.chain.cid import encode_cid
 
-from ..contracts import RoundState
 from ..organisation import PublishedTask
+from ..records import RoundState
 from .liar import Tamper, flip_bit_of, forge_certificates, serve_liar
 from .stage import Stage
 

@@ -22,7 +22,8 @@ from steelyard.chain.model import Model, decode_model
 from steelyard.chain.params import TASKS_ADDRESS
 from steelyard.chain.types import Address, BlobName
 from steelyard.client import Client, Organisation, Result, Task, coins
-from steelyard.client.contracts import RoundState, compute_commitment
+from steelyard.client.contracts import compute_commitment
+from steelyard.client.records import RoundState
 from steelyard.client.training import prepare_update
 from steelyard.client.transactions import Call, compute_blob_call_gas
 from steelyard.node.localnet import Localnet

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.client import Client, Organisation, Result, Task, coins
-from steelyard.client.contracts import RoundState
+from steelyard.client.records import RoundState
 from steelyard.node.localnet import Localnet
 
 from .cluster import make_account, wait_until

@@ -18,13 +18,9 @@ from steelyard.chain.cid import compute_blob_name, decode_cid, is_named
 from steelyard.chain.params import TASKS_ADDRESS
 from steelyard.chain.transactions import Transaction, decode_transaction
 from steelyard.chain.types import Address, BlobName, Digest
-from steelyard.client.contracts import (
-    NO_BLOB,
-    Contract,
-    compute_commitment,
-    compute_signature,
-    format_type,
-)
+from steelyard.client.abi import Contract, compute_signature, format_type
+from steelyard.client.contracts import compute_commitment
+from steelyard.client.records import NO_BLOB
 
 CHAIN_ID = 4242
 GENESIS_HASH = keccak(b"genesis of the double")

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from steelyard.chain.errors import InvalidModel, SteelyardError
 from steelyard.client.commands.options import to_json
-from steelyard.client.contracts import TaskState
 from steelyard.client.errors import ClientError
 from steelyard.client.keys import create_key
 from steelyard.client.loading import read_rows
 from steelyard.client.quantize import build_manifest, quantize_model
+from steelyard.client.records import TaskState
 
 from .conftest import HOSPITAL, ORGANISATION
 from .ledger import Ledger

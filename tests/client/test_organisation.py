@@ -10,9 +10,9 @@ from steelyard.chain.cid import compute_blob_name
 from steelyard.chain.model import decode_model
 from steelyard.client import organisation as organisation_module
 from steelyard.client.bundle import decode_bundle, read_config
-from steelyard.client.contracts import TaskState
 from steelyard.client.errors import ClientError, InvalidTask, NodeUnreachable
 from steelyard.client.organisation import compute_close_gas, draft_task
+from steelyard.client.records import TaskState
 from steelyard.client.watching import watch_task
 
 from .conftest import make_model, make_task

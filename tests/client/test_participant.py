@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from steelyard.client.amounts import coins
-from steelyard.client.contracts import TaskState
 from steelyard.client.errors import ClientError, InvalidTraining, Reverted
 from steelyard.client.participant import Client
+from steelyard.client.records import TaskState
 from steelyard.client.rounds import ChainClock, read_metric_names
 from steelyard.client.training import Result
 

@@ -9,10 +9,12 @@ from vyper.compiler.input_bundle import FilesystemInputBundle
 from steelyard.chain.params import TASKS_ADDRESS
 from steelyard.chain.receipts import Log
 from steelyard.chain.types import Address, Hash
-from steelyard.client.contracts import NO_BLOB, Event, Parameters, Tasks
+from steelyard.client.abi import Event
+from steelyard.client.contracts import Tasks
 from steelyard.client.errors import NodeRefused
 from steelyard.client.proven import SLOTS, ProvenSubmission
 from steelyard.client.reckoning import compute_credits, compute_weight
+from steelyard.client.records import NO_BLOB, Parameters
 from steelyard.client.rpc import Rpc
 
 CONTRACTS = Path(__file__).parents[2] / "contracts"

@@ -16,12 +16,13 @@ from steelyard.chain.types import Address, BlobName
 from steelyard.client import audit
 from steelyard.client.amounts import coins
 from steelyard.client.audit import audit_replay, audit_round
-from steelyard.client.contracts import Tasks, TaskState
+from steelyard.client.contracts import Tasks
 from steelyard.client.errors import Reverted
 from steelyard.client.explain import explain_round
 from steelyard.client.organisation import Organisation, PublishedTask, Task
 from steelyard.client.outbox import Receipt
 from steelyard.client.participant import Client, Summary
+from steelyard.client.records import TaskState
 from steelyard.client.rpc import Network, Rpc
 from steelyard.client.training import Result
 from steelyard.client.transactions import Call, compute_blob_call_gas
