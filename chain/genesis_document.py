@@ -17,7 +17,13 @@ from eth_hash.auto import keccak
 from .artifacts import ARTIFACT_NAMES
 from .block import Rules
 from .errors import InvalidGenesis
-from .params import MAX_VALIDATORS, STAKING_ADDRESS, TASKS_ADDRESS
+from .params import (
+    MAX_VALIDATORS,
+    REGISTRY_ADDRESS,
+    ROUNDS_ADDRESS,
+    STAKING_ADDRESS,
+    TASKS_ADDRESS,
+)
 from .types import Address, Domain, Hash
 
 Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | None"
@@ -40,10 +46,16 @@ RESERVED_BELOW: Final = 2**16
 KNOWN_FORKS: Final = frozenset[str]()
 """Rule changes this software knows; none yet."""
 MAX_FORK_HEIGHT: Final = 2**63
-CONTRACT_ADDRESSES: Final = {"Staking": STAKING_ADDRESS, "Tasks": TASKS_ADDRESS}
+_ADDRESSES: Final = {
+    "Registry": REGISTRY_ADDRESS,
+    "Rounds": ROUNDS_ADDRESS,
+    "Staking": STAKING_ADDRESS,
+    "Tasks": TASKS_ADDRESS,
+}
+CONTRACT_ADDRESSES: Final = {name: _ADDRESSES[name] for name in ARTIFACT_NAMES}
+"""Where each contract that this software ships is deployed."""
 
 assert MAX_GENESIS_VALIDATORS <= MAX_VALIDATORS
-assert set(CONTRACT_ADDRESSES) == set(ARTIFACT_NAMES)
 assert all(int.from_bytes(item, "big") < RESERVED_BELOW for item in CONTRACT_ADDRESSES.values())
 
 
