@@ -20,7 +20,7 @@ from vyper.compiler.settings import Settings
 
 CONTRACTS = Path(__file__).resolve().parent
 ARTIFACTS = CONTRACTS.parent / "chain" / "artifacts"
-NAMES = ("Staking", "Tasks")
+NAMES = ("Registry", "Staking", "Tasks")
 MAX_RUNTIME_BYTES = 24_576 - 2_048
 """EIP-170, less two KiB kept free for repairs."""
 

@@ -84,3 +84,14 @@ def inject_precompiles(shelf):
         FEDAVG_ADDRESS: build("fedavg", precompile),
         EVIDENCE_ADDRESS: build("evidence", evidence),
     }
+
+
+def install_code(chain, address, code):
+    """Put a contract's code at a fixed address, as genesis does."""
+    backend = chain.provider.evm_backend
+    state = backend.chain.get_vm().state
+    state.set_nonce(address, 1)
+    state.set_code(address, code)
+    state.persist()
+    backend.chain.header = backend.chain.header.copy(state_root=state.state_root)
+    chain.mine()
