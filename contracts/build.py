@@ -9,6 +9,7 @@ nothing is written; the exit code is 1 if a committed artifact differs.
 import argparse
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -25,10 +26,22 @@ MAX_RUNTIME_BYTES = 24_576 - 2_048
 """EIP-170, less two KiB kept free for repairs."""
 
 
-def compute_source_hash() -> str:
-    """SHA-256 over names and contents of every Vyper file here, in the order of their names."""
+def list_sources(name: str) -> list[Path]:
+    """Return the Vyper files that a contract is made of: its own and all that it imports."""
+    found: dict[str, Path] = {}
+    waiting = [name]
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found[module] = CONTRACTS / f"{module}.vy"
+            waiting += re.findall(r"^import (\w+)$", found[module].read_text(), re.MULTILINE)
+    return [found[module] for module in sorted(found)]
+
+
+def compute_source_hash(name: str) -> str:
+    """SHA-256 over names and contents of a contract's Vyper files, in the order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(CONTRACTS.glob("*.vy"), key=lambda path: path.name):
+    for path in list_sources(name):
         content = path.read_bytes()
         digest.update(f"{path.name}\0{len(content)}\0".encode())
         digest.update(content)
@@ -50,7 +63,7 @@ def build_artifact(name: str) -> str:
     artifact = {
         "name": name,
         "compiler": f"vyper {vyper.__version__}",
-        "source_sha256": compute_source_hash(),
+        "source_sha256": compute_source_hash(name),
         "init_code": "0x" + init_code.hex(),
         "init_keccak": "0x" + keccak(init_code).hex(),
         "runtime_code": "0x" + runtime_code.hex(),

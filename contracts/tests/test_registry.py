@@ -112,7 +112,8 @@ def test_registering_names_the_file_that_describes_the_caller(registry, hospital
     assert tuple(identity.metadata) == METADATA
     assert identity.registered_at == identity.updated_at == receipt.timestamp
     (event,) = receipt.decode_logs(registry.Registered)
-    assert event.account == hospital and tuple(event.metadata) == METADATA
+    assert event.account == hospital
+    assert tuple(event.metadata) == METADATA
 
 
 def test_registering_again_replaces_the_file_and_keeps_the_first_date(registry, hospital):
@@ -154,9 +155,11 @@ def test_the_largest_files_are_taken_and_a_byte_more_is_refused(registry, hospit
             lambda file: registry.publish_model(MODEL, 0, 0, NONE, file, sender=hospital),
             lambda file: registry.publish_dataset(file, NONE, sender=hospital),
         ],
-        MAX_BLOB_BYTES: [lambda file: registry.publish_model(file, 0, 0, NONE, NONE, sender=hospital)],
+        MAX_BLOB_BYTES: [
+            lambda file: registry.publish_model(file, 0, 0, NONE, NONE, sender=hospital)
+        ],
         MAX_CONTENT_BYTES: [lambda file: registry.publish_dataset(METADATA, file, sender=hospital)],
-    }  # fmt: skip
+    }
     for limit, limited in calls.items():
         for call in limited:
             with ape.reverts("registry: file too large"):
@@ -182,10 +185,10 @@ def test_an_attestation_is_its_senders_statement_about_the_subject(registry, hos
 
 def test_an_issuer_may_make_several_statements_about_one_subject(registry, hospital, university):
     registry.attest(hospital, METADATA, sender=university)
-    registry.attest(hospital, CONTENT[:1] + (7,), sender=university)
+    registry.attest(hospital, (*CONTENT[:1], 7), sender=university)
     registry.revoke_attestation(hospital, METADATA, sender=university)
     assert not registry.is_attested(university, hospital, METADATA)
-    assert registry.is_attested(university, hospital, CONTENT[:1] + (7,))
+    assert registry.is_attested(university, hospital, (*CONTENT[:1], 7))
 
 
 def test_attesting_nothing_oneself_or_nobody_is_refused(registry, hospital):
@@ -251,7 +254,7 @@ def test_a_model_is_published_with_the_round_that_made_it(registry, rounds, hosp
     ("model", "task", "round"),
     [
         (OTHER_MODEL, TASK, ROUND),
-        (MODEL[:1] + (MODEL[1] + 1,), TASK, ROUND),
+        ((*MODEL[:1], MODEL[1] + 1), TASK, ROUND),
         (make_name(0xFFF, MODEL[1]), TASK, ROUND),
         (MODEL, TASK + 1, ROUND),
         (MODEL, TASK, ROUND - 1),
