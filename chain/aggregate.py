@@ -1,8 +1,13 @@
 """Federated averaging in integers, so that every validator gets the same bits.
 
 Sums of integers do not depend on the order of the clients, as sums of floats do, and one rounding
-happens at the end. This module checks, arranges and scores; `kernels.py` does the inner loops and
-`reference.py` is the independent oracle.
+happens at the end. This module checks, arranges and scores; `robust.py` decides what an update
+counts, `kernels.py` and `robust_kernels.py` do the inner loops, `reference.py` is the independent
+oracle.
+
+An aggregation has two phases over the blocks of updates: measuring them (only for rules that need
+norms or distances), then combining them by what was decided. `aggregate` runs both over all blocks;
+pages run them over some of the blocks each, and are assembled to the same bits.
 
 Scores need no second look at the updates. With S the sum of all weighted updates, the others of
 client i are `S - c_i x_i`, so `x_i . others = x_i . S - c_i |x_i|**2`, and because S is a sum of
@@ -13,8 +18,9 @@ Pure: numpy and numba only. Called by the precompile. Source: docs/protocol.md, 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isqrt
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +28,31 @@ from numpy.typing import NDArray
 from . import kernels
 from .errors import InvalidAggregation, InvalidUpdate
 from .model import Layout, Model, compute_layout, decode_model, encode_model
+from .pages import Combined, Measures
 from .params import MAX_EXPONENT, VALUE_LIMIT, WEIGHT_BITS, WEIGHT_TOTAL
-from .partial import MAX_PARTIAL_UPDATES, Partial, decode_partial, encode_partial
-from .rules import Aggregate, Flag, Rule, RuleKind, check_rule
-from .shares import check_names, compute_shares
+from .robust import Decision, decide, list_comparators
+from .robust_kernels import GRAM_BUCKETS, GRAM_SPAN, compare_blocks, trim_blocks
+from .rules import Aggregate, Rule, RuleKind, check_enough, check_rule, needs_measures
+from .server import check_velocity_size, decode_velocity, encode_velocity
+from .shares import check_names, check_weights
 from .types import BlobName, Buffer
 from .update import Binding, Mode, Update, check_binding, decode_update
 
 RANGE_BLOCKS: Final = 512
 """Blocks that one kernel call takes: two million values."""
+TRIM_BLOCKS: Final = 16
+"""The same where a call needs eight bytes for each value: they stay in the cache."""
+
+Named: TypeAlias = Sequence[tuple[BlobName, Buffer]]
+T = TypeVar("T", np.int32, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What a range of blocks adds up to; `saturated` is -1 if a value was out of range."""
+    """What some blocks add up to, in the kernels' buckets and the order of the payloads.
+
+    `saturated` is -1 if a value was out of range. dots: with the sum, or of pairs of updates.
+    """
 
     saturated: int
     squares: NDArray[np.int64]
@@ -52,16 +69,29 @@ class Spread(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Payloads:
-    """Updates as kernels take them: 8-bit ones first. `order[k]` is the place of k in the list.
+    """Updates as kernels take them: 8-bit ones first.
 
-    Holds the updates, because an address keeps nothing alive.
+    `order[k]` is the place of payload k in the list, `place[i]` that of the list's i here. Holds
+    the updates, because an address keeps nothing alive.
     """
 
     updates: tuple[Update, ...]
     order: tuple[int, ...]
+    place: tuple[int, ...]
     addresses: NDArray[np.uint64]
     narrow: int
     exponents: NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """The decoded inputs of both phases. `velocity` is empty where there was none before."""
+
+    rule: Rule
+    model: Model
+    layout: Layout
+    velocity: NDArray[np.int64]
+    payloads: Payloads
 
 
 # -- public calls ----------------------------------------------------------------------------------
@@ -87,9 +117,7 @@ def check_ranges(update: Update, layout: Layout) -> int:
     check_form(update, layout)
     payloads = _arrange((update,))
     squares = np.zeros(kernels.SQUARE_SHIFTS, np.int64)
-    bad_block = kernels.measure_blocks(
-        _get_arrays(layout), layout.is_train, *_get_table(payloads), squares
-    )
+    bad_block = _measure_payload(payloads, 0, layout, 0, layout.length.size, squares)
     if bad_block >= 0:
         _raise_bad_block(update, layout, bad_block)
     return _weigh_squares(squares)
@@ -119,136 +147,104 @@ def check_form(update: Update, layout: Layout) -> None:
 
 def aggregate(
     rule: Rule,
-    base_name: BlobName,
     base: Buffer,
-    updates: Sequence[tuple[BlobName, Buffer]],
+    velocity: Buffer | None,
+    updates: Named,
     weights: Sequence[int],
     spread: Spread = map,
 ) -> Aggregate:
     """Return the new model and what the record says about it.
 
-    Raises: InvalidAggregation for the list, the weights or the rule; InvalidUpdate for the first
-    update in the list that does not belong; InvalidModel for the base.
+    `velocity` is what the last round left, None before there is any.
+    Raises: InvalidAggregation for the rule, the list, the weights or the velocity; InvalidUpdate
+    for the first update in the list that does not belong; InvalidModel for the base.
     """
+    names = [name for name, _ in updates]
+    _check_list(rule, names, weights)
+    job = _open(rule, base, velocity, updates)
+    blocks = job.layout.length.size
+    measures = [_measure(job, 0, blocks, spread)] if needs_measures(rule) else []
+    decision = decide(rule, names, weights, _add_measures(measures))
+    combined = _combine(job, decision, 0, blocks, spread)
+    return _assemble(rule, job.model, decision, [combined])
+
+
+def measure_range(
+    rule: Rule, base: Buffer, updates: Named, first: int, last: int, spread: Spread = map
+) -> Measures:
+    """Run phase 1 over blocks first..last-1, which exist. Raises as `aggregate`."""
     check_rule(rule)
-    shares = compute_shares([name for name, _ in updates], weights)
-    model = decode_model(base)
-    layout = compute_layout(model.manifest)
-    decoded = _decode_updates(base_name, updates, layout)
-    effective, flags = _apply_rule(rule, decoded, layout, shares)
-    payloads = _arrange(decoded)
-    values = model.values.copy()
-    tally = _aggregate_ranges(payloads, layout, (shares, effective), model.values, values, spread)
-    if tally is None:
-        _raise_first_fault(decoded, layout)
-    return Aggregate(
-        model=encode_model(model.manifest, values),
-        shares=shares,
-        scores=_compute_scores(tally, payloads.order, effective),
-        flags=flags,
-        saturated=tally.saturated,
-    )
+    names = [name for name, _ in updates]
+    check_names(names)
+    check_enough(rule, len(names))
+    return _measure(_open(rule, base, None, updates), first, last, spread)
 
 
-def accumulate(
+def combine_range(
     rule: Rule,
-    partial: Buffer | None,
-    base_name: BlobName,
     base: Buffer,
-    updates: Sequence[tuple[BlobName, Buffer]],
-    shares: Sequence[int],
-) -> bytes:
-    """Return the partial with a page of updates added; None starts one.
+    velocity: Buffer | None,
+    updates: Named,
+    weights: Sequence[int],
+    measures: Sequence[Measures],
+    first: int,
+    last: int,
+    spread: Spread = map,
+) -> Combined:
+    """Run phase 2 over blocks first..last-1, which exist. Raises as `aggregate`.
 
-    The caller keeps updates apart between pages, and has the shares of all of them.
-    Raises: as `aggregate`, and InvalidAggregation for the partial or the shares.
+    `measures` cover all blocks once; there are none for rules that need none.
     """
+    names = [name for name, _ in updates]
+    _check_list(rule, names, weights)
+    job = _open(rule, base, velocity, updates)
+    decision = decide(rule, names, weights, _add_measures(measures))
+    return _combine(job, decision, first, last, spread)
+
+
+def assemble(
+    rule: Rule,
+    base: Buffer,
+    names: Sequence[BlobName],
+    weights: Sequence[int],
+    measures: Sequence[Measures],
+    combined: Sequence[Combined],
+) -> Aggregate:
+    """Return what `aggregate` returns, from pages that cover all blocks once, in order.
+
+    Pages that no updates could have made give some answer. Raises as `aggregate`.
+    """
+    _check_list(rule, names, weights)
+    decision = decide(rule, names, weights, _add_measures(measures))
+    return _assemble(rule, decode_model(base), decision, combined)
+
+
+# -- preparing -------------------------------------------------------------------------------------
+
+
+def _check_list(rule: Rule, names: Sequence[BlobName], weights: Sequence[int]) -> None:
     check_rule(rule)
-    check_names([name for name, _ in updates])
-    check_shares(shares, len(updates))
+    check_names(names)
+    check_weights(weights, len(names))
+    check_enough(rule, len(names))
+
+
+def _open(rule: Rule, base: Buffer, velocity: Buffer | None, updates: Named) -> Job:
     model = decode_model(base)
     layout = compute_layout(model.manifest)
-    before = _open_partial(partial, base_name, layout.update_values)
-    total = before.shares + sum(shares)
-    if total > WEIGHT_TOTAL:
-        raise InvalidAggregation("aggregation_shares", f"shares sum to {total}, past 2**20")
-    if before.updates + len(updates) > MAX_PARTIAL_UPDATES:
-        raise InvalidAggregation("aggregation_count", "the partial has too many updates")
-    decoded = _decode_updates(base_name, updates, layout)
-    effective, _ = _apply_rule(rule, decoded, layout, shares)
-    payloads = _arrange(decoded)
-    sums = before.sums.copy()
-    if not kernels.accumulate_blocks(
-        _get_arrays(layout),
-        layout.is_train,
-        *_get_table(payloads),
-        _order_shares(payloads, (shares, effective)),
-        sums,
-    ):
-        _raise_first_fault(decoded, layout)
-    return encode_partial(Partial(before.updates + len(updates), total, base_name, sums))
-
-
-def finish(base_name: BlobName, base: Buffer, partial: Buffer) -> tuple[bytes, int]:
-    """Return the new model and how many values saturated. Raises InvalidAggregation."""
-    model = decode_model(base)
-    layout = compute_layout(model.manifest)
-    done = decode_partial(partial, base_name, layout.update_values)
-    if done.shares != WEIGHT_TOTAL:
-        raise InvalidAggregation(
-            "aggregation_shares", f"the pages' shares sum to {done.shares}, not 2**20; add the rest"
-        )
-    values = model.values.copy()
-    saturated = kernels.finish_blocks(_get_arrays(layout), model.values, done.sums, values)
-    return encode_model(model.manifest, values), int(saturated)
-
-
-def check_shares(shares: Sequence[int], updates: int) -> None:
-    """Raise InvalidAggregation unless there is a share in range for each update."""
-    if len(shares) != updates:
-        raise InvalidAggregation(
-            "aggregation_count", f"{len(shares)} shares for {updates} updates; list one for each"
-        )
-    if not all(0 <= share <= WEIGHT_TOTAL for share in shares):
-        raise InvalidAggregation("aggregation_shares", "a share is outside 0 to 2**20")
-
-
-# -- steps -----------------------------------------------------------------------------------------
-
-
-def _open_partial(partial: Buffer | None, base_name: BlobName, values: int) -> Partial:
-    if partial is None:
-        return Partial(0, 0, base_name, np.zeros(values, np.int64))
-    return decode_partial(partial, base_name, values)
-
-
-def _decode_updates(
-    base_name: BlobName, updates: Sequence[tuple[BlobName, Buffer]], layout: Layout
-) -> tuple[Update, ...]:
+    before = np.empty(0, np.int64)
+    if rule.has_momentum:
+        check_velocity_size(layout.update_values)
+    if velocity is not None:
+        if not rule.has_momentum:
+            raise InvalidAggregation("velocity_unused", "a rule without momentum has no velocity")
+        before = decode_velocity(velocity, layout.update_values)
     decoded: list[Update] = []
     for _, data in updates:
         update = decode_update(data)
-        if update.header.base != base_name:
-            raise InvalidUpdate("update_base", "an update was made against another base model")
         check_form(update, layout)
         decoded.append(update)
-    return tuple(decoded)
-
-
-def _apply_rule(
-    rule: Rule, updates: Sequence[Update], layout: Layout, shares: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the effective shares and the flags."""
-    flags = [int(Flag.ZERO_SHARE) if share == 0 else 0 for share in shares]
-    effective = list(shares)
-    if rule.kind is RuleKind.NORM_CLIPPED_MEAN:
-        bound2 = rule.bound**2
-        for i, update in enumerate(updates):
-            norm2 = check_ranges(update, layout)
-            if norm2 > bound2:
-                effective[i] = isqrt(shares[i] ** 2 * bound2 // norm2)
-                flags[i] |= int(Flag.CLIPPED)
-    return tuple(effective), tuple(flags)
+    return Job(rule, model, layout, before, _arrange(decoded))
 
 
 def _arrange(updates: Sequence[Update]) -> Payloads:
@@ -257,6 +253,7 @@ def _arrange(updates: Sequence[Update]) -> Payloads:
     return Payloads(
         updates=arranged,
         order=tuple(order),
+        place=tuple(sorted(range(len(order)), key=lambda k: order[k])),
         addresses=np.array([update.values.ctypes.data for update in arranged], np.uint64),
         narrow=sum(update.header.bits == 8 for update in arranged),
         exponents=np.stack([update.exponents for update in arranged]),
@@ -278,48 +275,146 @@ def _get_table(payloads: Payloads) -> tuple[NDArray[np.uint64], int, NDArray[np.
     return payloads.addresses, payloads.narrow, payloads.exponents
 
 
-def _order_shares(payloads: Payloads, shares: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    return np.array([[row[i] for i in payloads.order] for row in shares], np.int64)
+def _get_end(layout: Layout, block: int) -> int:
+    """Return where a block ends in an update."""
+    return int(layout.update_start[block] + layout.length[block])
 
 
-def _aggregate_ranges(
+# -- phase 1 ---------------------------------------------------------------------------------------
+
+
+def _measure_payload(
     payloads: Payloads,
+    k: int,
     layout: Layout,
-    shares: Sequence[Sequence[int]],
-    base: NDArray[np.int32],
-    model: NDArray[np.int32],
-    spread: Spread,
-) -> Tally | None:
-    """Fill `model` range by range; None if a value of an update is out of range."""
-    clients, blocks = len(payloads.updates), layout.length.size
-    arrays, table = _get_arrays(layout), _get_table(payloads)
-    ordered = _order_shares(payloads, shares)
-
-    def aggregate_range(first: int) -> Tally:
-        squares = np.zeros((clients, kernels.SQUARE_SHIFTS), np.int64)
-        dots = np.zeros((clients, kernels.DOT_SHIFTS, 2), np.int64)
-        saturated = kernels.aggregate_blocks(
-            first, min(first + RANGE_BLOCKS, blocks), arrays, layout.is_train, *table,
-            ordered, base, model, squares, dots,
-        )  # fmt: skip
-        return Tally(int(saturated), squares, dots)
-
-    tallies = list(spread(aggregate_range, range(0, blocks, RANGE_BLOCKS)))
-    if any(tally.saturated < 0 for tally in tallies):
-        return None
-    total = tallies[0]
-    for tally in tallies[1:]:
-        total = Tally(
-            total.saturated + tally.saturated,
-            total.squares + tally.squares,
-            total.dots + tally.dots,
+    first: int,
+    last: int,
+    squares: NDArray[np.int64],
+) -> int:
+    """Add to the squares of payload k; return its first bad block, or -1."""
+    return int(
+        kernels.measure_blocks(
+            first, last, _get_arrays(layout), layout.is_train, payloads.addresses[k : k + 1],
+            int(k < payloads.narrow), payloads.exponents[k : k + 1], squares,
         )
+    )  # fmt: skip
+
+
+def _measure(job: Job, first: int, last: int, spread: Spread) -> Measures:
+    payloads, layout = job.payloads, job.layout
+    clients = len(payloads.updates)
+    pairs = clients if job.rule.kind is RuleKind.MULTI_KRUM else 0
+
+    def measure_some(start: int) -> Tally:
+        end = min(start + RANGE_BLOCKS, last)
+        squares = np.zeros((clients, kernels.SQUARE_SHIFTS), np.int64)
+        dots = np.zeros((pairs, pairs, GRAM_BUCKETS), np.int64)
+        for k in range(clients):
+            if _measure_payload(payloads, k, layout, start, end, squares[k]) >= 0:
+                return Tally(-1, squares, dots)
+        if pairs:
+            table = _get_table(payloads)
+            compare_blocks(start, end, _get_arrays(layout), layout.is_train, *table, dots)
+        return Tally(0, squares, dots)
+
+    tally = _add_tallies(spread(measure_some, range(first, last, RANGE_BLOCKS)))
+    if tally.saturated < 0:
+        _raise_first_fault(payloads, layout, first, last)
+    place = payloads.place
+    norms2 = tuple(_weigh_squares(tally.squares[k]) for k in place)
+    gram = tuple(
+        _weigh_gram(tally.dots[min(place[i], place[j]), max(place[i], place[j])])
+        for i in range(pairs)
+        for j in range(i + 1, pairs)
+    )
+    return Measures(first, last, norms2, gram)
+
+
+def _add_tallies(tallies: Iterable[Tally]) -> Tally:
+    """Return the sums; `saturated` is -1 if any is."""
+    total: Tally | None = None
+    for tally in tallies:
+        if total is None:
+            total = tally
+            continue
+        is_bad = total.saturated < 0 or tally.saturated < 0
+        saturated = -1 if is_bad else total.saturated + tally.saturated
+        total = Tally(saturated, total.squares + tally.squares, total.dots + tally.dots)
+    assert total is not None, "a range has blocks"
     return total
+
+
+def _add_measures(measures: Sequence[Measures]) -> Measures | None:
+    """Return the sums of pages."""
+    if not measures:
+        return None
+    return Measures(
+        measures[0].first,
+        measures[-1].last,
+        tuple(map(sum, zip(*(page.norms2 for page in measures), strict=True))),
+        tuple(map(sum, zip(*(page.gram for page in measures), strict=True))),
+    )
 
 
 def _weigh_squares(squares: NDArray[np.int64]) -> int:
     """Return the squared norm: each bucket is `2 * shift` bits from its unit."""
     return sum(square << (2 * shift) for shift, square in enumerate(squares.tolist()) if square)
+
+
+def _weigh_gram(dots: NDArray[np.int64]) -> int:
+    return sum(dot << (GRAM_SPAN * i) for i, dot in enumerate(dots.tolist()) if dot)
+
+
+# -- phase 2 ---------------------------------------------------------------------------------------
+
+
+def _combine(job: Job, decision: Decision, first: int, last: int, spread: Spread) -> Combined:
+    rule, layout, payloads = job.rule, job.layout, job.payloads
+    origin = int(layout.update_start[first])
+    count = _get_end(layout, last - 1) - origin
+    values = np.empty(count, np.int32)
+    velocity = np.empty(count if rule.has_momentum else 0, np.int64)
+    shares = np.array(
+        [[row[i] for i in payloads.order] for row in (decision.shares, decision.effective)],
+        np.int64,
+    )
+    step = (rule.server_lr, rule.momentum) if rule.has_server_step else (0, 0)
+    arrays, table = _get_arrays(layout), _get_table(payloads)
+    is_trimmed = rule.kind is RuleKind.TRIMMED_MEAN
+    size = TRIM_BLOCKS if is_trimmed else RANGE_BLOCKS
+    network = _make_network(len(payloads.updates), rule.bound) if is_trimmed else None
+
+    def combine_some(start: int) -> Tally:
+        end = min(start + size, last)
+        part = slice(int(layout.update_start[start]) - origin, _get_end(layout, end - 1) - origin)
+        given = np.empty(0 if network is None else part.stop - part.start, np.int64)
+        if network is not None:
+            trim_blocks(start, end, arrays, *table, network, rule.bound, given)
+        squares = np.zeros((len(payloads.updates), kernels.SQUARE_SHIFTS), np.int64)
+        dots = np.zeros((len(payloads.updates), kernels.DOT_SHIFTS, 2), np.int64)
+        saturated = kernels.combine_blocks(
+            start, end, arrays, layout.is_train, *table, shares, given, job.model.values,
+            values[part], step, job.velocity, velocity[part], squares, dots,
+        )  # fmt: skip
+        return Tally(int(saturated), squares, dots)
+
+    tally = _add_tallies(spread(combine_some, range(first, last, size)))
+    if tally.saturated < 0:
+        _raise_first_fault(payloads, layout, first, last)
+    return Combined(
+        first,
+        last,
+        values,
+        velocity if rule.has_momentum else None,
+        tally.saturated,
+        tuple(_weigh_squares(tally.squares[k]) for k in payloads.place),
+        tuple(_weigh_dots(tally.dots[k]) for k in payloads.place),
+    )
+
+
+def _make_network(clients: int, trimmed: int) -> NDArray[np.int64]:
+    comparators = list_comparators(clients, trimmed)
+    return np.array(comparators, np.int64).reshape(len(comparators), 2)
 
 
 def _weigh_dots(dots: NDArray[np.int64]) -> int:
@@ -330,13 +425,50 @@ def _weigh_dots(dots: NDArray[np.int64]) -> int:
     )
 
 
-def _compute_scores(
-    tally: Tally, order: Sequence[int], effective: Sequence[int]
-) -> tuple[int, ...]:
+# -- the answer ------------------------------------------------------------------------------------
+
+
+def _assemble(
+    rule: Rule, model: Model, decision: Decision, combined: Sequence[Combined]
+) -> Aggregate:
+    layout = compute_layout(model.manifest)
+    values = _join([page.values for page in combined])
+    velocity = None
+    if rule.has_momentum:
+        velocity = encode_velocity(
+            _join([page.velocity for page in combined if page.velocity is not None])
+        )
+    return Aggregate(
+        model=encode_model(model.manifest, _place_values(model, layout, values)),
+        shares=decision.shares,
+        scores=_compute_scores(combined, decision.effective),
+        flags=decision.flags,
+        saturated=sum(page.saturated for page in combined),
+        velocity=velocity,
+    )
+
+
+def _join(arrays: Sequence[NDArray[T]]) -> NDArray[T]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _place_values(model: Model, layout: Layout, values: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the values in file order; `values` are in update order."""
+    if values.size == model.values.size:
+        return values
+    placed = model.values.copy()
+    offsets = layout.model_start - layout.update_start
+    runs = [0, *(np.flatnonzero(np.diff(offsets)) + 1).tolist(), offsets.size]
+    for first, last in pairwise(runs):
+        start, end = int(layout.update_start[first]), _get_end(layout, last - 1)
+        placed[start + int(offsets[first]) : end + int(offsets[first])] = values[start:end]
+    return placed
+
+
+def _compute_scores(combined: Sequence[Combined], effective: Sequence[int]) -> tuple[int, ...]:
     """Return the cosines of the updates with the sum of the others, in units of 2**-20."""
-    place = sorted(range(len(order)), key=lambda k: order[k])
-    norms2 = [_weigh_squares(tally.squares[k]) for k in place]
-    dots = [_weigh_dots(tally.dots[k]) for k in place]
+    norms2 = [sum(parts) for parts in zip(*(page.norms2 for page in combined), strict=True)]
+    dots = [sum(parts) for parts in zip(*(page.dots for page in combined), strict=True)]
     sum2 = sum(share * dot for share, dot in zip(effective, dots, strict=True))
     return tuple(
         compute_cosine(dot - share * norm2, norm2, sum2 - 2 * share * dot + share * share * norm2)
@@ -345,20 +477,26 @@ def _compute_scores(
 
 
 def compute_cosine(dot: int, left2: int, right2: int) -> int:
-    """Return the cosine from a dot product and two squared norms, toward zero; 0 if undefined."""
-    if left2 == 0 or right2 == 0:
+    """Return the cosine from a dot product and two squared norms, toward zero; 0 if undefined.
+
+    Numbers that no vectors have, which a page may hold, give 0 or the nearest end.
+    """
+    if left2 <= 0 or right2 <= 0:
         return 0
-    size = isqrt((dot * dot << (2 * WEIGHT_BITS)) // (left2 * right2))
+    size = min(isqrt((dot * dot << (2 * WEIGHT_BITS)) // (left2 * right2)), WEIGHT_TOTAL)
     return size if dot >= 0 else -size
 
 
 # -- faults ----------------------------------------------------------------------------------------
 
 
-def _raise_first_fault(updates: Sequence[Update], layout: Layout) -> NoReturn:
+def _raise_first_fault(payloads: Payloads, layout: Layout, first: int, last: int) -> NoReturn:
     """Raise InvalidUpdate for the first bad update in the list, whatever a kernel met first."""
-    for update in updates:
-        check_ranges(update, layout)
+    for k in payloads.place:
+        squares = np.zeros(kernels.SQUARE_SHIFTS, np.int64)
+        bad_block = _measure_payload(payloads, k, layout, first, last, squares)
+        if bad_block >= 0:
+            _raise_bad_block(payloads.updates[k], layout, bad_block)
     raise AssertionError("a kernel refused updates that are in range")
 
 

@@ -5,9 +5,6 @@ values, one exponent for each client) it measures each payload (norm, range), ad
 time into sums that stay in the L1 cache, rounds the sums into the model, and while the payloads are
 still in the L2 cache takes their dot products with those sums, which is all that scores need.
 
-Payloads stay where they are: a kernel gets a table of their addresses. The caller keeps the buffers
-alive, and has checked lengths and exponents before a kernel reads or shifts anything.
-
 Widths. A delta is `q << shift` with `max|q| << shift < 2**31` (checked before the shift, by
 `_measure`), shares sum to at most 2**20, so a sum stays below 2**51. Dot products take the sum in
 two parts, `(high << SPLIT_BITS) + low`. The bounds are asserted below.
@@ -18,21 +15,37 @@ Sources: docs/protocol.md, "Aggregation"; Algorithm 1 of McMahan et al., arXiv:1
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 # The types of kernels are their numba signatures, which say more than annotations could.
 
-import ctypes
 from typing import Final
 
 import numpy as np
-from numba import carray, config, njit, types
-from numba.extending import intrinsic
+from numba import njit, types
 
 from .params import (
     BLOCK_VALUES,
     FRACTION_BITS,
     MAX_EXPONENT,
     MAX_MODEL_PARAMETERS,
+    MAX_SERVER_RATE,
+    STEP_BITS,
     VALUE_LIMIT,
+    VELOCITY_LIMIT,
     WEIGHT_BITS,
-    WEIGHT_TOTAL,
+)
+from .payloads import (
+    BOOL,
+    I32,
+    I64,
+    I64_TABLE,
+    INT8,
+    INT16,
+    LAYOUT,
+    OUT_I32,
+    OUT_I64,
+    OUT_I64_CUBE,
+    OUT_I64_TABLE,
+    PAYLOADS,
+    kernel,
+    view,
 )
 
 VALUE_BITS: Final = VALUE_LIMIT.bit_length() - 1
@@ -52,41 +65,11 @@ assert 2 * MAX_MODEL_PARAMETERS * MOST_16 * _HIGH < 2**62, "the high one of a mo
 assert MAX_MODEL_PARAMETERS * 2**SPLIT_BITS < 2**62, "what carrying leaves in the low one"
 assert BLOCK_VALUES * 2**14 < 2**31, "the squares of a block of int8"
 assert MAX_MODEL_PARAMETERS * MOST_16**2 < 2**62, "the squares of a model"
+assert MAX_SERVER_RATE * VELOCITY_LIMIT < 2**63, "the server's rate times a velocity"
 
 _SPLIT_MASK: Final = 2**SPLIT_BITS - 1
 _INT32_MAX: Final = 2**31 - 1
 _INT32_MIN: Final = -(2**31)
-_JUST_UNDER_HALF: Final = WEIGHT_TOTAL // 2 - 1
-
-# -- payloads by address ---------------------------------------------------------------------------
-
-_INT8: Final = np.int8(0)
-_INT16: Final = np.int16(0)
-"""Values that stand for their type: a function is compiled for each."""
-
-if config.DISABLE_JIT:
-
-    def _view(address, length, kind):
-        """Return the `length` values of `kind` at an address."""
-        memory = (ctypes.c_char * (int(length) * kind.itemsize)).from_address(int(address))
-        return np.frombuffer(memory, kind.dtype)
-
-else:
-
-    @intrinsic
-    def _pointer(_context, _address, kind):
-        """Make a typed pointer of an address."""
-
-        def generate(context, builder, signature, arguments):
-            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-        return types.CPointer(kind)(types.uint64, kind), generate
-
-    @njit(nogil=True)
-    def _view(address, length, kind):
-        """Return the `length` values of `kind` at an address."""
-        return carray(_pointer(address, kind), (length,))
-
 
 # -- one block -------------------------------------------------------------------------------------
 
@@ -130,14 +113,14 @@ def _add_payloads(sums, squares, addresses, shifts, shares, kind, most):
     """Measure each client's payload of one block and add it to the sums. False: out of range."""
     length, clients = sums.size, addresses.size
     for k in range(clients):
-        q = _view(addresses[k], length, kind)
+        q = view(addresses[k], length, kind)
         if not _is_in_range(q, shifts[k], most):
             return False
         squares[k] = _sum_squares_8(q) if most == MOST_8 else _sum_squares_16(q)
         if k % 4 == 3:
-            q0 = _view(addresses[k - 3], length, kind)
-            q1 = _view(addresses[k - 2], length, kind)
-            q2 = _view(addresses[k - 1], length, kind)
+            q0 = view(addresses[k - 3], length, kind)
+            q1 = view(addresses[k - 2], length, kind)
+            q2 = view(addresses[k - 1], length, kind)
             c0 = _weigh(shares[k - 3], shifts[k - 3])
             c1 = _weigh(shares[k - 2], shifts[k - 2])
             c2 = _weigh(shares[k - 1], shifts[k - 1])
@@ -146,7 +129,7 @@ def _add_payloads(sums, squares, addresses, shifts, shares, kind, most):
                 first = c0 * np.int64(q0[i]) + c1 * np.int64(q1[i])
                 sums[i] += first + c2 * np.int64(q2[i]) + c3 * np.int64(q[i])
     for k in range(clients - clients % 4, clients):
-        q = _view(addresses[k], length, kind)
+        q = view(addresses[k], length, kind)
         c = _weigh(shares[k], shifts[k])
         for i in range(length):
             sums[i] += c * np.int64(q[i])
@@ -158,10 +141,10 @@ def _dot_payloads(low, high, dots, addresses, kind):
     """Set `dots[client]` to the dot products of its payload with both parts of the sums."""
     length, clients = low.size, addresses.size
     for k in range(0, clients - clients % 4, 4):
-        q0 = _view(addresses[k], length, kind)
-        q1 = _view(addresses[k + 1], length, kind)
-        q2 = _view(addresses[k + 2], length, kind)
-        q3 = _view(addresses[k + 3], length, kind)
+        q0 = view(addresses[k], length, kind)
+        q1 = view(addresses[k + 1], length, kind)
+        q2 = view(addresses[k + 2], length, kind)
+        q3 = view(addresses[k + 3], length, kind)
         a0 = a1 = a2 = a3 = np.int64(0)
         b0 = b1 = b2 = b3 = np.int64(0)
         for i in range(length):
@@ -178,7 +161,7 @@ def _dot_payloads(low, high, dots, addresses, kind):
         dots[k, 0], dots[k + 1, 0], dots[k + 2, 0], dots[k + 3, 0] = a0, a1, a2, a3
         dots[k, 1], dots[k + 1, 1], dots[k + 2, 1], dots[k + 3, 1] = b0, b1, b2, b3
     for k in range(clients - clients % 4, clients):
-        q = _view(addresses[k], length, kind)
+        q = view(addresses[k], length, kind)
         low_dot = high_dot = np.int64(0)
         for i in range(length):
             low_dot += np.int64(q[i]) * np.int64(low[i])
@@ -194,12 +177,38 @@ def _split(sums, low, high):
 
 
 @njit(nogil=True)
+def _shift_half_even(number, bits):
+    """Return `number / 2**bits`, rounded to the nearest integer, a tie to the even one."""
+    odd = (number >> bits) & 1
+    return (number + ((np.int64(1) << (bits - 1)) - 1 + odd)) >> bits
+
+
+@njit(nogil=True)
 def _round_into(model, base, sums):
-    """Set `model` to `base + sums / 2**20`, rounded half to even; return how many saturated."""
+    """Set `model` to `base + sums / 2**20`; return how many saturated."""
     saturated = 0
     for i in range(sums.size):
-        odd = (sums[i] >> WEIGHT_BITS) & 1
-        value = np.int64(base[i]) + ((sums[i] + (_JUST_UNDER_HALF + odd)) >> WEIGHT_BITS)
+        value = np.int64(base[i]) + _shift_half_even(sums[i], WEIGHT_BITS)
+        clamped = min(max(value, np.int64(_INT32_MIN)), np.int64(_INT32_MAX))
+        saturated += clamped != value
+        model[i] = np.int32(clamped)
+    return saturated
+
+
+@njit(nogil=True)
+def _step_into(model, base, sums, before, after, rate, momentum):
+    """Set `model` to the base moved by the server's step, and `after` to the velocity it took.
+
+    `before` is empty where nothing moved yet, `after` where the velocity is not kept.
+    """
+    saturated = 0
+    for i in range(sums.size):
+        velocity = _shift_half_even(sums[i], STEP_BITS)
+        if before.size > 0:
+            velocity += _shift_half_even(momentum * before[i], STEP_BITS)
+        if after.size > 0:
+            after[i] = velocity
+        value = np.int64(base[i]) + _shift_half_even(rate * velocity, WEIGHT_BITS)
         clamped = min(max(value, np.int64(_INT32_MIN)), np.int64(_INT32_MAX))
         saturated += clamped != value
         model[i] = np.int32(clamped)
@@ -207,38 +216,6 @@ def _round_into(model, base, sums):
 
 
 # -- whole models ----------------------------------------------------------------------------------
-
-
-def _kernel(signature):
-    """Compile a kernel now, and keep it beside this file for the next start if that can be.
-
-    A cache on a full or read-only disk, or one that a power cut left half written, must not stop a
-    node: without it a start takes some seconds more. A kernel that does not compile raises again.
-    """
-
-    def compile_kernel(function):
-        try:
-            return njit(signature, nogil=True, cache=True)(function)
-        except Exception:
-            return njit(signature, nogil=True)(function)
-
-    return compile_kernel
-
-
-_I64: Final = types.Array(types.int64, 1, "C", readonly=True)
-_I32: Final = types.Array(types.int32, 1, "C", readonly=True)
-_BOOL: Final = types.Array(types.boolean, 1, "C", readonly=True)
-_U64: Final = types.Array(types.uint64, 1, "C", readonly=True)
-_I8_TABLE: Final = types.Array(types.int8, 2, "C", readonly=True)
-_I64_TABLE: Final = types.Array(types.int64, 2, "C", readonly=True)
-_OUT_I64: Final = types.Array(types.int64, 1, "C")
-_OUT_I32: Final = types.Array(types.int32, 1, "C")
-_OUT_I64_TABLE: Final = types.Array(types.int64, 2, "C")
-_OUT_I64_CUBE: Final = types.Array(types.int64, 3, "C")
-# update_start, model_start, length, fraction_bits, is_train: see model.Layout.
-_LAYOUT: Final = types.UniTuple(_I64, 4)
-# addresses, how many of them hold int8 (these come first; the rest hold int16), exponents.
-_PAYLOADS: Final = (_U64, types.int64, _I8_TABLE)
 
 
 @njit(nogil=True)
@@ -251,9 +228,9 @@ def _sum_block(sums, squares, block, start, bits, addresses, narrow, exponents, 
         shifts[k] = np.int64(exponents[k, block]) + bits
         at[k] = addresses[k] + np.uint64(start * width)
     return _add_payloads(
-        sums, squares[:narrow], at[:narrow], shifts[:narrow], shares[:narrow], _INT8, MOST_8
+        sums, squares[:narrow], at[:narrow], shifts[:narrow], shares[:narrow], INT8, MOST_8
     ) and _add_payloads(
-        sums, squares[narrow:], at[narrow:], shifts[narrow:], shares[narrow:], _INT16, MOST_16
+        sums, squares[narrow:], at[narrow:], shifts[narrow:], shares[narrow:], INT16, MOST_16
     )
 
 
@@ -263,24 +240,28 @@ def _dot_block(low, high, dots, start, addresses, narrow):
     for k in range(addresses.size):
         width = 1 if k < narrow else 2
         at[k] = addresses[k] + np.uint64(start * width)
-    _dot_payloads(low, high, dots[:narrow], at[:narrow], _INT8)
-    _dot_payloads(low, high, dots[narrow:], at[narrow:], _INT16)
+    _dot_payloads(low, high, dots[:narrow], at[:narrow], INT8)
+    _dot_payloads(low, high, dots[narrow:], at[narrow:], INT16)
 
 
-@_kernel(
+@kernel(
     types.int64(
-        types.int64, types.int64, _LAYOUT, _BOOL, *_PAYLOADS, _I64_TABLE,
-        _I32, _OUT_I32, _OUT_I64_TABLE, _OUT_I64_CUBE,
+        types.int64, types.int64, LAYOUT, BOOL, *PAYLOADS, I64_TABLE, I64, I32, OUT_I32,
+        types.UniTuple(types.int64, 2), I64, OUT_I64, OUT_I64_TABLE, OUT_I64_CUBE,
     )
 )  # fmt: skip
-def aggregate_blocks(
-    first, last, layout, is_train, addresses, narrow, exponents, shares, base, model, squares, dots
-):
-    """Write blocks first..last-1 of the new model; return the saturated values, -1: out of range.
+def combine_blocks(
+    first, last, layout, is_train, addresses, narrow, exponents, shares, given, base, model,
+    step, before, after, squares, dots,
+):  # fmt: skip
+    """Make blocks first..last-1 of the new model; return the saturated values, -1: out of range.
 
-    shares (2, clients): what applies to `average` and to `train` tensors. squares (clients,
-    SQUARE_SHIFTS) and dots (clients, DOT_SHIFTS, 2) collect `train` blocks by their distance from
-    the unit; a dot product is `(dots[..., 1] << SPLIT_BITS) + dots[..., 0]`.
+    shares (2, clients): what applies to `average` and to `train` tensors. given (values of the
+    range,), if not empty: what a robust rule made, in the sums' units, instead of the sums.
+    model (values of the range,): in update order. step: the server's rate and momentum, (0, 0) for
+    none; before (update values,) and after (values of the range,): velocities, each may be empty.
+    squares (clients, SQUARE_SHIFTS) and dots (clients, DOT_SHIFTS, 2) collect `train` blocks by
+    their distance from the unit; a dot product is `(dots[..., 1] << SPLIT_BITS) + dots[..., 0]`.
     """
     update_start, model_start, lengths, fraction_bits = layout
     buffer = np.empty(BLOCK_VALUES, np.int64)
@@ -288,10 +269,10 @@ def aggregate_blocks(
     high_buffer = np.empty(BLOCK_VALUES, np.int32)
     block_squares = np.empty(addresses.size, np.int64)
     block_dots = np.empty((addresses.size, 2), np.int64)
+    rate, momentum = step
     saturated = 0
     for block in range(first, last):
         start, length, bits = update_start[block], lengths[block], fraction_bits[block]
-        to = model_start[block]
         sums, low, high = buffer[:length], low_buffer[:length], high_buffer[:length]
         sums[:] = 0
         chosen = shares[1 if is_train[block] else 0]
@@ -299,7 +280,17 @@ def aggregate_blocks(
             sums, block_squares, block, start, bits, addresses, narrow, exponents, chosen
         ):
             return -1
-        saturated += _round_into(model[to : to + length], base[to : to + length], sums)
+        to, at = start - update_start[first], model_start[block]
+        made = given[to : to + length] if given.size > 0 else sums
+        old, new = base[at : at + length], model[to : to + length]
+        if rate > 0 and is_train[block]:
+            saturated += _step_into(
+                new, old, made, before[start : start + length], after[to : to + length],
+                rate, momentum,
+            )  # fmt: skip
+        else:
+            saturated += _round_into(new, old, made)
+            after[to : to + length] = 0
         if not is_train[block]:
             continue
         _split(sums, low, high)
@@ -313,47 +304,18 @@ def aggregate_blocks(
     return saturated
 
 
-@_kernel(types.boolean(_LAYOUT, _BOOL, *_PAYLOADS, _I64_TABLE, _OUT_I64))
-def accumulate_blocks(layout, is_train, addresses, narrow, exponents, shares, sums):
-    """Add all updates to `sums` (update values,). False: a value is out of range."""
-    update_start, _, lengths, fraction_bits = layout
-    squares = np.empty(addresses.size, np.int64)
-    for block in range(lengths.size):
-        start = update_start[block]
-        if not _sum_block(
-            sums[start : start + lengths[block]],
-            squares, block, start, fraction_bits[block],
-            addresses, narrow, exponents, shares[1 if is_train[block] else 0],
-        ):  # fmt: skip
-            return False
-    return True
-
-
-@_kernel(types.int64(_LAYOUT, _I32, _I64, _OUT_I32))
-def finish_blocks(layout, base, sums, model):
-    """Write the averaged blocks of the new model; return how many values saturated."""
-    update_start, model_start, lengths, _ = layout
-    saturated = 0
-    for block in range(lengths.size):
-        start, to, length = update_start[block], model_start[block], lengths[block]
-        saturated += _round_into(
-            model[to : to + length], base[to : to + length], sums[start : start + length]
-        )
-    return saturated
-
-
-@_kernel(types.int64(_LAYOUT, _BOOL, *_PAYLOADS, _OUT_I64))
-def measure_blocks(layout, is_train, addresses, narrow, exponents, squares):
+@kernel(types.int64(types.int64, types.int64, LAYOUT, BOOL, *PAYLOADS, OUT_I64))
+def measure_blocks(first, last, layout, is_train, addresses, narrow, exponents, squares):
     """Collect one update's squares by distance (SQUARE_SHIFTS,); return its bad block, or -1."""
     update_start, _, lengths, fraction_bits = layout
-    for block in range(lengths.size):
+    for block in range(first, last):
         exponent = np.int64(exponents[0, block])
         shift, length = exponent + fraction_bits[block], lengths[block]
         if narrow:
-            q8 = _view(addresses[0] + np.uint64(update_start[block]), length, _INT8)
+            q8 = view(addresses[0] + np.uint64(update_start[block]), length, INT8)
             is_valid, square = _is_in_range(q8, shift, MOST_8), _sum_squares_8(q8)
         else:
-            q16 = _view(addresses[0] + np.uint64(2 * update_start[block]), length, _INT16)
+            q16 = view(addresses[0] + np.uint64(2 * update_start[block]), length, INT16)
             is_valid, square = _is_in_range(q16, shift, MOST_16), _sum_squares_16(q16)
         if not is_valid:
             return block

@@ -12,9 +12,7 @@ CHUNK_BYTES: Final = 262_144
 DAG_WIDTH: Final = 174
 """Links in one inner node of the balanced dag-pb tree."""
 MAX_BLOB_BYTES: Final = 48 * 2**20
-"""A declared blob: a 10-million-parameter model (40 MB) fits."""
-MAX_PARTIAL_BYTES: Final = 100 * 2**20
-"""A blob that `accumulate` made: eight bytes a parameter."""
+"""Any blob, declared or made: a 10-million-parameter model (40 MB) fits."""
 MAX_BLOBS_PER_TRANSACTION: Final = 8
 MAX_BLOB_BYTES_PER_BLOCK: Final = 64 * 2**20
 BLOB_GAS_EACH: Final = 25_000
@@ -56,8 +54,23 @@ WEIGHT_TOTAL: Final = 2**WEIGHT_BITS
 """Normalised weights (shares) of one aggregation sum to exactly this; scores use it as 1.0."""
 MAX_UPDATES: Final = 1024
 """Updates in one aggregation."""
+MAX_PAGES: Final = 64
+"""Pages of one phase of an aggregation."""
+STEP_BITS: Final = 12
+STEP_UNIT: Final = 2**STEP_BITS
+"""A server learning rate or a momentum of 1.0."""
+MAX_SERVER_RATE: Final = 2**15
+"""Of the server step: eight times the mean."""
+MAX_MOMENTUM: Final = STEP_UNIT - 16
+"""Keeps the sum of all past deltas below 256 times the largest one."""
+VELOCITY_LIMIT: Final = 2**47
+"""A velocity's values are below this, in units of 2**-(fraction_bits + 8)."""
 MAX_RAW_WEIGHT: Final = 2**128 - 1
 MAX_NORM2: Final = 2**256 - 1
+MAX_COMPARED_UPDATES: Final = 256
+"""Updates in one aggregation by Multi-Krum, which compares each with each."""
+VELOCITY_BITS: Final = 8
+"""A velocity has so many fraction bits more than the model's values."""
 
 # -- gas of the aggregation precompile: about 0.5 microseconds a unit ------------------------------
 GAS_CALL: Final = 3_000
@@ -70,6 +83,18 @@ BYTES_MADE_PER_GAS: Final = 32
 """Encoding, hashing and storing a blob that the precompile makes."""
 VALUES_PER_GAS: Final = 256
 """parameters x updates, for the sums, the norms and the scores together."""
+TRIMMED_VISITS: Final = 6
+"""Sorting the values of a block costs this many times the sums."""
+PAIR_VALUES_PER_GAS: Final = 2_048
+"""parameters x pairs of updates, for the Gram matrix of Multi-Krum."""
+GAS_PER_DISTANCE: Final = 2
+"""Multi-Krum compares updates squared distances between updates."""
+STEP_VISITS: Final = 2
+"""The server step, for each parameter: that of two updates more."""
+PAGE_BYTES_PER_GAS: Final = 32
+"""Decoding the squares and dot products of pages: one number a gas."""
+GAS_PER_PLAN: Final = 5_000
+"""Trying all numbers of pages."""
 
 # -- gas of the evidence precompile (chain/evidence.py says why so much) ---------------------------
 GAS_PER_VERIFICATION: Final = 50_000
@@ -123,8 +148,16 @@ EVM_STACK_BYTES: Final = 16 * 2**20
 
 assert MAX_BLOB_BYTES <= MAX_BLOB_BYTES_PER_BLOCK
 assert 4 * MAX_MODEL_PARAMETERS + MAX_MODEL_HEADER_BYTES <= MAX_BLOB_BYTES
-assert 8 * MAX_MODEL_PARAMETERS + MAX_MODEL_HEADER_BYTES <= MAX_PARTIAL_BYTES
 assert WEIGHT_TOTAL * VALUE_LIMIT <= 2**51
 """The weighted sum of in-range values stays inside int64 with twelve bits to spare."""
-assert MAX_UPDATES <= WEIGHT_TOTAL
+assert (WEIGHT_TOTAL * VALUE_LIMIT >> STEP_BITS) * STEP_UNIT <= (
+    VELOCITY_LIMIT * (STEP_UNIT - MAX_MOMENTUM)
+)
+"""A velocity is at most the largest delta / (1 - momentum)."""
+assert VELOCITY_LIMIT * MAX_SERVER_RATE < 2**63
+"""And its product with the server's rate stays inside int64."""
+assert MAX_UPDATES * VALUE_LIMIT * WEIGHT_TOTAL <= 2**61
+"""What a trimmed mean divides."""
+assert MAX_COMPARED_UPDATES <= MAX_UPDATES <= WEIGHT_TOTAL
+assert VELOCITY_BITS == WEIGHT_BITS - STEP_BITS, "a velocity is a sum over STEP_UNIT"
 assert MAX_VALIDATORS * (MAX_ENDPOINT_BYTES + 192) + 64 <= MAX_EPOCH_SET_BYTES

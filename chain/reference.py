@@ -17,14 +17,16 @@ from .model import Manifest, Model, Role, decode_model, encode_model
 from .params import (
     BLOCK_VALUES,
     FRACTION_BITS,
+    MAX_COMPARED_UPDATES,
     MAX_EXPONENT,
     MAX_RAW_WEIGHT,
     MAX_UPDATES,
+    STEP_UNIT,
     VALUE_LIMIT,
     WEIGHT_TOTAL,
 )
-from .partial import MAX_PARTIAL_UPDATES, Partial, decode_partial, encode_partial
 from .rules import Aggregate, Flag, Rule, RuleKind, check_rule
+from .server import check_velocity_size, decode_velocity, encode_velocity
 from .types import BlobName, Buffer
 from .update import Binding, Mode, Update, check_binding, decode_update
 
@@ -55,6 +57,15 @@ class Delta:
     norm2: int
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What each update counts; `effective` is for `train` tensors."""
+
+    shares: tuple[int, ...]
+    effective: tuple[int, ...]
+    flags: tuple[int, ...]
+
+
 def verify_update(update: Buffer, model: Model, binding: Binding, max_norm2: int) -> int:
     """Return the squared norm of an update, in units of 2**-48. Raises InvalidUpdate."""
     decoded = decode_update(update)
@@ -67,92 +78,99 @@ def verify_update(update: Buffer, model: Model, binding: Binding, max_norm2: int
     return norm2
 
 
-def compute_shares(names: Sequence[BlobName], weights: Sequence[int]) -> tuple[int, ...]:
-    """Return the shares by giving away one unit at a time. Raises InvalidAggregation."""
+def compute_shares(
+    names: Sequence[BlobName], weights: Sequence[int], max_share: int = WEIGHT_TOTAL
+) -> tuple[int, ...]:
+    """Return the shares. Raises InvalidAggregation."""
+    _check_list(names, weights)
+    return _share_out(names, dict(enumerate(weights)), max_share)[0]
+
+
+def aggregate(
+    rule: Rule,
+    base: Buffer,
+    velocity: Buffer | None,
+    updates: Sequence[tuple[BlobName, Buffer]],
+    weights: Sequence[int],
+) -> Aggregate:
+    """Return the new model and its record. Raises as `steelyard.chain.aggregate.aggregate`."""
+    check_rule(rule)
+    names = [name for name, _ in updates]
+    _check_list(names, weights)
+    _check_count(rule, len(names))
+    model = decode_model(base)
+    blocks = _list_blocks(model.manifest)
+    before = _read_velocity(rule, velocity, model.manifest.update_values)
+    deltas = _read_updates(updates, blocks)
+    choice = _choose(rule, names, weights, deltas)
+    if rule.kind is RuleKind.TRIMMED_MEAN:
+        sums = _trim(deltas, rule.bound)
+    else:
+        sums = _sum_deltas(deltas, blocks, choice)
+    if (rule.server_lr, rule.momentum) == (STEP_UNIT, 0):
+        moves = [_divide(total, WEIGHT_TOTAL) for total in sums]
+    else:
+        moves, before = _step(rule, blocks, sums, before)
+    data, saturated = _move(model, blocks, moves)
+    return Aggregate(
+        data,
+        choice.shares,
+        _compute_scores(deltas, choice.effective),
+        choice.flags,
+        saturated,
+        encode_velocity(np.array(before, np.int64)) if rule.momentum else None,
+    )
+
+
+# -- the list --------------------------------------------------------------------------------------
+
+
+def _check_list(names: Sequence[BlobName], weights: Sequence[int]) -> None:
     if not 1 <= len(names) <= MAX_UPDATES:
         raise InvalidAggregation("aggregation_count", f"{len(names)} updates")
     if len({(name.digest, name.size) for name in names}) != len(names):
         raise InvalidAggregation("aggregation_duplicate", "an update is listed more than once")
     if len(weights) != len(names):
         raise InvalidAggregation("aggregation_count", f"{len(weights)} weights")
-    total = sum(weights)
-    if min(weights) < 0 or max(weights) > MAX_RAW_WEIGHT or total == 0:
+    if min(weights) < 0 or max(weights) > MAX_RAW_WEIGHT or sum(weights) == 0:
         raise InvalidAggregation("aggregation_weight", "weights are out of range or all zero")
-    shares: list[int] = []
+
+
+def _check_count(rule: Rule, count: int) -> None:
+    trims, compares = rule.kind is RuleKind.TRIMMED_MEAN, rule.kind is RuleKind.MULTI_KRUM
+    if (trims and count <= 2 * rule.bound) or (
+        compares and not 2 * rule.bound + 3 <= count <= MAX_COMPARED_UPDATES
+    ):
+        raise InvalidAggregation("aggregation_rule_count", f"{count} updates")
+
+
+def _share_out(
+    names: Sequence[BlobName], weights: dict[int, int], max_share: int
+) -> tuple[tuple[int, ...], set[int]]:
+    """Return the shares of all, by the weights of some, and who was held to the cap."""
+    givers = sum(weight != 0 for weight in weights.values())
+    cap = max(max_share, (WEIGHT_TOTAL + givers - 1) // givers)
+    capped: set[int] = set()
+    while True:
+        free = {i: weight for i, weight in weights.items() if i not in capped}
+        shares = _hamilton(names, free, WEIGHT_TOTAL - cap * len(capped))
+        over = {i for i, share in shares.items() if share > cap}
+        if not over:
+            break
+        capped |= over
+    return tuple(cap if i in capped else shares.get(i, 0) for i in range(len(names))), capped
+
+
+def _hamilton(names: Sequence[BlobName], weights: dict[int, int], units: int) -> dict[int, int]:
+    total = sum(weights.values())
+    shares: dict[int, int] = {}
     remainders: list[tuple[int, bytes, int, int]] = []
-    for name, weight in zip(names, weights, strict=True):
-        share, remainder = divmod(weight * WEIGHT_TOTAL, total)
-        remainders.append((-remainder, name.digest, name.size, len(shares)))
-        shares.append(share)
-    for *_, i in sorted(remainders)[: WEIGHT_TOTAL - sum(shares)]:
+    for i, weight in weights.items():
+        shares[i], remainder = divmod(weight * units, total)
+        remainders.append((-remainder, names[i].digest, names[i].size, i))
+    for *_, i in sorted(remainders)[: units - sum(shares.values())]:
         shares[i] += 1
-    return tuple(shares)
-
-
-def aggregate(
-    rule: Rule,
-    base_name: BlobName,
-    base: Buffer,
-    updates: Sequence[tuple[BlobName, Buffer]],
-    weights: Sequence[int],
-) -> Aggregate:
-    """Return the new model and its record. Raises as `steelyard.chain.aggregate.aggregate`."""
-    check_rule(rule)
-    shares = compute_shares([name for name, _ in updates], weights)
-    model = decode_model(base)
-    blocks = _list_blocks(model.manifest)
-    deltas = _read_updates(base_name, updates, blocks)
-    effective, flags = _apply_rule(rule, deltas, shares)
-    sums = _sum_deltas(deltas, blocks, shares, effective)
-    data, saturated = _apply_sums(model, blocks, sums)
-    return Aggregate(data, shares, _compute_scores(deltas, effective), flags, saturated)
-
-
-def accumulate(
-    rule: Rule,
-    partial: Buffer | None,
-    base_name: BlobName,
-    base: Buffer,
-    updates: Sequence[tuple[BlobName, Buffer]],
-    shares: Sequence[int],
-) -> bytes:
-    """Return the partial with a page added. Raises as `steelyard.chain.aggregate.accumulate`."""
-    check_rule(rule)
-    names = [name for name, _ in updates]
-    if not 1 <= len(names) <= MAX_UPDATES:
-        raise InvalidAggregation("aggregation_count", f"{len(names)} updates")
-    if len(set(names)) != len(names):
-        raise InvalidAggregation("aggregation_duplicate", "an update is listed more than once")
-    if len(shares) != len(names):
-        raise InvalidAggregation("aggregation_count", f"{len(shares)} shares")
-    if min(shares) < 0 or max(shares) > WEIGHT_TOTAL:
-        raise InvalidAggregation("aggregation_shares", "a share is out of range")
-    model = decode_model(base)
-    blocks = _list_blocks(model.manifest)
-    values = model.manifest.update_values
-    sums, count, total = [0] * values, 0, 0
-    if partial is not None:
-        before = decode_partial(partial, base_name, values)
-        sums, count, total = before.sums.tolist(), before.updates, before.shares
-    count, total = count + len(updates), total + sum(shares)
-    if total > WEIGHT_TOTAL:
-        raise InvalidAggregation("aggregation_shares", f"shares sum to {total}")
-    if count > MAX_PARTIAL_UPDATES:
-        raise InvalidAggregation("aggregation_count", "the partial has too many updates")
-    deltas = _read_updates(base_name, updates, blocks)
-    effective, _ = _apply_rule(rule, deltas, shares)
-    page = _sum_deltas(deltas, blocks, shares, effective)
-    sums = [old + new for old, new in zip(sums, page, strict=True)]
-    return encode_partial(Partial(count, total, base_name, np.array(sums, np.int64)))
-
-
-def finish(base_name: BlobName, base: Buffer, partial: Buffer) -> tuple[bytes, int]:
-    """Return the new model and the saturated values. Raises InvalidAggregation."""
-    model = decode_model(base)
-    done = decode_partial(partial, base_name, model.manifest.update_values)
-    if done.shares != WEIGHT_TOTAL:
-        raise InvalidAggregation("aggregation_shares", f"shares sum to {done.shares}")
-    return _apply_sums(model, _list_blocks(model.manifest), done.sums.tolist())
+    return shares
 
 
 # -- reading updates -------------------------------------------------------------------------------
@@ -184,15 +202,24 @@ def _list_blocks(manifest: Manifest) -> list[Block]:
     return blocks
 
 
+def _read_velocity(rule: Rule, velocity: Buffer | None, values: int) -> list[int]:
+    if rule.momentum:
+        check_velocity_size(values)
+    if velocity is None:
+        return [0] * values
+    if not rule.momentum:
+        raise InvalidAggregation("velocity_unused", "a velocity without momentum")
+    numbers: list[int] = decode_velocity(velocity, values).tolist()
+    return numbers
+
+
 def _read_updates(
-    base_name: BlobName, updates: Sequence[tuple[BlobName, Buffer]], blocks: Sequence[Block]
+    updates: Sequence[tuple[BlobName, Buffer]], blocks: Sequence[Block]
 ) -> list[Delta]:
     """Decode all, then read the numbers of all: the order in which faults are found."""
     decoded = []
     for _, data in updates:
         update = decode_update(data)
-        if update.header.base != base_name:
-            raise InvalidUpdate("update_base", "an update was made against another base model")
         _check_form(update, blocks)
         decoded.append(update)
     return [_read_delta(update, blocks) for update in decoded]
@@ -228,57 +255,120 @@ def _read_delta(update: Update, blocks: Sequence[Block]) -> Delta:
     return Delta(steps, finest, sum(x * x for x in finest))
 
 
-# -- rules, sums, scores ---------------------------------------------------------------------------
+# -- rules -----------------------------------------------------------------------------------------
 
 
-def _apply_rule(
-    rule: Rule, deltas: Sequence[Delta], shares: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    effective: list[int] = []
-    flags: list[int] = []
-    for share, delta in zip(shares, deltas, strict=True):
-        flag = Flag.ZERO_SHARE if share == 0 else Flag(0)
+def _choose(
+    rule: Rule, names: Sequence[BlobName], weights: Sequence[int], deltas: Sequence[Delta]
+) -> Choice:
+    flags = [0] * len(names)
+    kept = dict(enumerate(weights))
+    if rule.kind is RuleKind.MULTI_KRUM:
+        for i, flag in _find_outliers(rule.bound, names, deltas).items():
+            flags[i] |= flag
+            del kept[i]
+        if not any(kept.values()):
+            kept = dict.fromkeys(kept, 1)
+    shares, capped = _share_out(names, kept, rule.max_share)
+    effective = []
+    for i, (share, delta) in enumerate(zip(shares, deltas, strict=True)):
+        flags[i] |= Flag.CAPPED if i in capped else 0
+        flags[i] |= Flag.ZERO_SHARE if share == 0 else 0
+        effective.append(share)
         if rule.kind is RuleKind.NORM_CLIPPED_MEAN and delta.norm2 > rule.bound**2:
-            effective.append(isqrt(share**2 * rule.bound**2 // delta.norm2))
-            flag |= Flag.CLIPPED
-        else:
-            effective.append(share)
-        flags.append(int(flag))
-    return tuple(effective), tuple(flags)
+            effective[i] = isqrt(share**2 * rule.bound**2 // delta.norm2)
+            flags[i] |= Flag.CLIPPED
+    return Choice(shares, tuple(effective), tuple(int(flag) for flag in flags))
 
 
-def _sum_deltas(
-    deltas: Sequence[Delta],
-    blocks: Sequence[Block],
-    shares: Sequence[int],
-    effective: Sequence[int],
-) -> list[int]:
+def _find_outliers(
+    bound: int, names: Sequence[BlobName], deltas: Sequence[Delta]
+) -> dict[int, Flag]:
+    """Return whom Multi-Krum leaves out, and why."""
+    by_name = sorted(range(len(names)), key=lambda i: (names[i].digest, names[i].size))
+    left_out: dict[int, Flag] = {}
+    seen: list[list[int]] = []
+    for i in by_name:
+        if deltas[i].finest in seen:
+            left_out[i] = Flag.DUPLICATE
+        seen.append(deltas[i].finest)
+    distinct = [i for i in by_name if i not in left_out]
+    if len(distinct) < 3:
+        return left_out
+    while len(distinct) < 2 * bound + 3:
+        bound -= 1
+    ranking = []
+    for place, i in enumerate(distinct):
+        distances = sorted(
+            sum((x - y) ** 2 for x, y in zip(deltas[i].finest, deltas[j].finest, strict=True))
+            for j in distinct
+            if j != i
+        )
+        ranking.append((sum(distances[: len(distinct) - bound - 2]), place, i))
+    for *_, i in sorted(ranking)[len(distinct) - bound :]:
+        left_out[i] = Flag.EXCLUDED
+    return left_out
+
+
+def _trim(deltas: Sequence[Delta], trimmed: int) -> list[int]:
+    """Return, in units of a share, the means of what is left of each value."""
+    sums: list[int] = []
+    left = len(deltas) - 2 * trimmed
+    for column in zip(*(delta.steps for delta in deltas), strict=True):
+        middle = sorted(column)[trimmed : trimmed + left]
+        sums.append(_divide(sum(middle) * WEIGHT_TOTAL, left))
+    return sums
+
+
+def _sum_deltas(deltas: Sequence[Delta], blocks: Sequence[Block], choice: Choice) -> list[int]:
     sums: list[int] = []
     for block in blocks:
         total = [0] * block.length
-        for weight, delta in zip(effective if block.is_train else shares, deltas, strict=True):
+        weights = choice.effective if block.is_train else choice.shares
+        for weight, delta in zip(weights, deltas, strict=True):
             part = delta.steps[block.update_start : block.update_start + block.length]
             total = [old + weight * step for old, step in zip(total, part, strict=True)]
         sums += total
     return sums
 
 
-def _apply_sums(model: Model, blocks: Sequence[Block], sums: Sequence[int]) -> tuple[bytes, int]:
+# -- the server's step, the model, scores ----------------------------------------------------------
+
+
+def _step(
+    rule: Rule, blocks: Sequence[Block], sums: Sequence[int], before: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Return how far values move, and the velocity."""
+    moves: list[int] = []
+    velocity: list[int] = []
+    for block in blocks:
+        for i in range(block.update_start, block.update_start + block.length):
+            if not block.is_train:
+                moves.append(_divide(sums[i], WEIGHT_TOTAL))
+                velocity.append(0)
+                continue
+            speed = _divide(sums[i], STEP_UNIT) + _divide(rule.momentum * before[i], STEP_UNIT)
+            moves.append(_divide(rule.server_lr * speed, WEIGHT_TOTAL))
+            velocity.append(speed)
+    return moves, velocity
+
+
+def _move(model: Model, blocks: Sequence[Block], moves: Sequence[int]) -> tuple[bytes, int]:
     values = model.values.tolist()
     saturated = 0
     for block in blocks:
         for i in range(block.length):
             place = block.model_start + i
-            exact = values[place] + _round_half_even(sums[block.update_start + i])
+            exact = values[place] + moves[block.update_start + i]
             values[place] = min(max(exact, _INT32_MIN), _INT32_MAX)
             saturated += values[place] != exact
     return encode_model(model.manifest, np.array(values, np.int32)), saturated
 
 
-def _round_half_even(total: int) -> int:
-    """Return `total / 2**20`, rounded to the nearest integer, a tie to the even one."""
-    whole, rest = divmod(total, WEIGHT_TOTAL)
-    is_up = 2 * rest > WEIGHT_TOTAL or (2 * rest == WEIGHT_TOTAL and whole % 2 == 1)
+def _divide(number: int, divisor: int) -> int:
+    """Return the quotient, rounded to the nearest integer, a tie to the even one."""
+    whole, rest = divmod(number, divisor)
+    is_up = 2 * rest > divisor or (2 * rest == divisor and whole % 2 == 1)
     return whole + is_up
 
 

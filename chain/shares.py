@@ -2,7 +2,8 @@
 
 The total is a power of two, so that the mean's only division is a shift. What flooring leaves over
 goes to the largest remainders (Hamilton's method), ties to the smaller digest: the order in which
-clients are listed never matters.
+clients are listed never matters. A cap is applied as water fills vessels: who would exceed it gets
+exactly the cap, and the others divide what is left, until nobody exceeds it.
 
 Pure: Python integers. Called by the kernels' driver, the reference and the precompile.
 """
@@ -14,24 +15,54 @@ from .params import MAX_RAW_WEIGHT, MAX_UPDATES, WEIGHT_TOTAL
 from .types import BlobName
 
 
-def compute_shares(names: Sequence[BlobName], weights: Sequence[int]) -> tuple[int, ...]:
+def compute_shares(
+    names: Sequence[BlobName], weights: Sequence[int], max_share: int = WEIGHT_TOTAL
+) -> tuple[int, ...]:
     """Return each update's share, in the order given; they sum to WEIGHT_TOTAL.
 
+    A cap that cannot be kept is lifted to the least one that can.
     Raises: InvalidAggregation if names are repeated, there are none or too many, or a weight is
     out of range, or all are zero.
     Source: docs/protocol.md, "Aggregation", step 1.
     """
+    return compute_capped_shares(names, weights, max_share)[0]
+
+
+def compute_capped_shares(
+    names: Sequence[BlobName], weights: Sequence[int], max_share: int
+) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Return the shares, and which of them were cut down to the cap. Raises as compute_shares."""
     check_names(names)
     check_weights(weights, len(names))
-    total = sum(weights)
-    floors = [weight * WEIGHT_TOTAL // total for weight in weights]
-    left = WEIGHT_TOTAL - sum(floors)
+    cap = max(max_share, -(-WEIGHT_TOTAL // sum(weight > 0 for weight in weights)))
+    shares = [cap] * len(names)
+    free, left = list(range(len(names))), WEIGHT_TOTAL
+    while True:
+        for i, share in zip(free, _divide(left, free, names, weights), strict=True):
+            shares[i] = share
+        over = frozenset(i for i in free if shares[i] > cap)
+        if not over:
+            break
+        for i in over:
+            shares[i] = cap
+        left -= cap * len(over)
+        free = [i for i in free if i not in over]
+    is_free = frozenset(free)
+    return tuple(shares), tuple(i not in is_free for i in range(len(names)))
+
+
+def _divide(
+    total: int, free: Sequence[int], names: Sequence[BlobName], weights: Sequence[int]
+) -> list[int]:
+    """Return shares of `total` for the updates in `free`, by the largest remainder."""
+    sum_of_weights = sum(weights[i] for i in free)
+    floors = [weights[i] * total // sum_of_weights for i in free]
     ranking = sorted(
-        range(len(names)),
-        key=lambda i: (-(weights[i] * WEIGHT_TOTAL % total), names[i]),
+        range(len(free)),
+        key=lambda k: (-(weights[free[k]] * total % sum_of_weights), names[free[k]]),
     )
-    lucky = frozenset(ranking[:left])
-    return tuple(floor + (i in lucky) for i, floor in enumerate(floors))
+    lucky = frozenset(ranking[: total - sum(floors)])
+    return [floor + (k in lucky) for k, floor in enumerate(floors)]
 
 
 def check_names(names: Sequence[BlobName]) -> None:
