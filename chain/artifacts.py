@@ -16,7 +16,7 @@ from eth_utils.crypto import keccak
 from .errors import InvalidGenesis
 from .types import Hash
 
-ARTIFACT_NAMES = ("Registry", "Staking", "Tasks")
+ARTIFACT_NAMES = ("Registry", "Rounds", "Staking", "Tasks")
 
 _KEYS = {
     "abi",

@@ -5,33 +5,42 @@
 """
 @title Federated learning tasks
 @license Apache-2.0
-@notice An organisation publishes a task with its first model and an escrow. Participants join with
-        a stake and, in each round, commit to an update, reveal it, and are paid by their share in
-        the mean that the precompile computes when the round is closed. docs/tasks.md tells the
-        life of a task; its parameters are frozen from the first transaction.
+@notice The agreement between an organisation and its participants, and all the money. An
+        organisation publishes a task with its first model and an escrow; participants join with a
+        stake; the rounds are played in the contract Rounds, which reports here how each one ended,
+        and who earned what. docs/tasks.md tells the life of a task; its parameters are frozen from
+        the first transaction.
 
         Time is `block.timestamp` in seconds. A period ends at its `ends` second, exclusive. Every
         wait ends by itself, and whoever has something here can take it out: a participant who
         has no open commitment may leave, anybody may close or abort what is due.
 """
 
+import capacity
 import escrow
 import fedavg
-import metrics
+import lobby
+import reputation
 import roster
-import rounds
+import seam
 import terms
 
 initializes: escrow
-initializes: metrics
+initializes: lobby
+initializes: reputation
 initializes: roster
-initializes: rounds
 
 # States of a task. 0 is a task that does not exist.
 LOBBY: constant(uint8) = 1
 RUNNING: constant(uint8) = 2
 FINISHED: constant(uint8) = 3
 ABORTED: constant(uint8) = 4
+PAUSED: constant(uint8) = 5
+
+# What the publisher has asked for when the round in progress ends.
+NOTHING: constant(uint8) = 0
+PAUSE: constant(uint8) = 1
+CANCEL: constant(uint8) = 2
 
 # What `next_action` answers.
 WAIT: constant(uint8) = 0
@@ -39,19 +48,24 @@ START: constant(uint8) = 1
 CLOSE: constant(uint8) = 2
 ABORT: constant(uint8) = 3
 
+# A pause that lasts longer may be ended by anybody.
+MAX_PAUSE_SECONDS: constant(uint256) = 30 * 86_400
+
 
 struct Task:
     name: String[64]
     publisher: address
     state: uint8
-    invited_only: bool
     parameters: terms.Parameters
     bundle: fedavg.Blob
     model: fedavg.Blob
     join_ends: uint256
     round: uint256
-    # Rounds skipped since the last aggregation.
-    skips: uint256
+    # What the current round may pay out: fixed when it was opened.
+    pool: uint256
+    wish: uint8
+    # When anybody may abort a paused task.
+    pause_ends: uint256
 
 
 event Published:
@@ -61,7 +75,7 @@ event Published:
     parameters: terms.Parameters
     model: fedavg.Blob
     bundle: fedavg.Blob
-    allowlist: DynArray[address, fedavg.MAX_CLIENTS]
+    invited: DynArray[address, fedavg.MAX_CLIENTS]
     join_ends: uint256
 
 
@@ -70,19 +84,14 @@ event Started:
     participants: uint256
 
 
-event Aggregated:
+event Settled:
     task: indexed(uint256)
     round: indexed(uint256)
-    rule: fedavg.Rule
-    base: fedavg.Blob
-    clients: DynArray[address, fedavg.MAX_CLIENTS]
-    updates: DynArray[fedavg.Blob, fedavg.MAX_CLIENTS]
-    raw_weights: DynArray[uint256, fedavg.MAX_CLIENTS]
-    shares: DynArray[uint256, fedavg.MAX_CLIENTS]
-    scores: DynArray[int256, fedavg.MAX_CLIENTS]
-    flags: DynArray[uint256, fedavg.MAX_CLIENTS]
-    model: fedavg.Blob
-    saturated: uint256
+    outcome: uint8
+    pool: uint256
+    paid: uint256
+    platform: uint256
+    burned: uint256
 
 
 event ClosePaid:
@@ -90,6 +99,22 @@ event ClosePaid:
     round: indexed(uint256)
     closer: indexed(address)
     fee: uint256
+
+
+event Wished:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    wish: uint8
+
+
+event Paused:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    pause_ends: uint256
+
+
+event Resumed:
+    task: indexed(uint256)
 
 
 event Finished:
@@ -105,6 +130,8 @@ event Aborted:
 
 task_count: public(uint256)
 tasks: HashMap[uint256, Task]
+# Of a round's reserve, what closing its earlier pages and extensions has taken.
+spent: HashMap[uint256, HashMap[uint256, uint256]]
 
 
 # -- the organisation --------------------------------------------------------------------------
@@ -117,19 +144,21 @@ def publish(
     parameters: terms.Parameters,
     model: fedavg.Blob,
     bundle: fedavg.Blob,
-    allowlist: DynArray[address, fedavg.MAX_CLIENTS],
+    invited: DynArray[address, fedavg.MAX_CLIENTS],
 ) -> uint256:
     """
     @notice Create a task, open its lobby and deposit its escrow: exactly
-            `reward + rounds x close_reserve` wei. An empty allowlist admits everybody.
+            `reward + rounds x close_reserve` wei.
     @return The task's number; the first is 1.
     """
     terms._check_parameters(parameters)
     assert len(name) > 0, "tasks: no name"
     assert (
+        len(invited) == 0 or parameters.admission != terms.OPEN
+    ), "tasks: open to everybody"
+    assert (
         msg.value == terms._compute_escrow(parameters)
     ), "tasks: escrow differs from reward and reserves"
-    terms._check_capacity(parameters, model)
 
     self.task_count += 1
     task: uint256 = self.task_count
@@ -138,17 +167,20 @@ def publish(
         name=name,
         publisher=msg.sender,
         state=LOBBY,
-        invited_only=len(allowlist) > 0,
         parameters=parameters,
         bundle=bundle,
         model=model,
         join_ends=join_ends,
         round=0,
-        skips=0,
+        pool=0,
+        wish=NOTHING,
+        pause_ends=0,
     )
-    for invited: address in allowlist:
-        roster.invited[task][invited] = True
-    escrow._deposit(task, msg.value)
+    lobby._invite(task, invited)
+    escrow._deposit(task, msg.value, parameters.reward)
+    extcall seam.Rounds(seam.ROUNDS).register(
+        task, terms._get_plan(msg.sender, parameters), model, parameters.join_seconds
+    )
     log Published(
         task=task,
         publisher=msg.sender,
@@ -156,10 +188,127 @@ def publish(
         parameters=parameters,
         model=model,
         bundle=bundle,
-        allowlist=allowlist,
+        invited=invited,
         join_ends=join_ends,
     )
     return task
+
+
+@external
+@payable
+def fund(task: uint256):
+    """
+    @notice Add to the reward of a task: the pools of the rounds after this one grow. What no round
+            pays out goes to the publisher in the end, like the rest of the escrow.
+    """
+    self._check_open(task)
+    assert (
+        self.tasks[task].round < self.tasks[task].parameters.rounds
+    ), "tasks: last round is running"
+    self._check_amount(msg.value)
+    escrow._fund(task, msg.sender, msg.value)
+
+
+@external
+def invite(task: uint256, participants: DynArray[address, fedavg.MAX_CLIENTS]):
+    """
+    @notice Let these accounts join.
+    """
+    self._check_publisher(task)
+    self._check_open(task)
+    assert self.tasks[task].parameters.admission != terms.OPEN, "tasks: open to everybody"
+    lobby._invite(task, participants)
+    log lobby.Invited(task=task, participants=participants)
+
+
+@external
+def uninvite(task: uint256, participant: address):
+    """
+    @notice Take an invitation back. Whoever has joined already stays.
+    """
+    self._check_publisher(task)
+    assert lobby.invited[task][participant], "tasks: not invited"
+    lobby.invited[task][participant] = False
+    log lobby.Uninvited(task=task, participant=participant)
+
+
+@external
+@payable
+def sponsor(task: uint256, participant: address, gas_wei: uint256):
+    """
+    @notice Pay for somebody who is to join: `gas_wei` of the value is sent at once, for its
+            transactions, and the rest is kept as its stake. That part is never the participant's:
+            when it leaves, the publisher can claim it.
+    """
+    self._check_publisher(task)
+    self._check_open(task)
+    assert not roster._is_member(task, participant), "tasks: already joined"
+    self._check_amount(msg.value)
+    assert gas_wei <= msg.value, "tasks: more gas than value"
+
+    stake: uint256 = msg.value - gas_wei
+    lobby.sponsorships[task][participant] += stake
+    escrow.accounts[task].sponsorships += stake
+    log lobby.Sponsored(task=task, participant=participant, gas_wei=gas_wei, stake=stake)
+    escrow._send(participant, gas_wei)
+
+
+@external
+def unsponsor(task: uint256, participant: address):
+    """
+    @notice Take back a sponsorship that has not been used.
+    """
+    self._check_publisher(task)
+    amount: uint256 = lobby._take_sponsorship(task, participant)
+    assert amount > 0, "tasks: nothing sponsored"
+    escrow.accounts[task].sponsorships -= amount
+    log lobby.Unsponsored(task=task, participant=participant, amount=amount)
+    escrow._send(msg.sender, amount)
+
+
+@external
+def pause(task: uint256):
+    """
+    @notice Hold the task when the round in progress has ended.
+    """
+    self._check_publisher(task)
+    assert self.tasks[task].state == RUNNING, "tasks: not running"
+    assert self.tasks[task].wish == NOTHING, "tasks: already ending"
+    self._wish(task, PAUSE)
+
+
+@external
+def resume(task: uint256):
+    """
+    @notice Open the next round of a paused task, or take back a pause that is not in effect yet.
+    """
+    self._check_publisher(task)
+    if self.tasks[task].state == PAUSED:
+        self.tasks[task].state = RUNNING
+        log Resumed(task=task)
+        self._open_round(task)
+    else:
+        assert (
+            self.tasks[task].state == RUNNING and self.tasks[task].wish == PAUSE
+        ), "tasks: not paused"
+        self._wish(task, NOTHING)
+
+
+@external
+def cancel(task: uint256):
+    """
+    @notice End the task: at once, or, where somebody has committed to an update in the round in
+            progress, when that round has ended and is paid.
+    """
+    self._check_publisher(task)
+    self._check_open(task)
+    if self.tasks[task].state == RUNNING:
+        if not staticcall seam.Rounds(seam.ROUNDS).is_idle(task):
+            assert self.tasks[task].wish != CANCEL, "tasks: already ending"
+            self._wish(task, CANCEL)
+            return
+        extcall seam.Rounds(seam.ROUNDS).stop(task)
+    self._abort(task, msg.sender)
 
 
 @external
@@ -168,9 +317,8 @@ def refund(task: uint256):
     @notice Return to the publisher what a finished or aborted task left: the pools of skipped and
             unplayed rounds, roundings, and reserves.
     """
-    state: uint8 = self.tasks[task].state
-    assert msg.sender == self.tasks[task].publisher, "tasks: not the publisher"
-    assert state == FINISHED or state == ABORTED, "tasks: not over"
+    self._check_publisher(task)
+    assert self._is_over(task), "tasks: not over"
     escrow._refund(task, msg.sender)
 
 
@@ -178,86 +326,68 @@ def refund(task: uint256):
 
 
 @external
+def apply(task: uint256, statement: fedavg.Blob):
+    """
+    @notice Ask to be invited to a task that takes applicants.
+    """
+    self._check_open(task)
+    assert (
+        self.tasks[task].parameters.admission == terms.APPLICANTS
+    ), "tasks: takes no applicants"
+    lobby._apply(task, msg.sender, statement)
+
+
+@external
 @payable
 def join(task: uint256, samples: uint256):
     """
-    @notice Take part with up to `samples` training samples a round, covered by the stake sent:
-            at least `base_stake + samples x stake_per_sample` wei. Whoever joins a running task
-            is active from the next round. The lobby starts when it is full.
+    @notice Take part with up to `samples` training samples a round, covered by the value and what
+            the publisher has sponsored: at least `base_stake + samples x stake_per_sample` wei.
+            Whoever joins after the start is active from the next round. The lobby starts when it
+            is full.
     """
+    self._check_open(task)
     state: uint8 = self.tasks[task].state
     round: uint256 = self.tasks[task].round
     max_clients: uint256 = self.tasks[task].parameters.max_clients
-    assert state == LOBBY or state == RUNNING, "tasks: not open"
     assert self._is_invited(task, msg.sender), "tasks: not invited"
-    assert state == RUNNING or block.timestamp < self.tasks[task].join_ends, "tasks: lobby is over"
+    assert state != LOBBY or block.timestamp < self.tasks[task].join_ends, "tasks: lobby is over"
     assert round < self.tasks[task].parameters.rounds, "tasks: last round is running"
     assert not roster._is_member(task, msg.sender), "tasks: already joined"
     assert roster._count(task) < max_clients, "tasks: full"
     assert samples > 0 and samples <= terms.MAX_SAMPLES, "tasks: samples out of range"
-    assert msg.value <= terms.MAX_WEI, "tasks: stake out of range"
     assert (
-        msg.value
+        reputation._get(self.tasks[task].publisher, msg.sender)
+        >= self.tasks[task].parameters.min_reputation
+    ), "tasks: reputation too low"
+    sponsored: uint256 = lobby._take_sponsorship(task, msg.sender)
+    stake: uint256 = msg.value + sponsored
+    assert stake <= terms.MAX_WEI, "tasks: stake out of range"
+    assert (
+        stake
         >= self.tasks[task].parameters.base_stake
         + samples * self.tasks[task].parameters.stake_per_sample
     ), "tasks: samples not covered by stake"
 
-    roster._add(task, msg.sender, samples, msg.value, round + 1)
+    escrow.accounts[task].sponsorships -= sponsored
+    escrow.accounts[task].stakes += stake
+    roster._add(task, msg.sender, samples, stake, sponsored, round + 1)
     if state == LOBBY and roster._count(task) == max_clients:
         self._start(task)
 
 
 @external
-def commit(task: uint256, round: uint256, commitment: bytes32):
+@payable
+def add_stake(task: uint256):
     """
-    @notice Bind the caller to one update without showing it; see `compute_commitment`. When every
-            active participant has committed, the reveal period begins at once.
+    @notice Add to the caller's stake, for instance after it lost a bond.
     """
-    self._check_current(task, round)
-    assert roster._is_member(task, msg.sender), "tasks: not a participant"
-    assert (
-        roster.participants[task][msg.sender].active_from <= round
-    ), "tasks: active from the next round"
-    rounds._commit(
-        task, round, msg.sender, commitment, self.tasks[task].parameters.reveal_seconds
+    self._check_open(task)
+    self._check_amount(msg.value)
+    escrow.accounts[task].stakes += msg.value
+    roster._add_stake(
+        task, msg.sender, msg.value, self.tasks[task].parameters.base_stake, terms.MAX_WEI
     )
-
-
-@external
-def reveal(task: uint256, round: uint256, update: fedavg.Blob, samples: uint256, salt: bytes32):
-    """
-    @notice Show the update that the caller committed to. The precompile checks its format, its
-            binding to task, round, base and sender, and its norm. When everybody who committed
-            has revealed, the round may be closed at once.
-    """
-    self._check_current(task, round)
-    rounds._check_reveal(task, round, msg.sender, update, samples, salt)
-    assert samples > 0, "tasks: samples out of range"
-    assert (
-        samples <= roster.participants[task][msg.sender].samples
-    ), "tasks: samples not covered by stake"
-    norm2: uint256 = rounds._verify(
-        task,
-        round,
-        msg.sender,
-        update,
-        self.tasks[task].parameters.admission_norm2,
-        terms.CLOSE_TIMEOUT_SECONDS,
-    )
-    rounds._reveal(task, round, msg.sender, update, samples, norm2)
-
-
-@external
-def report(
-    task: uint256, round: uint256, samples: uint256, values: DynArray[int256, metrics.MAX_METRICS]
-):
-    """
-    @notice Publish the caller's own evaluation of the model that `round` made. Self-reported:
-            nothing is paid or decided by it.
-    """
-    assert roster._is_member(task, msg.sender), "tasks: not a participant"
-    assert rounds.rounds[task][round].state == rounds.AGGREGATED, "tasks: round made no model"
-    metrics._report(task, round, msg.sender, samples, values)
 
 
 @external
@@ -271,20 +401,16 @@ def claim(task: uint256):
 @external
 def leave(task: uint256):
     """
-    @notice Give up the place in a task and take the stake back. Only an open commitment binds, and
+    @notice Give up the seat in a task and take the stake back. Only an open commitment binds, and
             only until its round is closed or the task is over. Earnings stay claimable.
     """
-    round: uint256 = self.tasks[task].round
-    running: bool = self.tasks[task].state == RUNNING
-    assert (
-        not running or not rounds._has_committed(task, round, msg.sender)
-    ), "tasks: bound by a commitment"
-
-    active_from: uint256 = roster.participants[task][msg.sender].active_from
-    stake: uint256 = roster._remove(task, msg.sender)
-    if running and active_from <= round:
-        rounds._drop_active(task, round, self.tasks[task].parameters.reveal_seconds)
-    escrow._send(msg.sender, stake)
+    gone: roster.Participant = roster._remove(task, msg.sender)
+    own: uint256 = gone.stake - gone.sponsored
+    escrow.accounts[task].stakes -= gone.stake
+    escrow._credit(task, self.tasks[task].publisher, gone.sponsored)
+    if self.tasks[task].state == RUNNING and gone.active_from <= self.tasks[task].round:
+        extcall seam.Rounds(seam.ROUNDS).drop(task, gone.position - 1)
+    escrow._send(msg.sender, own)
 
 
 # -- anybody -----------------------------------------------------------------------------------
@@ -308,58 +434,88 @@ def start(task: uint256):
 
 
 @external
-def close(task: uint256, round: uint256):
+def abort(task: uint256):
     """
-    @notice End a round that is due: aggregate and pay if enough updates were revealed, else skip
-            it; then open the next round or finish the task. The caller is credited gas at the
-            base fee plus the bounty, at most the round's reserve.
+    @notice End a task that cannot go on: a lobby whose time is over with too few participants, a
+            round that nobody closed for CLOSE_TIMEOUT_SECONDS after it was due, a pause that has
+            lasted for MAX_PAUSE_SECONDS.
     """
-    gas_before: uint256 = msg.gas
-    self._check_current(task, round)
-    min_clients: uint256 = self.tasks[task].parameters.min_clients
-    assert block.timestamp >= rounds._get_due(task, round, min_clients), "tasks: not due"
+    self._check_open(task)
+    state: uint8 = self.tasks[task].state
+    if state == RUNNING:
+        assert (
+            block.timestamp
+            >= staticcall seam.Rounds(seam.ROUNDS).get_due(task) + seam.CLOSE_TIMEOUT_SECONDS
+        ), "tasks: too early to abort"
+        extcall seam.Rounds(seam.ROUNDS).stop(task)
+    else:
+        assert self._is_stale(task), "tasks: too early to abort"
+    self._abort(task, msg.sender)
 
-    if rounds.rounds[task][round].revealed >= min_clients:
-        self._aggregate(task, round)
-        self.tasks[task].skips = 0
-    else:
-        rounds._skip(task, round)
-        self.tasks[task].skips += 1
-    if round < self.tasks[task].parameters.rounds:
-        self._open_round(task)
-    else:
-        self.tasks[task].state = FINISHED
-        log Finished(task=task, model=self.tasks[task].model)
-    self._pay_closer(task, round, gas_before)
+
+# -- the contract Rounds -----------------------------------------------------------------------
 
 
 @external
-def abort(task: uint256):
+def settle(settlement: seam.Settlement) -> (bool, uint256, uint256):
     """
-    @notice End a task early. A lobby: the publisher at any time, anybody when its time is over
-            with too few participants. A running task: anybody when a due round has waited for
-            CLOSE_TIMEOUT_SECONDS; the publisher after a skipped round, before the next commitment.
+    @notice Pay a round that has ended, punish who committed and did not reveal, and move on.
+            Nothing here can be made to fail by a participant, a sponsor or the publisher: nobody
+            is paid by a call, and the burn goes to an address without code.
+    @return Whether another round begins now, who can be drawn in it, and its pool.
     """
-    round: uint256 = self.tasks[task].round
-    state: uint8 = self.tasks[task].state
-    min_clients: uint256 = self.tasks[task].parameters.min_clients
-    is_publisher: bool = msg.sender == self.tasks[task].publisher
-    assert state == LOBBY or state == RUNNING, "tasks: not open"
-    if state == LOBBY:
-        is_stale: bool = (
-            block.timestamp >= self.tasks[task].join_ends and roster._count(task) < min_clients
-        )
-        assert is_publisher or is_stale, "tasks: too early to abort"
-    else:
-        due: uint256 = rounds._get_due(task, round, min_clients)
-        is_stale: bool = block.timestamp >= due + terms.CLOSE_TIMEOUT_SECONDS
-        is_idle: bool = (
-            self.tasks[task].skips > 0 and rounds.rounds[task][round].committed == 0
-        )
-        assert is_stale or (is_publisher and is_idle), "tasks: too early to abort"
+    self._check_rounds()
+    task: uint256 = settlement.task
+    assert (
+        self.tasks[task].state == RUNNING and self.tasks[task].round == settlement.round
+    ), "tasks: not running"
+    publisher: address = self.tasks[task].publisher
+    paid: uint256 = 0
+    platform: uint256 = 0
+    if settlement.outcome == seam.AGGREGATED:
+        self.tasks[task].model = settlement.model
+        paid, platform = self._pay(publisher, settlement)
+    burned: uint256 = 0
+    if settlement.silent > 0:
+        burned = self._punish(publisher, settlement)
+    log Settled(
+        task=task,
+        round=settlement.round,
+        outcome=settlement.outcome,
+        pool=self.tasks[task].pool,
+        paid=paid,
+        platform=platform,
+        burned=burned,
+    )
+    seats: uint256 = 0
+    goes_on: bool = self._move_on(task, settlement)
+    if goes_on:
+        seats = self._begin_round(task)
+    escrow._send(empty(address), burned)
+    return goes_on, seats, self.tasks[task].pool
 
-    self.tasks[task].state = ABORTED
-    log Aborted(task=task, caller=msg.sender, round=round)
+
+@external
+def pay_closer(
+    task: uint256, round: uint256, closer: address, gas_used: uint256, is_last: bool
+):
+    """
+    @notice Credit who closed a round, or a page of it: gas at the base fee, and with the last page
+            the bounty; together at most the round's reserve. The tip is the caller's own choice
+            and is not repaid.
+    """
+    self._check_rounds()
+    bounty: uint256 = self.tasks[task].parameters.close_bounty
+    reserve: uint256 = self.tasks[task].parameters.close_reserve - self.spent[task][round]
+    fee: uint256 = (gas_used + capacity.CLOSE_GAS_UNMETERED) * block.basefee
+    if is_last:
+        fee = min(fee + bounty, reserve)
+    else:
+        # The bounty is kept for the last page.
+        fee = min(fee, reserve - bounty)
+        self.spent[task][round] += fee
+    escrow._credit_fee(task, closer, fee)
+    log ClosePaid(task=task, round=round, closer=closer, fee=fee)
 
 
 # -- reading -----------------------------------------------------------------------------------
@@ -373,12 +529,6 @@ def get_task(task: uint256) -> Task:
 
 @view
 @external
-def get_round(task: uint256, round: uint256) -> rounds.Round:
-    return rounds.rounds[task][round]
-
-
-@view
-@external
 def get_participant(task: uint256, participant: address) -> roster.Participant:
     return roster.participants[task][participant]
 
@@ -386,13 +536,39 @@ def get_participant(task: uint256, participant: address) -> roster.Participant:
 @view
 @external
 def get_participants(task: uint256) -> DynArray[address, fedavg.MAX_CLIENTS]:
-    return roster.members[task]
+    """
+    @notice In the order of their seats.
+    """
+    return roster._list(task, roster.occupied[task])
 
 
 @view
 @external
-def get_submission(task: uint256, round: uint256, participant: address) -> rounds.Submission:
-    return rounds.submissions[task][round][participant]
+def get_seat(task: uint256, participant: address) -> (uint256, uint256, uint256, uint256):
+    """
+    @return Seat, stake, samples, and the round from which it is active: 0 for a stranger.
+    """
+    found: roster.Participant = roster.participants[task][participant]
+    seat: uint256 = 0 if found.position == 0 else found.position - 1
+    return seat, found.stake, found.samples, found.active_from
+
+
+@view
+@external
+def get_seated(task: uint256, seats: uint256) -> DynArray[address, fedavg.MAX_CLIENTS]:
+    """
+    @notice Who sits on the seats of a bitmap, in their order; the zero address on a free one.
+    """
+    return roster._list(task, seats)
+
+
+@view
+@external
+def get_seats(task: uint256) -> (uint256, uint256):
+    """
+    @return Bitmaps of the seats that are taken, and of those whose stake lets them be drawn.
+    """
+    return roster.occupied[task], roster.ready[task]
 
 
 @view
@@ -403,17 +579,20 @@ def get_account(task: uint256) -> escrow.Account:
 
 @view
 @external
-def get_metrics(task: uint256, round: uint256) -> (metrics.Totals, int256[metrics.MAX_METRICS]):
+def get_reputation(publisher: address, participant: address) -> uint256:
     """
-    @notice Self-reported totals, and the mean of each metric in units of 2**-20.
+    @notice Units of 2**-20.
     """
-    return metrics.totals[task][round], metrics._compute_means(task, round)
+    return reputation._get(publisher, participant)
 
 
 @view
 @external
-def has_reported(task: uint256, round: uint256, participant: address) -> bool:
-    return metrics.reported[task][round][participant]
+def get_sponsorship(task: uint256, participant: address) -> uint256:
+    """
+    @notice Stake that waits for `participant` to join, in wei.
+    """
+    return lobby.sponsorships[task][participant]
 
 
 @view
@@ -424,40 +603,30 @@ def is_invited(task: uint256, participant: address) -> bool:
 
 @view
 @external
+def has_applied(task: uint256, applicant: address) -> bool:
+    return lobby.applied[task][applicant]
+
+
+@view
+@external
 def claimable(task: uint256, owner: address) -> uint256:
     return escrow.claimable[task][owner]
 
 
 @view
 @external
-def compute_commitment(
-    task: uint256,
-    round: uint256,
-    participant: address,
-    update: fedavg.Blob,
-    samples: uint256,
-    salt: bytes32,
-) -> bytes32:
-    """
-    @notice For those who check a client. A client that asked a node would tell it its update.
-    """
-    return rounds._compute_commitment(task, round, participant, update, samples, salt)
-
-
-@view
-@external
 def next_action(task: uint256) -> (uint8, uint256):
     """
-    @notice What a keeper may do now: 0 nothing, 1 `start`, 2 `close` the round, 3 `abort`.
+    @notice What a keeper may do now: 0 nothing, 1 `start`, 2 `Rounds.close` the round, 3 `abort`.
     """
     state: uint8 = self.tasks[task].state
     round: uint256 = self.tasks[task].round
-    min_clients: uint256 = self.tasks[task].parameters.min_clients
+    if self._is_stale(task):
+        return ABORT, round
     if state == LOBBY and block.timestamp >= self.tasks[task].join_ends:
-        return (START if roster._count(task) >= min_clients else ABORT), 0
-    if state == RUNNING:
-        if block.timestamp >= rounds._get_due(task, round, min_clients):
-            return CLOSE, round
+        return START, round
+    if state == RUNNING and staticcall seam.Rounds(seam.ROUNDS).is_due(task):
+        return CLOSE, round
     return WAIT, round
 
 
@@ -466,15 +635,63 @@ def next_action(task: uint256) -> (uint8, uint256):
 
 @view
 @internal
-def _check_current(task: uint256, round: uint256):
-    assert self.tasks[task].state == RUNNING, "tasks: not running"
-    assert self.tasks[task].round == round, "tasks: not the current round"
+def _check_publisher(task: uint256):
+    assert msg.sender == self.tasks[task].publisher, "tasks: not the publisher"
+
+
+@view
+@internal
+def _check_rounds():
+    assert msg.sender == seam.ROUNDS, "tasks: not the contract Rounds"
+
+
+@view
+@internal
+def _check_open(task: uint256):
+    assert self.tasks[task].state > 0 and not self._is_over(task), "tasks: not open"
+
+
+@pure
+@internal
+def _check_amount(amount: uint256):
+    assert amount > 0 and amount <= terms.MAX_WEI, "tasks: amount out of range"
+
+
+@view
+@internal
+def _is_over(task: uint256) -> bool:
+    state: uint8 = self.tasks[task].state
+    return state == FINISHED or state == ABORTED
 
 
 @view
 @internal
 def _is_invited(task: uint256, participant: address) -> bool:
-    return not self.tasks[task].invited_only or roster.invited[task][participant]
+    return (
+        self.tasks[task].parameters.admission == terms.OPEN or lobby.invited[task][participant]
+    )
+
+
+@view
+@internal
+def _is_stale(task: uint256) -> bool:
+    """
+    @notice Whether a lobby or a pause has outlived its time.
+    """
+    state: uint8 = self.tasks[task].state
+    if state == PAUSED:
+        return block.timestamp >= self.tasks[task].pause_ends
+    return (
+        state == LOBBY
+        and block.timestamp >= self.tasks[task].join_ends
+        and roster._count(task) < self.tasks[task].parameters.min_clients
+    )
+
+
+@internal
+def _wish(task: uint256, wish: uint8):
+    self.tasks[task].wish = wish
+    log Wished(task=task, round=self.tasks[task].round, wish=wish)
 
 
 @internal
@@ -485,80 +702,99 @@ def _start(task: uint256):
 
 
 @internal
+def _abort(task: uint256, caller: address):
+    self.tasks[task].state = ABORTED
+    log Aborted(task=task, caller=caller, round=self.tasks[task].round)
+
+
+@internal
 def _open_round(task: uint256):
+    """
+    @notice Open a round that no closed one has led to: the first, or the one after a pause.
+    """
+    seats: uint256 = self._begin_round(task)
+    extcall seam.Rounds(seam.ROUNDS).open(
+        task, self.tasks[task].round, self.tasks[task].model, seats, self.tasks[task].pool
+    )
+
+
+@internal
+def _begin_round(task: uint256) -> uint256:
+    """
+    @notice Count the next round and fix its pool: an equal part of the reward that is left.
+    @return Bitmap of the seats that can be drawn.
+    """
     round: uint256 = self.tasks[task].round + 1
     self.tasks[task].round = round
-    rounds._open(
-        task,
-        round,
-        self.tasks[task].model,
-        roster._count(task),
-        self.tasks[task].parameters.commit_seconds,
-        self.tasks[task].parameters.reveal_seconds,
+    self.tasks[task].pool = escrow.accounts[task].reward_left // (
+        self.tasks[task].parameters.rounds - round + 1
     )
+    return roster.ready[task]
 
 
 @internal
-def _aggregate(task: uint256, round: uint256):
+def _pay(publisher: address, settlement: seam.Settlement) -> (uint256, uint256):
     """
-    @notice Have the precompile compute the next model, and credit each client its share of the
-            round's pool, rounded down.
+    @notice Credit the platform its part of the pool and each client its share of the rest, rounded
+            down. Who has a share gains reputation.
+    @return What the clients and the platform were credited together, in wei.
     """
-    clients: DynArray[address, fedavg.MAX_CLIENTS] = []
-    updates: DynArray[fedavg.Blob, fedavg.MAX_CLIENTS] = []
-    raw_weights: DynArray[uint256, fedavg.MAX_CLIENTS] = []
-    weighting: uint8 = self.tasks[task].parameters.weighting
-    for index: uint256 in range(rounds.rounds[task][round].revealed, bound=fedavg.MAX_CLIENTS):
-        client: address = rounds.revealers[task][round][index]
-        clients.append(client)
-        updates.append(rounds.submissions[task][round][client].update)
-        raw_weights.append(
-            terms._compute_weight(
-                weighting,
-                rounds.submissions[task][round][client].samples,
-                roster.participants[task][client].stake,
-            )
-        )
-
-    rule: fedavg.Rule = self.tasks[task].parameters.rule
-    base: fedavg.Blob = rounds.rounds[task][round].base
-    made: fedavg.Aggregate = fedavg._aggregate(rule, base, updates, raw_weights)
-    assert len(made.shares) == len(clients), "tasks: wrong shares"
-
-    pool: uint256 = self.tasks[task].parameters.reward // self.tasks[task].parameters.rounds
+    task: uint256 = settlement.task
+    fee: uint256 = (
+        self.tasks[task].pool * self.tasks[task].parameters.platform_share
+    ) >> fedavg.SHARE_BITS
+    pool: uint256 = self.tasks[task].pool - fee
     paid: uint256 = 0
-    for index: uint256 in range(len(clients), bound=fedavg.MAX_CLIENTS):
-        pay: uint256 = (pool * made.shares[index]) >> fedavg.SHARE_BITS
-        paid += pay
-        escrow._credit_reward(task, clients[index], pay)
+    assert len(settlement.shares) == len(settlement.clients), "tasks: wrong shares"
+    for index: uint256 in range(len(settlement.clients), bound=fedavg.MAX_CLIENTS):
+        share: uint256 = settlement.shares[index]
+        assert share <= seam.ONE, "tasks: wrong shares"
+        if share > 0:
+            pay: uint256 = (pool * share) >> fedavg.SHARE_BITS
+            paid += pay
+            escrow._credit(task, settlement.clients[index], pay)
+            reputation._raise(publisher, settlement.clients[index])
     assert paid <= pool, "tasks: wrong shares"
-    self.tasks[task].model = made.model
-    rounds._set_aggregated(task, round, made.model, made.saturated)
-    log Aggregated(
-        task=task,
-        round=round,
-        rule=rule,
-        base=base,
-        clients=clients,
-        updates=updates,
-        raw_weights=raw_weights,
-        shares=made.shares,
-        scores=made.scores,
-        flags=made.flags,
-        model=made.model,
-        saturated=made.saturated,
-    )
+    escrow._credit(task, self.tasks[task].parameters.platform, fee)
+    escrow._spend_pool(task, paid, fee)
+    return paid, fee
 
 
 @internal
-def _pay_closer(task: uint256, round: uint256, gas_before: uint256):
+def _punish(publisher: address, settlement: seam.Settlement) -> uint256:
     """
-    @notice The tip is the caller's own choice and is not repaid.
+    @return The bonds that are to be burned, in wei: nobody may gain from a silence.
     """
-    gas_used: uint256 = gas_before - msg.gas + terms.CLOSE_GAS_UNMETERED
-    fee: uint256 = min(
-        self.tasks[task].parameters.close_reserve,
-        gas_used * block.basefee + self.tasks[task].parameters.close_bounty,
-    )
-    escrow._credit_fee(task, msg.sender, fee)
-    log ClosePaid(task=task, round=round, closer=msg.sender, fee=fee)
+    task: uint256 = settlement.task
+    bond: uint256 = self.tasks[task].parameters.bond
+    base_stake: uint256 = self.tasks[task].parameters.base_stake
+    burned: uint256 = 0
+    participants: DynArray[address, fedavg.MAX_CLIENTS] = roster._list(task, settlement.silent)
+    for silent: address in participants:
+        burned += roster._slash(task, settlement.round, silent, bond, base_stake)
+        reputation._halve(publisher, silent)
+    escrow._burn(task, burned)
+    return burned
+
+
+@internal
+def _move_on(task: uint256, settlement: seam.Settlement) -> bool:
+    """
+    @return Whether the next round begins at once.
+    """
+    round: uint256 = settlement.round
+    wish: uint8 = self.tasks[task].wish
+    if settlement.outcome == seam.FAILED or wish == CANCEL:
+        self._abort(task, seam.ROUNDS)
+    elif round == self.tasks[task].parameters.rounds:
+        self.tasks[task].state = FINISHED
+        log Finished(task=task, model=self.tasks[task].model)
+    elif wish == PAUSE or settlement.saturated > self.tasks[task].parameters.max_saturated:
+        pause_ends: uint256 = block.timestamp + MAX_PAUSE_SECONDS
+        self.tasks[task].state = PAUSED
+        self.tasks[task].wish = NOTHING
+        self.tasks[task].pause_ends = pause_ends
+        log Paused(task=task, round=round, pause_ends=pause_ends)
+    else:
+        return True
+    return False

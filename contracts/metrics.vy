@@ -8,6 +8,8 @@
         fixed-point, in units of 2**-20; what each place means is said in the task's bundle.
 """
 
+import fedavg
+
 MAX_METRICS: constant(uint256) = 8
 MAX_SAMPLES: constant(uint256) = 2**64 - 1
 MAX_VALUE: constant(int256) = 2**127
@@ -20,6 +22,13 @@ struct Totals:
     sums: int256[MAX_METRICS]
 
 
+event EvaluationRequested:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    model: fedavg.Blob
+    ends: uint256
+
+
 event Reported:
     task: indexed(uint256)
     round: indexed(uint256)
@@ -28,8 +37,20 @@ event Reported:
     metrics: DynArray[int256, MAX_METRICS]
 
 
+# When the evaluation of the model that a round made ends; 0 if none was asked for.
+evaluation_ends: HashMap[uint256, HashMap[uint256, uint256]]
 totals: HashMap[uint256, HashMap[uint256, Totals]]
 reported: HashMap[uint256, HashMap[uint256, HashMap[address, bool]]]
+
+
+@internal
+def _request(task: uint256, round: uint256, model: fedavg.Blob, seconds: uint256):
+    """
+    @notice Ask the participants to evaluate the model that `round` made.
+    """
+    ends: uint256 = block.timestamp + seconds
+    self.evaluation_ends[task][round] = ends
+    log EvaluationRequested(task=task, round=round, model=model, ends=ends)
 
 
 @internal
@@ -40,15 +61,17 @@ def _report(
     samples: uint256,
     metrics: DynArray[int256, MAX_METRICS],
 ):
-    assert not self.reported[task][round][participant], "tasks: already reported"
-    assert samples > 0 and samples <= MAX_SAMPLES, "tasks: samples out of range"
-    assert len(metrics) > 0, "tasks: no metrics"
+    assert self.evaluation_ends[task][round] > 0, "rounds: no evaluation requested"
+    assert block.timestamp < self.evaluation_ends[task][round], "rounds: evaluation is over"
+    assert not self.reported[task][round][participant], "rounds: already reported"
+    assert samples > 0 and samples <= MAX_SAMPLES, "rounds: samples out of range"
+    assert len(metrics) > 0, "rounds: no metrics"
 
     self.reported[task][round][participant] = True
     self.totals[task][round].reports += 1
     index: uint256 = 0
     for metric: int256 in metrics:
-        assert metric >= -MAX_VALUE and metric <= MAX_VALUE, "tasks: metric out of range"
+        assert metric >= -MAX_VALUE and metric <= MAX_VALUE, "rounds: metric out of range"
         self.totals[task][round].samples[index] += samples
         self.totals[task][round].sums[index] += convert(samples, int256) * metric
         index += 1

@@ -1,0 +1,375 @@
+# pragma version ~=0.4.3
+# pragma evm-version cancun
+# pragma optimize codesize
+"""
+@title Rounds and what is submitted to them: commitments, then reveals
+@license Apache-2.0
+@notice A period ends at its `ends` second, exclusive, or earlier when nobody is missing. Who may
+        take part is the caller's business; what is said, when and once, is this module's.
+
+        An update has an origin: the round whose base it was trained on. It is the round itself, or,
+        for a late update, an earlier one for which its maker was drawn and showed nothing.
+"""
+
+import bitmaps
+import fedavg
+import seam
+
+# 0 is a round that has not been opened.
+OPEN: constant(uint8) = 1
+AGGREGATED: constant(uint8) = 2
+SKIPPED: constant(uint8) = 3
+# Its aggregation is under way, page by page.
+CLOSING: constant(uint8) = 4
+# Its task ended before it did.
+STOPPED: constant(uint8) = 5
+
+
+struct Round:
+    state: uint8
+    base: fedavg.Blob
+    velocity: fedavg.Blob
+    pool: uint256
+    seed: bytes32
+    # Bitmaps of seats. Whoever leaves is no longer drawn.
+    drawn: uint256
+    committed: uint256
+    revealed: uint256
+    commit_ends: uint256
+    reveal_ends: uint256
+    extensions: uint256
+    model: fedavg.Blob
+    saturated: uint256
+    # Of the aggregation, done so far.
+    pages: uint256
+
+
+struct Submission:
+    commitment: bytes32
+    origin: uint256
+    update: fedavg.Blob
+    samples: uint256
+    # At the time of the reveal, in wei.
+    stake: uint256
+
+
+# A submission in three words. `facts` holds from its lowest bit: origin, 16 bits; the update's
+# size, 32; samples, 64; stake, 128.
+struct Packed:
+    commitment: bytes32
+    digest: bytes32
+    facts: uint256
+
+
+event RoundOpened:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    base: fedavg.Blob
+    velocity: fedavg.Blob
+    pool: uint256
+    seed: bytes32
+    seats: uint256
+    drawn: uint256
+    commit_ends: uint256
+    reveal_ends: uint256
+
+
+event Committed:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    participant: indexed(address)
+    origin: uint256
+    commitment: bytes32
+
+
+event RevealOpened:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    reveal_ends: uint256
+
+
+event Revealed:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    participant: indexed(address)
+    origin: uint256
+    update: fedavg.Blob
+    samples: uint256
+    norm2: uint256
+
+
+event RoundExtended:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    extensions: uint256
+    commit_ends: uint256
+    reveal_ends: uint256
+
+
+event RoundSkipped:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    committed: uint256
+    revealed: uint256
+
+
+rounds: HashMap[uint256, HashMap[uint256, Round]]
+packed: HashMap[uint256, HashMap[uint256, HashMap[address, Packed]]]
+# Seats that have shown an update of this origin.
+answered: HashMap[uint256, HashMap[uint256, uint256]]
+
+
+@internal
+def _commit(
+    task: uint256,
+    round: uint256,
+    seat: uint256,
+    participant: address,
+    origin: uint256,
+    commitment: bytes32,
+    plan: seam.Plan,
+):
+    current: Round = self.rounds[task][round]
+    assert block.timestamp < current.commit_ends, "rounds: commit period is over"
+    assert not bitmaps._has(current.committed, seat), "rounds: already committed"
+    assert commitment != empty(bytes32), "rounds: empty commitment"
+    assert (
+        origin <= round and origin + plan.max_staleness >= round
+    ), "rounds: origin out of range"
+    assert bitmaps._has(self.rounds[task][origin].drawn, seat), "rounds: not drawn"
+    assert not bitmaps._has(self.answered[task][origin], seat), "rounds: already answered"
+
+    committed: uint256 = current.committed | (1 << seat)
+    self.rounds[task][round].committed = committed
+    self.packed[task][round][participant].commitment = commitment
+    self.packed[task][round][participant].facts = origin
+    log Committed(
+        task=task, round=round, participant=participant, origin=origin, commitment=commitment
+    )
+    self._open_reveals(task, round, current.drawn, committed, plan)
+
+
+@internal
+def _drop(task: uint256, round: uint256, seat: uint256, plan: seam.Plan):
+    """
+    @notice Stop waiting for the commitment of a participant who leaves without one.
+    """
+    current: Round = self.rounds[task][round]
+    assert not bitmaps._has(current.committed, seat), "rounds: bound by a commitment"
+
+    drawn: uint256 = current.drawn & ~(1 << seat)
+    self.rounds[task][round].drawn = drawn
+    if block.timestamp < current.commit_ends:
+        self._open_reveals(task, round, drawn, current.committed, plan)
+
+
+@internal
+def _open_reveals(
+    task: uint256, round: uint256, drawn: uint256, committed: uint256, plan: seam.Plan
+):
+    """
+    @notice End the commit period now if everybody drawn has committed, and they are enough.
+    """
+    if drawn & ~committed != 0 or bitmaps._count(committed) < plan.min_clients:
+        return
+    reveal_ends: uint256 = block.timestamp + plan.reveal_seconds
+    self.rounds[task][round].commit_ends = block.timestamp
+    self.rounds[task][round].reveal_ends = reveal_ends
+    log RevealOpened(task=task, round=round, reveal_ends=reveal_ends)
+
+
+@view
+@internal
+def _check_reveal(
+    task: uint256,
+    round: uint256,
+    seat: uint256,
+    participant: address,
+    update: fedavg.Blob,
+    samples: uint256,
+    salt: bytes32,
+    origin: uint256,
+    min_clients: uint256,
+):
+    submission: Packed = self.packed[task][round][participant]
+    assert submission.commitment != empty(bytes32), "rounds: no commitment"
+    assert not bitmaps._has(self.rounds[task][round].revealed, seat), "rounds: already revealed"
+    assert (
+        block.timestamp >= self.rounds[task][round].commit_ends
+    ), "rounds: commit period is running"
+    assert (
+        block.timestamp < self.rounds[task][round].reveal_ends
+    ), "rounds: reveal period is over"
+    # Otherwise an update could be copied by somebody who commits when the round is extended.
+    assert (
+        bitmaps._count(self.rounds[task][round].committed) >= min_clients
+    ), "rounds: too few commitments"
+    assert (
+        submission.facts == origin
+        and submission.commitment
+        == self._compute_commitment(task, round, origin, participant, update, samples, salt)
+    ), "rounds: differs from the commitment"
+
+
+@view
+@internal
+def _verify(
+    task: uint256,
+    round: uint256,
+    origin: uint256,
+    participant: address,
+    update: fedavg.Blob,
+    plan: seam.Plan,
+) -> uint256:
+    """
+    @notice Make sure that `update` cannot make an aggregation fail: neither by its content nor, as
+            long as the round may be extended and then closed, by expiring.
+    @return Its squared norm.
+    """
+    current: Round = self.rounds[task][round]
+    norm2: uint256 = staticcall fedavg.Fedavg(fedavg.FEDAVG).verify(
+        update, task, origin, self.rounds[task][origin].base, participant, plan.admission_norm2
+    )
+    readable_until: uint256 = (
+        current.reveal_ends
+        + (plan.max_extensions - current.extensions) * plan.reveal_seconds
+        + seam.CLOSE_TIMEOUT_SECONDS
+    )
+    assert fedavg._get_expiry(update) >= readable_until, "rounds: update expires too soon"
+    assert fedavg._get_expiry(current.base) >= readable_until, "rounds: model expires too soon"
+    assert (
+        current.velocity.size == 0 or fedavg._get_expiry(current.velocity) >= readable_until
+    ), "rounds: velocity expires too soon"
+    return norm2
+
+
+@internal
+def _reveal(
+    task: uint256,
+    round: uint256,
+    seat: uint256,
+    participant: address,
+    submission: Submission,
+    norm2: uint256,
+):
+    revealed: uint256 = self.rounds[task][round].revealed | (1 << seat)
+    self.rounds[task][round].revealed = revealed
+    self.answered[task][submission.origin] |= 1 << seat
+    self.packed[task][round][participant].digest = submission.update.digest
+    self.packed[task][round][participant].facts = (
+        submission.origin
+        | (submission.update.size << 16)
+        | (submission.samples << 48)
+        | (submission.stake << 112)
+    )
+    if revealed == self.rounds[task][round].committed:
+        self.rounds[task][round].reveal_ends = block.timestamp
+    log Revealed(
+        task=task,
+        round=round,
+        participant=participant,
+        origin=submission.origin,
+        update=submission.update,
+        samples=submission.samples,
+        norm2=norm2,
+    )
+
+
+@internal
+def _extend(task: uint256, round: uint256, is_short: bool, plan: seam.Plan):
+    """
+    @notice Give a failed quorum more time: to commit if there are too few commitments, else to
+            reveal.
+    """
+    commit_ends: uint256 = self.rounds[task][round].commit_ends
+    reveal_ends: uint256 = block.timestamp + plan.reveal_seconds
+    if is_short:
+        commit_ends = block.timestamp + plan.commit_seconds
+        reveal_ends = commit_ends + plan.reveal_seconds
+        self.rounds[task][round].commit_ends = commit_ends
+    self.rounds[task][round].reveal_ends = reveal_ends
+    extensions: uint256 = self.rounds[task][round].extensions + 1
+    self.rounds[task][round].extensions = extensions
+    log RoundExtended(
+        task=task,
+        round=round,
+        extensions=extensions,
+        commit_ends=commit_ends,
+        reveal_ends=reveal_ends,
+    )
+
+
+@internal
+def _skip(task: uint256, round: uint256):
+    self.rounds[task][round].state = SKIPPED
+    log RoundSkipped(
+        task=task,
+        round=round,
+        committed=bitmaps._count(self.rounds[task][round].committed),
+        revealed=bitmaps._count(self.rounds[task][round].revealed),
+    )
+
+
+@view
+@internal
+def _is_short(task: uint256, round: uint256, min_clients: uint256) -> bool:
+    return bitmaps._count(self.rounds[task][round].committed) < min_clients
+
+
+@view
+@internal
+def _is_open(task: uint256, round: uint256) -> bool:
+    state: uint8 = self.rounds[task][round].state
+    return state == OPEN or state == CLOSING
+
+
+@view
+@internal
+def _get_due(task: uint256, round: uint256, min_clients: uint256) -> uint256:
+    """
+    @notice When the round may be closed, as things stand: with too few commitments nothing can be
+            revealed.
+    """
+    if self._is_short(task, round, min_clients):
+        return self.rounds[task][round].commit_ends
+    return self.rounds[task][round].reveal_ends
+
+
+@view
+@internal
+def _get_submission(task: uint256, round: uint256, participant: address) -> Submission:
+    found: Packed = self.packed[task][round][participant]
+    return Submission(
+        commitment=found.commitment,
+        origin=found.facts & (2**16 - 1),
+        update=fedavg.Blob(digest=found.digest, size=(found.facts >> 16) & (2**32 - 1)),
+        samples=(found.facts >> 48) & (2**64 - 1),
+        stake=found.facts >> 112,
+    )
+
+
+@view
+@internal
+def _compute_commitment(
+    task: uint256,
+    round: uint256,
+    origin: uint256,
+    participant: address,
+    update: fedavg.Blob,
+    samples: uint256,
+    salt: bytes32,
+) -> bytes32:
+    return keccak256(
+        abi_encode(
+            chain.id,
+            self,
+            task,
+            round,
+            origin,
+            participant,
+            update.digest,
+            update.size,
+            samples,
+            salt,
+        )
+    )
