@@ -46,11 +46,14 @@ GRAM_SPAN: Final = 8
 """Bits of distance from 2**-48 that share a bucket."""
 GRAM_BUCKETS: Final = 2 * (FRACTION_BITS + MAX_EXPONENT) // GRAM_SPAN + 1
 VALUE_BITS: Final = VALUE_LIMIT.bit_length() - 1
-_ROW_BYTES: Final = 1024
-"""Of each client at a time: those of a hundred clients stay in the L2 cache."""
+_ROWS_BYTES: Final = 2**16
+"""What is sorted at a time, of all clients: about what the first cache holds."""
+_ROW_BYTES: Final = 256
+"""The least of it for each client."""
 
 assert MAX_MODEL_PARAMETERS * 2**30 * 2 ** (GRAM_SPAN - 1) < 2**62, "a bucket of a model"
 assert BLOCK_VALUES * 2**14 < 2**31, "the dot product of a block of int8"
+assert MAX_UPDATES * 2**15 < 2**31, "a trimmed sum of int16"
 assert MAX_UPDATES * VALUE_LIMIT << WEIGHT_BITS <= 2**61, "what is divided"
 
 # -- trimmed sums ----------------------------------------------------------------------------------
@@ -61,9 +64,14 @@ def _align_payloads(rows, count, at, addresses, shifts, kind, size):
     """Copy `count` values of each payload, of `size` bytes each, from value `at` on, shifted."""
     for k in range(addresses.size):
         q = view(addresses[k] + np.uint64(at * size), count, kind)
+        row = rows[k]
+        if shifts[k] == 0:
+            for x in range(count):
+                row[x] = q[x]
+            continue
         factor = np.int64(1) << min(shifts[k], VALUE_BITS)
         for x in range(count):
-            rows[k, x] = np.int64(q[x]) * factor
+            row[x] = np.int64(q[x]) * factor
 
 
 @njit(nogil=True)
@@ -77,11 +85,15 @@ def _sort_rows(rows, width, network):
 
 
 @njit(nogil=True)
-def _sum_rows(sums, rows, first, last):
-    sums[:] = 0
+def _sum_rows(sums, rows, first, last, totals):
+    """Set sums to those of rows first..last-1, gathered in `totals`."""
+    totals[:] = 0
     for k in range(first, last):
+        row = rows[k]
         for x in range(sums.size):
-            sums[x] += np.int64(rows[k, x])
+            totals[x] += row[x]
+    for x in range(sums.size):
+        sums[x] = totals[x]
 
 
 @njit(nogil=True)
@@ -95,7 +107,7 @@ def _divide_half_even(sums, shift, divisor):
 
 
 @njit(nogil=True)
-def _trim_block(sums, start, addresses, narrow, shifts, network, trimmed, rows):
+def _trim_block(sums, start, addresses, narrow, shifts, network, trimmed, rows, totals):
     """Set sums to those of a block's values, without the `trimmed` lowest and highest of each."""
     clients, width = rows.shape
     for at in range(0, sums.size, width):
@@ -107,7 +119,7 @@ def _trim_block(sums, start, addresses, narrow, shifts, network, trimmed, rows):
             rows[narrow:], count, start + at, addresses[narrow:], shifts[narrow:], INT16, 2
         )
         _sort_rows(rows, count, network)
-        _sum_rows(sums[at : at + count], rows, trimmed, clients - trimmed)
+        _sum_rows(sums[at : at + count], rows, trimmed, clients - trimmed, totals)
 
 
 @njit(nogil=True)
@@ -127,9 +139,12 @@ def trim_blocks(first, last, layout, addresses, narrow, exponents, network, trim
     """
     update_start, _, lengths, fraction_bits = layout
     clients = addresses.size
-    rows8 = np.empty((clients, _ROW_BYTES), np.int8)
-    rows16 = np.empty((clients, _ROW_BYTES // 2), np.int16)
-    rows32 = np.empty((clients, _ROW_BYTES // 4), np.int32)
+    width = min(BLOCK_VALUES, max(_ROW_BYTES, _ROWS_BYTES // clients // 64 * 64))
+    rows8 = np.empty((clients, width), np.int8)
+    rows16 = np.empty((clients, width // 2), np.int16)
+    rows32 = np.empty((clients, width // 4), np.int32)
+    totals32 = np.empty(width, np.int32)
+    totals64 = np.empty(width, np.int64)
     shifts = np.empty(clients, np.int64)
     for block in range(first, last):
         start, length = update_start[block], lengths[block]
@@ -140,11 +155,11 @@ def trim_blocks(first, last, layout, addresses, narrow, exponents, network, trim
         made = sums[to : to + length]
         bits = _count_bits(shifts, narrow)
         if bits <= 7:
-            _trim_block(made, start, addresses, narrow, shifts, network, trimmed, rows8)
+            _trim_block(made, start, addresses, narrow, shifts, network, trimmed, rows8, totals32)
         elif bits <= 15:
-            _trim_block(made, start, addresses, narrow, shifts, network, trimmed, rows16)
+            _trim_block(made, start, addresses, narrow, shifts, network, trimmed, rows16, totals32)
         else:
-            _trim_block(made, start, addresses, narrow, shifts, network, trimmed, rows32)
+            _trim_block(made, start, addresses, narrow, shifts, network, trimmed, rows32, totals64)
         # Past VALUE_BITS every value in range is zero.
         shift = min(least + fraction_bits[block], VALUE_BITS) + WEIGHT_BITS
         _divide_half_even(made, shift, clients - 2 * trimmed)
