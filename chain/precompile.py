@@ -9,29 +9,50 @@ Knows no EVM: what it may ask of the frame that called it is `PrecompileHost`.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from eth_hash.auto import keccak
 
 from . import aggregate as fedavg
 from .admission import Admission
+from .arguments import NO_BLOB, WORD, Arguments, encode_array, encode_words
 from .cid import compute_blob_name
 from .errors import InvalidAggregation, InvalidBlobName
-from .model import VALUE_BYTES, compute_layout, decode_model
-from .params import GAS_CALL, GAS_PER_UPDATE, MAX_PARTIAL_BYTES, MAX_UPDATES
-from .partial import PARTIAL_HEADER_BYTES
-from .pricing import (
-    Work,
-    compute_aggregation_gas,
-    compute_aggregation_work,
-    compute_header_gas,
+from .model import Layout, compute_layout, decode_model
+from .pages import (
+    Measures,
+    check_cover,
+    check_range,
+    compute_combine_key,
+    compute_combined_size,
+    compute_measure_key,
+    compute_measures_size,
+    count_values,
+    decode_combined,
+    decode_measures,
+    encode_combined,
+    encode_measures,
 )
-from .rules import Rule, RuleKind, check_rule
-from .shares import compute_shares
-from .types import Address, BlobName, Buffer, Digest, Height, Round, TaskId
+from .params import GAS_CALL, GAS_PER_PLAN, GAS_PER_UPDATE, MAX_BLOB_BYTES, MAX_UPDATES
+from .pricing import (
+    compute_aggregating_gas,
+    compute_aggregation_gas,
+    compute_assembling_gas,
+    compute_checking_gas,
+    compute_combine_gas,
+    compute_combined_gas,
+    compute_header_gas,
+    compute_measure_gas,
+    compute_measures_gas,
+    compute_range_bytes,
+    compute_reading_gas,
+    plan_pages,
+)
+from .rules import Aggregate, Rule, check_enough, needs_measures
+from .shares import check_names, check_weights, compute_shares
+from .types import Address, BlobName, Buffer, Height, Round, TaskId
 from .update import Binding
-
-WORD: Final = 32
 
 
 class PrecompileHost(Protocol):
@@ -55,104 +76,43 @@ class PrecompileHost(Protocol):
         """Keep a blob that this call made, and record its admission."""
 
 
-# -- arguments and answers -------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, eq=False)
+class Base:
+    """A base model that was paid for and decodes."""
 
-
-class Arguments:
-    """Reads ABI words in order. Only the canonical layout passes: no gaps, overlaps, leftovers."""
-
-    def __init__(self, data: bytes) -> None:
-        if len(data) % WORD:
-            raise InvalidAggregation(
-                "call_encoding", "arguments are not whole words; encode by ABI"
-            )
-        self._data, self._at = data, 0
-
-    def take_word(self, limit: int = 2**256) -> int:
-        """Return the next word, which must be below `limit`."""
-        if self._at + WORD > len(self._data):
-            raise InvalidAggregation("call_encoding", "arguments are missing; encode by ABI")
-        word = int.from_bytes(self._data[self._at : self._at + WORD], "big")
-        self._at += WORD
-        if word >= limit:
-            raise InvalidAggregation("call_encoding", f"an argument is {word}, past its type")
-        return word
-
-    def take_blob(self) -> BlobName:
-        """Return a blob's name; its size bounds all work that follows from it."""
-        digest = self.take_word().to_bytes(WORD, "big")
-        size = self.take_word()
-        if size > MAX_PARTIAL_BYTES:
-            raise InvalidBlobName("blob_size", f"no blob has {size} bytes")
-        return BlobName(Digest(digest), size)
-
-    def take_rule(self) -> Rule:
-        """Return a rule that can be computed."""
-        kind, bound = self.take_word(2**8), self.take_word()
-        if kind not in tuple(RuleKind):
-            raise InvalidAggregation("aggregation_rule", f"there is no rule {kind}")
-        rule = Rule(RuleKind(kind), bound)
-        check_rule(rule)
-        return rule
-
-    def take_offsets(self) -> None:
-        """Check the offsets of two arrays, which end every head that has any.
-
-        The second array's place follows from the first one's length: blobs take two words.
-        """
-        first, second = self.take_word(), self.take_word()
-        count = self._peek_count()
-        if first != self._at or second != self._at + WORD * (1 + 2 * count):
-            raise InvalidAggregation("call_encoding", "arrays are not in the canonical places")
-
-    def _peek_count(self) -> int:
-        count = self.take_word()
-        self._at -= WORD
-        if count > MAX_UPDATES:
-            raise InvalidAggregation("aggregation_count", f"{count} updates, past {MAX_UPDATES}")
-        return count
-
-    def take_pairs(self, host: PrecompileHost) -> tuple[list[BlobName], list[int]]:
-        """Return an array of blobs and one of numbers; each update is paid for before reading."""
-        self.take_offsets()
-        count = self.take_word()
-        host.consume_gas(GAS_PER_UPDATE * count, "fedavg updates")
-        names = [self.take_blob() for _ in range(count)]
-        numbers = self.take_word()
-        if numbers != count:
-            raise InvalidAggregation("aggregation_count", f"{numbers} numbers for {count} updates")
-        return names, [self.take_word() for _ in range(count)]
-
-    def finish(self) -> None:
-        """Refuse what is left over."""
-        if self._at != len(self._data):
-            raise InvalidAggregation("call_encoding", "bytes follow the arguments; encode by ABI")
-
-
-def _encode(*words: int | bytes) -> bytes:
-    return b"".join(
-        word if isinstance(word, bytes) else (word % 2**256).to_bytes(WORD, "big") for word in words
-    )
-
-
-def _encode_array(numbers: Sequence[int]) -> bytes:
-    return _encode(len(numbers), *numbers)
+    data: Buffer
+    layout: Layout
 
 
 # -- blobs -----------------------------------------------------------------------------------------
 
 
-def _charge(host: PrecompileHost, work: Work) -> None:
-    host.consume_gas(work.gas, "fedavg work")
+def _charge(host: PrecompileHost, gas: int) -> None:
+    host.consume_gas(gas, "fedavg work")
+
+
+def _check_readable(host: PrecompileHost, *names: BlobName) -> None:
+    for name in names:
+        admission = host.get_admission(name)
+        if admission is None:
+            raise InvalidBlobName("blob_unknown", "no transaction declared this blob")
+        if host.timestamp > admission.expires_at:
+            raise InvalidBlobName(
+                "blob_expired", "the blob may no longer be read; declare it again"
+            )
 
 
 def _read(host: PrecompileHost, name: BlobName) -> Buffer:
-    admission = host.get_admission(name)
-    if admission is None:
-        raise InvalidBlobName("blob_unknown", "no transaction declared this blob")
-    if host.timestamp > admission.expires_at:
-        raise InvalidBlobName("blob_expired", "the blob may no longer be read; declare it again")
+    _check_readable(host, name)
     return host.read_blob(name)
+
+
+def _read_updates(host: PrecompileHost, names: Sequence[BlobName]) -> list[tuple[BlobName, Buffer]]:
+    return [(name, _read(host, name)) for name in names]
+
+
+def _read_velocity(host: PrecompileHost, name: BlobName) -> Buffer | None:
+    return None if name == NO_BLOB else _read(host, name)
 
 
 def _read_model(host: PrecompileHost, name: BlobName) -> Buffer:
@@ -160,6 +120,13 @@ def _read_model(host: PrecompileHost, name: BlobName) -> Buffer:
     data = _read(host, name)
     host.consume_gas(compute_header_gas(data), "fedavg header")
     return data
+
+
+def _open_base(host: PrecompileHost, name: BlobName) -> Base:
+    """Return a base of which only the header and a part are read; all of it is paid."""
+    _charge(host, compute_reading_gas(name.size))
+    data = _read_model(host, name)
+    return Base(data, compute_layout(decode_model(data).manifest))
 
 
 def _write(host: PrecompileHost, data: bytes) -> BlobName:
@@ -173,7 +140,7 @@ def _check_writable(host: PrecompileHost) -> None:
         raise InvalidAggregation("call_static", "a call that makes a blob cannot be static")
 
 
-# -- calls -----------------------------------------------------------------------------------------
+# -- calls: updates and models ---------------------------------------------------------------------
 
 
 def _verify(host: PrecompileHost, arguments: Arguments) -> bytes:
@@ -184,64 +151,10 @@ def _verify(host: PrecompileHost, arguments: Arguments) -> bytes:
     max_norm2 = arguments.take_word()
     arguments.finish()
     host.consume_gas(GAS_PER_UPDATE, "fedavg updates")
-    _charge(host, Work(name.size + base.size, 2 * (base.size // VALUE_BYTES)))
+    _charge(host, compute_checking_gas(base.size, name.size))
     update, model = _read(host, name), decode_model(_read_model(host, base))
     binding = Binding(host.chain_id, TaskId(task), Round(round_), base, sender)
-    return _encode(fedavg.verify_update(update, model, binding, max_norm2))
-
-
-def _aggregate(host: PrecompileHost, arguments: Arguments) -> bytes:
-    _check_writable(host)
-    rule, base = arguments.take_rule(), arguments.take_blob()
-    names, weights = arguments.take_pairs(host)
-    arguments.finish()
-    _charge(host, compute_aggregation_work(base, [name.size for name in names]))
-    updates = [(name, _read(host, name)) for name in names]
-    made = fedavg.aggregate(rule, base, _read_model(host, base), updates, weights)
-    model = _write(host, made.model)
-    head, array = 6 * WORD, WORD * (1 + len(names))
-    return _encode(
-        model.digest,
-        model.size,
-        head,
-        head + array,
-        head + 2 * array,
-        made.saturated,
-        _encode_array(made.shares),
-        _encode_array(made.scores),
-        _encode_array(made.flags),
-    )
-
-
-def _normalise(host: PrecompileHost, arguments: Arguments) -> bytes:
-    names, weights = arguments.take_pairs(host)
-    arguments.finish()
-    return _encode(WORD, _encode_array(compute_shares(names, weights)))
-
-
-def _accumulate(host: PrecompileHost, arguments: Arguments) -> bytes:
-    _check_writable(host)
-    rule, partial, base = arguments.take_rule(), arguments.take_blob(), arguments.take_blob()
-    names, shares = arguments.take_pairs(host)
-    arguments.finish()
-    work = compute_aggregation_work(base, [name.size for name in names])
-    made = PARTIAL_HEADER_BYTES + 2 * base.size
-    _charge(host, Work(work.read + partial.size, work.values, made))
-    updates = [(name, _read(host, name)) for name in names]
-    before = _read(host, partial) if partial.size else None
-    data = fedavg.accumulate(rule, before, base, _read_model(host, base), updates, shares)
-    page = _write(host, data)
-    return _encode(page.digest, page.size)
-
-
-def _finish(host: PrecompileHost, arguments: Arguments) -> bytes:
-    _check_writable(host)
-    base, partial = arguments.take_blob(), arguments.take_blob()
-    arguments.finish()
-    _charge(host, Work(base.size + partial.size, base.size // VALUE_BYTES, base.size))
-    data, saturated = fedavg.finish(base, _read_model(host, base), _read(host, partial))
-    model = _write(host, data)
-    return _encode(model.digest, model.size, saturated)
+    return encode_words(fedavg.verify_update(update, model, binding, max_norm2))
 
 
 def _info(host: PrecompileHost, arguments: Arguments) -> bytes:
@@ -249,42 +162,225 @@ def _info(host: PrecompileHost, arguments: Arguments) -> bytes:
     arguments.finish()
     admission = host.get_admission(name)
     if admission is None:
-        return _encode(0, 0, 0)
-    return _encode(name.size, admission.height, admission.expires_at)
+        return encode_words(0, 0, 0)
+    return encode_words(name.size, admission.height, admission.expires_at)
 
 
 def _check_model(host: PrecompileHost, arguments: Arguments) -> bytes:
     name = arguments.take_blob()
     arguments.finish()
-    _charge(host, Work(name.size, name.size // VALUE_BYTES))
+    _charge(host, compute_checking_gas(name.size))
     manifest = decode_model(_read_model(host, name)).manifest
-    return _encode(manifest.parameters, manifest.update_values)
+    return encode_words(manifest.parameters, manifest.update_values)
+
+
+# -- calls: one aggregation ------------------------------------------------------------------------
+
+
+def _normalise(host: PrecompileHost, arguments: Arguments) -> bytes:
+    rule = arguments.take_rule()
+    at_updates, at_weights = arguments.take_word(), arguments.take_word()
+    names = arguments.take_updates(host, at_updates)
+    weights = arguments.take_numbers(at_weights, len(names))
+    arguments.finish()
+    shares = compute_shares(names, weights, rule.max_share)
+    return encode_words(WORD, encode_array(shares))
+
+
+def _aggregate(host: PrecompileHost, arguments: Arguments) -> bytes:
+    _check_writable(host)
+    rule, base, velocity = arguments.take_rule(), arguments.take_blob(), arguments.take_blob()
+    at_updates, at_weights = arguments.take_word(), arguments.take_word()
+    names = arguments.take_updates(host, at_updates)
+    weights = arguments.take_numbers(at_weights, len(names))
+    arguments.finish()
+    sizes = [name.size for name in names]
+    _charge(host, compute_aggregating_gas(rule, base.size, velocity.size, sizes))
+    updates = _read_updates(host, names)
+    before = _read_velocity(host, velocity)
+    model = _read_model(host, base)
+    return _answer(host, fedavg.aggregate(rule, model, before, updates, weights))
+
+
+def _answer(host: PrecompileHost, made: Aggregate) -> bytes:
+    """Keep the blobs that an aggregation made and return its record."""
+    model = _write(host, made.model)
+    velocity = NO_BLOB if made.velocity is None else _write(host, made.velocity)
+    head, array = 8 * WORD, WORD * (1 + len(made.shares))
+    return encode_words(
+        model.digest,
+        model.size,
+        velocity.digest,
+        velocity.size,
+        head,
+        head + array,
+        head + 2 * array,
+        made.saturated,
+        encode_array(made.shares),
+        encode_array(made.scores),
+        encode_array(made.flags),
+    )
+
+
+# -- calls: pages ----------------------------------------------------------------------------------
+
+
+def _measure(host: PrecompileHost, arguments: Arguments) -> bytes:
+    _check_writable(host)
+    rule, base_name = arguments.take_rule(), arguments.take_blob()
+    at_updates = arguments.take_word()
+    first, last = arguments.take_word(), arguments.take_word()
+    names = arguments.take_updates(host, at_updates)
+    arguments.finish()
+    if not needs_measures(rule):
+        raise InvalidAggregation("aggregation_rule", "this rule weighs without measuring")
+    _check_readable(host, base_name, *names)
+    check_names(names)
+    check_enough(rule, len(names))
+    base = _open_base(host, base_name)
+    check_range(first, last, base.layout.length.size)
+    values = count_values(base.layout, first, last)
+    read = sum(compute_range_bytes(name.size, base.layout, values) for name in names)
+    _charge(host, compute_measure_gas(rule, values, len(names), read))
+    measures = fedavg.measure_range(rule, base.data, _read_updates(host, names), first, last)
+    page = _write(host, encode_measures(measures, compute_measure_key(rule, base_name, names)))
+    return encode_words(page.digest, page.size)
+
+
+def _combine(host: PrecompileHost, arguments: Arguments) -> bytes:
+    _check_writable(host)
+    rule, base_name, velocity = arguments.take_rule(), arguments.take_blob(), arguments.take_blob()
+    at_updates, at_weights, at_measures = (arguments.take_word() for _ in range(3))
+    first, last = arguments.take_word(), arguments.take_word()
+    names = arguments.take_updates(host, at_updates)
+    weights = arguments.take_numbers(at_weights, len(names))
+    pages = arguments.take_pages(host, at_measures)
+    arguments.finish()
+    _check_readable(host, base_name, *names, *pages)
+    check_names(names)
+    check_weights(weights, len(names))
+    check_enough(rule, len(names))
+    base = _open_base(host, base_name)
+    layout = base.layout
+    check_range(first, last, layout.length.size)
+    values = count_values(layout, first, last)
+    if compute_combined_size(rule, len(names), values) > MAX_BLOB_BYTES:
+        raise InvalidAggregation("aggregation_capacity", f"{values} values do not fit in one page")
+    read = sum(compute_range_bytes(name.size, layout, values) for name in names)
+    _charge(host, compute_combine_gas(rule, values, len(names), read + velocity.size))
+    measures = _read_measures(host, rule, base_name, names, pages, layout)
+    updates = _read_updates(host, names)
+    before = _read_velocity(host, velocity)
+    combined = fedavg.combine_range(
+        rule, base.data, before, updates, weights, measures, first, last
+    )
+    key = compute_combine_key(rule, base_name, velocity, names, weights, pages)
+    page = _write(host, encode_combined(combined, key))
+    return encode_words(page.digest, page.size)
+
+
+def _assemble(host: PrecompileHost, arguments: Arguments) -> bytes:
+    _check_writable(host)
+    rule, base_name, velocity = arguments.take_rule(), arguments.take_blob(), arguments.take_blob()
+    at_updates, at_weights, at_measures, at_pages = (arguments.take_word() for _ in range(4))
+    names = arguments.take_updates(host, at_updates)
+    weights = arguments.take_numbers(at_weights, len(names))
+    measure_names = arguments.take_pages(host, at_measures)
+    page_names = arguments.take_pages(host, at_pages)
+    arguments.finish()
+    _check_readable(host, base_name, *measure_names, *page_names)
+    check_names(names)
+    check_weights(weights, len(names))
+    check_enough(rule, len(names))
+    base = _open_base(host, base_name)
+    layout = base.layout
+    count = len(names)
+    _charge(host, compute_assembling_gas(rule, base_name.size, layout, count))
+    measures = _read_measures(host, rule, base_name, names, measure_names, layout)
+    empty = compute_combined_size(rule, count, 0)
+    values_size = compute_combined_size(rule, count, layout.update_values) - empty
+    if sum(name.size for name in page_names) != empty * len(page_names) + values_size:
+        raise InvalidAggregation("page_length", "the pages do not have the values of the model")
+    _charge(host, compute_combined_gas(rule, layout, count, len(page_names)))
+    key = compute_combine_key(rule, base_name, velocity, names, weights, measure_names)
+    combined = [decode_combined(_read(host, name), key, rule, count, layout) for name in page_names]
+    check_cover(combined, layout.length.size)
+    return _answer(host, fedavg.assemble(rule, base.data, names, weights, measures, combined))
+
+
+def _read_measures(
+    host: PrecompileHost,
+    rule: Rule,
+    base: BlobName,
+    names: Sequence[BlobName],
+    pages: Sequence[BlobName],
+    layout: Layout,
+) -> list[Measures]:
+    """Return all of phase 1; none for a rule that has none."""
+    if not needs_measures(rule):
+        if pages:
+            raise InvalidAggregation("page_cover", "this rule weighs without measuring")
+        return []
+    size = compute_measures_size(rule, len(names))
+    if any(page.size != size for page in pages):
+        raise InvalidAggregation("page_length", f"a page of phase 1 has {size} bytes")
+    _charge(host, compute_measures_gas(rule, len(names), len(pages)))
+    key = compute_measure_key(rule, base, names)
+    measures = [decode_measures(_read(host, page), key, rule, len(names), layout) for page in pages]
+    check_cover(measures, layout.length.size)
+    return measures
+
+
+# -- calls: what it will cost ----------------------------------------------------------------------
 
 
 def _quote(host: PrecompileHost, arguments: Arguments) -> bytes:
-    arguments.take_rule()
-    name = arguments.take_blob()
-    updates, bits = arguments.take_word(), arguments.take_word()
+    rule, name, updates, bits = _take_round(arguments)
     arguments.finish()
+    base = _open_quoted(host, name)
+    return encode_words(compute_aggregation_gas(rule, name, base.data, base.layout, updates, bits))
+
+
+def _plan(host: PrecompileHost, arguments: Arguments) -> bytes:
+    rule, name, updates, bits = _take_round(arguments)
+    page_gas = arguments.take_word()
+    arguments.finish()
+    host.consume_gas(GAS_PER_PLAN, "fedavg plan")
+    base = _open_quoted(host, name)
+    plan = plan_pages(rule, name, base.data, base.layout, updates, bits, page_gas)
+    return encode_words(plan.measures, plan.combines, plan.blocks)
+
+
+def _take_round(arguments: Arguments) -> tuple[Rule, BlobName, int, int]:
+    """Return a rule, a model, and how many updates of how many bits a round may have."""
+    rule, name = arguments.take_rule(), arguments.take_blob()
+    updates, bits = arguments.take_word(), arguments.take_word()
     if not 1 <= updates <= MAX_UPDATES or bits not in (8, 16):
         raise InvalidAggregation("aggregation_count", f"{updates} updates of {bits} bits")
-    _charge(host, Work(name.size, name.size // VALUE_BYTES))
-    model = _read_model(host, name)
-    layout = compute_layout(decode_model(model).manifest)
-    return _encode(compute_aggregation_gas(name, model, layout, updates, bits))
+    check_enough(rule, updates)
+    return rule, name, updates, bits
+
+
+def _open_quoted(host: PrecompileHost, name: BlobName) -> Base:
+    _charge(host, compute_checking_gas(name.size))
+    data = _read_model(host, name)
+    return Base(data, compute_layout(decode_model(data).manifest))
 
 
 _BLOB: Final = "(bytes32,uint256)"
-_RULE: Final = "(uint8,uint256)"
+_RULE: Final = "(uint8,uint256,uint256,uint256,uint256)"
+_LISTS: Final = f"{_BLOB}[],uint256[]"
 _CALLS: Final[dict[str, Callable[[PrecompileHost, Arguments], bytes]]] = {
     f"verify({_BLOB},uint256,uint256,{_BLOB},address,uint256)": _verify,
-    f"aggregate({_RULE},{_BLOB},{_BLOB}[],uint256[])": _aggregate,
-    f"normalise({_BLOB}[],uint256[])": _normalise,
-    f"accumulate({_RULE},{_BLOB},{_BLOB},{_BLOB}[],uint256[])": _accumulate,
-    f"finish({_BLOB},{_BLOB})": _finish,
+    f"aggregate({_RULE},{_BLOB},{_BLOB},{_LISTS})": _aggregate,
+    f"measure({_RULE},{_BLOB},{_BLOB}[],uint256,uint256)": _measure,
+    f"combine({_RULE},{_BLOB},{_BLOB},{_LISTS},{_BLOB}[],uint256,uint256)": _combine,
+    f"assemble({_RULE},{_BLOB},{_BLOB},{_LISTS},{_BLOB}[],{_BLOB}[])": _assemble,
+    f"plan({_RULE},{_BLOB},uint256,uint256,uint256)": _plan,
+    f"quote({_RULE},{_BLOB},uint256,uint256)": _quote,
+    f"normalise({_RULE},{_LISTS})": _normalise,
     f"info({_BLOB})": _info,
     f"check_model({_BLOB})": _check_model,
-    f"quote({_RULE},{_BLOB},uint256,uint256)": _quote,
 }
 SIGNATURES: Final = {keccak(signature.encode())[:4]: signature for signature in _CALLS}
 SELECTORS: Final = {

@@ -2,7 +2,9 @@
 
 Nothing on the chain acts by itself: whoever closes a round is paid from the task's reserve. The
 keeper looks at open tasks in turn (the view `next_action`), tries the step out, and sends it
-once; then it waits. What else is due from this account (`duties.py`) is done on the same thread.
+once; then it waits. A large round closes in pages, one for each call: the next page is another
+step, due as soon as the last one is in a block. What else is due from this account (`duties.py`)
+is done on the same thread.
 """
 
 import threading
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 from eth_abi.abi import decode
 
 from steelyard.chain.errors import SteelyardError
-from steelyard.chain.params import TASKS_ADDRESS
+from steelyard.chain.params import ROUNDS_ADDRESS, TASKS_ADDRESS
 
 from .calls import start_thread
 from .logs import log_alarm, log_event
@@ -32,6 +34,11 @@ LOOKS_AT_ONCE = 32
 RANK_SECONDS = 5.0
 """Each rank behind the leader waits this much longer, so that keepers do not race."""
 FINISHED = 3
+ROUND_TYPES = (
+    "(uint8,(bytes32,uint256),(bytes32,uint256),uint256,bytes32,uint256,uint256,uint256,"
+    "uint256,uint256,uint256,(bytes32,uint256),uint256,uint256)"
+)
+"""What `get_round` answers; the last word counts the pages that were made."""
 
 
 class Step(IntEnum):
@@ -46,11 +53,12 @@ class Step(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """One step of one task."""
+    """One step of one task. `page`: how many pages of a round's close were made before."""
 
     task: int
     step: Step
     round: int
+    page: int = 0
 
 
 class Keeper:
@@ -64,6 +72,7 @@ class Keeper:
         self._config = node.config.keeper
         self._chores = (self.look, *chores)
         self._open: deque[int] = deque()
+        self._closing: dict[int, None] = {}
         self._known = 0
         self.attempts = Attempts(node)
         self._stopping, self._woken = threading.Event(), threading.Event()
@@ -100,6 +109,8 @@ class Keeper:
     def look(self) -> None:
         """Look at the next tasks and do what is due."""
         self._find_tasks()
+        for task in tuple(self._closing):  # the next page should not wait for a turn
+            self._handle(task)
         for _ in range(min(LOOKS_AT_ONCE, len(self._open))):
             task = self._open[0]
             self._open.rotate(-1)  # first, so that a task whose look fails keeps its turn
@@ -115,8 +126,12 @@ class Keeper:
         """Do what is due for a task; False when it is over."""
         output = self._wallet.ask(TASKS_ADDRESS, "next_action(uint256)", task)
         code, number = decode(["uint8", "uint256"], output)
+        page = self._count_pages(task, number) if code == Step.CLOSE else 0
+        self._closing.pop(task, None)
+        if page and len(self._closing) < LOOKS_AT_ONCE:
+            self._closing[task] = None
         if code in (Step.START, Step.CLOSE, Step.ABORT):
-            self._attempt(Due(task, Step(code), number))
+            self._attempt(Due(task, Step(code), number, page))
             return True
         if self._get_state(task) < FINISHED:
             return True
@@ -126,8 +141,15 @@ class Keeper:
         if owed:
             self._attempt(Due(task, Step.CLAIM, 0))
         else:
-            self.attempts.forget(lambda due: isinstance(due, Due) and due.task == task)
+            self._forget(task)
         return bool(owed)
+
+    def _forget(self, task: int) -> None:
+        self.attempts.forget(lambda due: isinstance(due, Due) and due.task == task)
+
+    def _count_pages(self, task: int, number: int) -> int:
+        output = self._wallet.ask(ROUNDS_ADDRESS, "get_round(uint256,uint256)", task, number)
+        return int(decode([ROUND_TYPES], output)[0][-1])
 
     def _get_state(self, task: int) -> int:
         """The third word of the tuple that `get_task` returns."""
@@ -138,16 +160,19 @@ class Keeper:
         """Send a step when it is this validator's turn: the leader's first, others by rank."""
         if self._wallet.is_busy():
             return
+        if due not in self.attempts.entries:
+            self._forget(due.task)
+        to = ROUNDS_ADDRESS if due.step is Step.CLOSE else TASKS_ADDRESS
         self.attempts.run(
             due,
-            lambda: self._wallet.submit(TASKS_ADDRESS, encode_step(due)),
-            {"task": due.task, "step": due.step.name.lower(), "round": due.round},
+            lambda: self._wallet.submit(to, encode_step(due)),
+            {"task": due.task, "step": due.step.name.lower(), "round": due.round, "page": due.page},
             RANK_SECONDS * self._node.driver.get_rank(),
         )
 
 
 def encode_step(due: Due) -> bytes:
     """The calldata of a step."""
-    if due.step == Step.CLOSE:
+    if due.step is Step.CLOSE:
         return encode_call("close(uint256,uint256)", due.task, due.round)
     return encode_call(f"{due.step.name.lower()}(uint256)", due.task)

@@ -4,7 +4,7 @@ from typing import Final
 
 from steelyard.chain.cid import compute_blob_name, encode_cid
 from steelyard.chain.errors import SteelyardError
-from steelyard.chain.params import MAX_PARTIAL_BYTES
+from steelyard.chain.params import MAX_BLOB_BYTES
 from steelyard.chain.types import BlobName
 
 from .sources import Source, SourceLacks, Sources, SourceWrong
@@ -16,7 +16,7 @@ BLOB_RATE: Final = 64 * 2**10
 
 def fetch_blob(sources: Sources, name: BlobName) -> bytes | None:
     """The bytes of this name, or None if no source gave them now. Raises Stopped."""
-    if not 0 < name.size <= MAX_PARTIAL_BYTES:
+    if not 0 < name.size <= MAX_BLOB_BYTES:
         return None
     for source in sources.get_available():
         try:

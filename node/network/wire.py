@@ -26,7 +26,7 @@ from steelyard.chain.consensus.certificates import (
 )
 from steelyard.chain.consensus.votes import MAX_VOTE_BYTES, Vote, decode_vote, encode_vote
 from steelyard.chain.errors import SteelyardError
-from steelyard.chain.params import MAX_BLOCK_BYTES, MAX_PARTIAL_BYTES, MAX_TRANSACTION_BYTES
+from steelyard.chain.params import MAX_BLOB_BYTES, MAX_BLOCK_BYTES, MAX_TRANSACTION_BYTES
 from steelyard.chain.rlp import (
     Encodable,
     InvalidEncoding,
@@ -396,7 +396,7 @@ assert len(KINDS) == len(Message.__args__)
 assert min(KINDS) > 0
 assert max(3 * MAX_ANNOUNCED, MAX_SEGMENT_BLOCKS) + 8 <= MAX_ITEMS
 assert max(KINDS) < 2**7
-assert MAX_PARTIAL_BYTES < 2**32
+assert MAX_BLOB_BYTES < 2**32
 
 
 # -- codec -----------------------------------------------------------------------------------------
@@ -450,7 +450,7 @@ def _list_name(name: BlobName) -> list[Encodable]:
 def _read_name(item: Item) -> BlobName:
     digest, size = read_list(item, 2)
     name = BlobName(Digest(read_bytes(digest, 32)), read_int(size, 32))
-    if not 1 <= name.size <= MAX_PARTIAL_BYTES:
+    if not 1 <= name.size <= MAX_BLOB_BYTES:
         raise InvalidEncoding(f"no blob has {name.size} bytes")
     return name
 

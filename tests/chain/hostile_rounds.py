@@ -1,35 +1,51 @@
 """Hostile rounds: whatever is thrown at them, the kernels and the oracle end alike.
 
 Each seed is a round of any exponents and values, at and past every bound, damaged bytes, unusable
-weights, and pages with forged partials. Both implementations must give the same bits or the same
-code. `python -m tests.chain.hostile_rounds FIRST_SEED SECONDS` looks for more by hand.
+weights, any rule, and pages of any cut, honest and forged. Both implementations must give the same
+bits or the same code, and pages the same as one call. For more:
+`python -m tests.chain.hostile_rounds FIRST_SEED SECONDS`.
 """
 
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from random import Random
-from struct import pack_into
 from time import monotonic
+
+import numpy as np
 
 from steelyard.chain import aggregate, reference
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.model import Role, compute_layout, decode_model
+from steelyard.chain.pages import (
+    PAGE_HEADER_BYTES,
+    check_cover,
+    decode_combined,
+    decode_measures,
+    encode_combined,
+    encode_measures,
+)
 from steelyard.chain.params import (
     MAX_EXPONENT,
+    MAX_MOMENTUM,
     MAX_NORM2,
     MAX_RAW_WEIGHT,
+    MAX_SERVER_RATE,
+    STEP_UNIT,
     VALUE_LIMIT,
+    VELOCITY_LIMIT,
     WEIGHT_TOTAL,
 )
-from steelyard.chain.partial import PARTIAL_HEADER_BYTES
-from steelyard.chain.rules import MAX_BOUND, Aggregate, Rule, RuleKind
-from steelyard.chain.types import BlobName
+from steelyard.chain.rules import MAX_BOUND, Aggregate, Rule, RuleKind, needs_measures
+from steelyard.chain.server import encode_velocity
+from steelyard.chain.types import BlobName, Hash
 
 from .aggregation_kit import Base, make_base, make_manifest
 
 Updates = list[tuple[BlobName, memoryview]]
+KEY = Hash(bytes(32))
 INT32_ENDS = (-(2**31), 2**31 - 1)
 SMALL, LARGE = (1, 1, 2, 3, 17), (4095, 4096, 4097, 8193)
 
@@ -100,13 +116,38 @@ def make_hostile_update(
     return name, data
 
 
-def make_hostile_rule(random: Random, is_valid: bool) -> Rule:
-    if not is_valid and random.random() < 0.05:
-        return Rule(random.choice(list(RuleKind)), random.choice((-1, 0, 1, MAX_BOUND + 1)))
-    if random.random() < 0.4:
-        return Rule(RuleKind.WEIGHTED_MEAN, 0)
+def make_hostile_rule(random: Random, updates: int, is_valid: bool) -> Rule:
+    kind = random.choice(list(RuleKind))
+    most = {RuleKind.TRIMMED_MEAN: (updates - 1) // 2, RuleKind.MULTI_KRUM: (updates - 3) // 2}
+    if most.get(kind, 1) < 1:
+        kind = RuleKind.NORM_CLIPPED_MEAN
     bound = random.choice((1, 2, MAX_BOUND, 2 ** random.randint(1, 70)))
-    return Rule(RuleKind.NORM_CLIPPED_MEAN, bound)
+    bound = random.randint(1, most[kind]) if kind in most else bound
+    bound = 0 if kind is RuleKind.WEIGHTED_MEAN else bound
+    if not is_valid and random.random() < 0.1:
+        bound = random.choice((-1, 0, 5, 5, MAX_BOUND + 1))
+    share = random.choice((WEIGHT_TOTAL, WEIGHT_TOTAL, 1, random.randint(1, WEIGHT_TOTAL)))
+    rate = random.choice((STEP_UNIT, STEP_UNIT, 1, MAX_SERVER_RATE))
+    momentum = random.choice((0, 0, 1, MAX_MOMENTUM, random.randint(0, MAX_MOMENTUM)))
+    if not is_valid and random.random() < 0.07:
+        share, rate, momentum = random.choice(((0, 1, 0), (1, 2**16, 0), (1, 1, STEP_UNIT)))
+    return Rule(kind, bound, share, rate, momentum)
+
+
+def make_hostile_velocity(
+    random: Random, rule: Rule, values: int, is_valid: bool
+) -> memoryview | None:
+    if not rule.has_momentum or random.random() < 0.3:
+        is_unused = not is_valid and random.random() < 0.1
+        return memoryview(encode_velocity(np.zeros(values, np.int64))) if is_unused else None
+    ends = (-VELOCITY_LIMIT + 1, VELOCITY_LIMIT - 1, 0, 1, -1, random.getrandbits(40))
+    velocity = random.choices(ends, k=values)
+    if not is_valid and random.random() < 0.1:
+        velocity[-1] = random.choice((VELOCITY_LIMIT, -VELOCITY_LIMIT, 2**63 - 1, -(2**63)))
+    data = encode_velocity(np.array(velocity, np.int64))
+    if not is_valid and random.random() < 0.1:
+        data = random.choice((data[:-8], data[1:], flip_bits(random, data, 24)))
+    return misalign(random, data)
 
 
 def make_hostile_weights(random: Random, updates: int, is_valid: bool) -> list[int]:
@@ -122,48 +163,57 @@ def make_hostile_weights(random: Random, updates: int, is_valid: bool) -> list[i
     return weights
 
 
-def forge_partial(random: Random, partial: bytes) -> bytes:
-    """Return a partial that somebody else could have declared."""
-    forged = bytearray(partial)
-    if random.random() < 0.5:
-        shares = random.choice((0, WEIGHT_TOTAL, WEIGHT_TOTAL, WEIGHT_TOTAL + 1, 2**64 - 1))
-        pack_into("<Q", forged, 16, shares)
-    if random.random() < 0.1:
-        pack_into("<I", forged, 12, random.choice((0, 2**32 - 1)))
-    half, shares = WEIGHT_TOTAL // 2, int.from_bytes(forged[16:24], "little")
-    limit = min(shares, WEIGHT_TOTAL) * (VALUE_LIMIT - 1)
-    sums = [-limit, limit, 0, -half, half, 3 * half, half - 1]
-    if random.random() < 0.3:
-        sums += [-limit - 1, limit + 1, -(2**63), 2**63 - 1]
-    for start in range(PARTIAL_HEADER_BYTES, min(len(forged), 800), 8):
-        pack_into("<q", forged, start, random.choice(sums))
-    return flip_bits(random, bytes(forged), 72) if random.random() < 0.1 else bytes(forged)
+def forge_page(random: Random, page: bytes) -> bytes:
+    """Return a page that somebody else could have declared: other numbers, or damaged bytes."""
+    forged = bytearray(page)
+    for _ in range(random.randint(0, 3)):
+        at = random.randrange(PAGE_HEADER_BYTES, len(page) - 31, 4)
+        number = random.choice((0, 1, -1, 2**130, -(2**130), random.getrandbits(250)))
+        forged[at : at + 32] = number.to_bytes(32, "little", signed=True)
+    return flip_bits(random, bytes(forged), 48) if random.random() < 0.3 else bytes(forged)
 
 
-def compare_pages(
-    random: Random, rule: Rule, base: Base, updates: Updates, shares: Sequence[int]
-) -> object:
-    """Add pages of any size, some to forged partials, and finish; return how it ended."""
-    page = random.randint(1, len(updates))
-    partial: bytes | None = None
-    for start in range(0, len(updates), page):
-        end = start + page
-        before = None if partial is None else misalign(random, partial)
-        arguments = (rule, before, base.name, base.data, updates[start:end], shares[start:end])
-        made, expected = (catch(m.accumulate, *arguments) for m in (aggregate, reference))
-        assert made == expected
-        if not isinstance(made, bytes):
-            return made
-        partial = forge_partial(random, made) if random.random() < 0.2 else made
-    assert partial is not None
-    arguments = (base.name, misalign(random, base.data), misalign(random, partial))
-    made, expected = (catch(m.finish, *arguments) for m in (aggregate, reference))
-    assert made == expected
-    return made
+def cut_blocks(random: Random, blocks: int) -> list[tuple[int, int]]:
+    """Return ranges that cover all blocks."""
+    cuts = sorted({0, blocks, *random.choices(range(blocks), k=random.randint(0, 3))})
+    return list(pairwise(cuts))
+
+
+def assemble_pages(
+    random: Random,
+    rule: Rule,
+    base: Base,
+    velocity: memoryview | None,
+    updates: Updates,
+    weights: Sequence[int],
+    is_forged: bool,
+) -> Aggregate:
+    """Return what pages of some cut come to, each encoded and decoded on its way."""
+    layout, names = compute_layout(base.manifest), [name for name, _ in updates]
+    blocks, count = base.blocks, len(updates)
+
+    def hand_over(page: bytes) -> memoryview:
+        return misalign(random, forge_page(random, page) if is_forged else page)
+
+    measures = []
+    for first, last in cut_blocks(random, blocks) if needs_measures(rule) else ():
+        measured = aggregate.measure_range(rule, base.data, updates, first, last)
+        page = hand_over(encode_measures(measured, KEY))
+        measures.append(decode_measures(page, KEY, rule, count, layout))
+    check_cover(measures, blocks if needs_measures(rule) else 0)
+    pages = []
+    for first, last in cut_blocks(random, blocks):
+        combined = aggregate.combine_range(
+            rule, base.data, velocity, updates, weights, measures, first, last
+        )
+        page = hand_over(encode_combined(combined, KEY))
+        pages.append(decode_combined(page, KEY, rule, count, layout))
+    check_cover(pages, blocks)
+    return aggregate.assemble(rule, base.data, names, weights, measures, pages)
 
 
 def compare_round(seed: int, pool: ThreadPoolExecutor) -> list[str]:
-    """Run one round both ways; return how its parts ended."""
+    """Run one round both ways, and in pages; return how its parts ended."""
     random = Random(seed)
     is_valid = random.random() < 0.5
     base = make_hostile_base(random)
@@ -174,9 +224,10 @@ def compare_round(seed: int, pool: ThreadPoolExecutor) -> list[str]:
     updates = [(name, misalign(random, data)) for name, data in made]
     if not is_valid and random.random() < 0.05:
         updates[-1] = (updates[0][0], updates[-1][1])
-    rule = make_hostile_rule(random, is_valid)
+    rule = make_hostile_rule(random, len(updates), is_valid)
     weights = make_hostile_weights(random, len(updates), is_valid)
-    arguments = (rule, base.name, misalign(random, base.data), updates, weights)
+    velocity = make_hostile_velocity(random, rule, base.manifest.update_values, is_valid)
+    arguments = (rule, misalign(random, base.data), velocity, updates, weights)
     expected = catch(reference.aggregate, *arguments)
     found = catch(aggregate.aggregate, *arguments, random.choice((map, pool.map)))
     assert found == expected
@@ -191,10 +242,11 @@ def compare_round(seed: int, pool: ThreadPoolExecutor) -> list[str]:
             catch(m.verify_update, data, model, base.bind(i), most) for m in (aggregate, reference)
         ]
         assert norms[0] == norms[1]
-    shares: Sequence[int] = random.choices((-1, 0, 1, WEIGHT_TOTAL // 3), k=len(updates))
-    if isinstance(found, Aggregate):
-        shares = found.shares
-    return [_name_end(found), _name_end(compare_pages(random, rule, base, updates, shares))]
+    paged = catch(assemble_pages, random, rule, base, velocity, updates, weights, False)
+    assert paged == found or not isinstance(found, Aggregate)
+    assert isinstance(paged, Aggregate) == isinstance(found, Aggregate)
+    forged = catch(assemble_pages, random, rule, base, velocity, updates, weights, True)
+    return [_name_end(end) for end in (found, paged, forged)]
 
 
 def _name_end(outcome: object) -> str:

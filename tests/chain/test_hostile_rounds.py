@@ -8,22 +8,32 @@ from pathlib import Path
 import numba
 import pytest
 
-from steelyard.chain import aggregate, kernels
+from steelyard.chain import aggregate, payloads
 
 from .hostile_rounds import compare_rounds
 
 ENDS = {
     "answered",
     "aggregation_bound",
+    "aggregation_cap",
     "aggregation_count",
     "aggregation_duplicate",
-    "aggregation_shares",
+    "aggregation_momentum",
+    "aggregation_rule_count",
+    "aggregation_server_lr",
     "aggregation_weight",
-    "partial_range",
-    "update_base",
+    "page_cover",
+    "page_format",
+    "page_inputs",
+    "page_length",
+    "page_value",
     "update_exponent",
     "update_overflow",
     "update_value",
+    "velocity_format",
+    "velocity_length",
+    "velocity_range",
+    "velocity_unused",
 }
 
 
@@ -58,7 +68,7 @@ def test_a_damaged_cache_of_kernels_stops_nobody(
     damage: bytes, pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    compile_kernel = kernels._kernel(numba.types.int64(numba.types.int64))
+    compile_kernel = payloads.kernel(numba.types.int64(numba.types.int64))
     assert compile_kernel(double)(2) == 4
     (file,) = tmp_path.rglob(pattern)
     file.write_bytes(damage)

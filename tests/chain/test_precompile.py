@@ -1,125 +1,40 @@
 """The precompile reads strict ABI, charges before it works, and answers what eth_abi can read."""
 
-from dataclasses import dataclass, field
 from typing import NoReturn
 
 import numpy as np
 import pytest
-from eth_abi import decode, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steelyard.chain import aggregate, precompile
-from steelyard.chain.admission import Admission
-from steelyard.chain.cid import compute_blob_name
 from steelyard.chain.errors import InvalidModel, SteelyardError, UnavailableBlob
 from steelyard.chain.model import Manifest, Role, TensorSpec, encode_model
 from steelyard.chain.params import (
     GAS_CALL,
     GAS_PER_UPDATE,
-    MAX_PARTIAL_BYTES,
+    MAX_BLOB_BYTES,
     MAX_UPDATES,
     WEIGHT_TOTAL,
 )
 from steelyard.chain.pricing import compute_header_gas
-from steelyard.chain.types import BlobName, Digest, Height
+from steelyard.chain.types import BlobName, Digest
 
-from .aggregation_kit import CHAIN_ID, ROUND, TASK, Base, make_base, make_manifest
-
-TYPES = {
-    signature.partition("(")[0]: signature.partition("(")[2][:-1]
-    for signature in precompile.SIGNATURES.values()
-}
-SELECTORS = {name: selector for selector, name in precompile.SELECTORS.items()}
-RESULTS = {
-    "verify": ["uint256"],
-    "aggregate": ["(bytes32,uint256)", "uint256[]", "int256[]", "uint256[]", "uint256"],
-    "normalise": ["uint256[]"],
-    "accumulate": ["(bytes32,uint256)"],
-    "finish": ["(bytes32,uint256)", "uint256"],
-    "info": ["uint256"] * 3,
-    "check_model": ["uint256"] * 2,
-    "quote": ["uint256"],
-}
-MEAN = (0, 0)
-NOTHING = (bytes(32), 0)
-HEIGHT = Height(7)
-
-
-class OutOfGas(Exception):
-    """What the engine raises."""
-
-
-@dataclass
-class Host:
-    """A frame with some blobs, all admitted at height 3 and readable until second 100."""
-
-    gas: int = 10**9
-    is_static: bool = False
-    timestamp: int = 100
-    height: Height = HEIGHT
-    chain_id: int = CHAIN_ID
-    blobs: dict[BlobName, bytes] = field(default_factory=dict)
-    admissions: dict[BlobName, Admission] = field(default_factory=dict)
-    reads: int = 0
-
-    def add(self, data: bytes) -> BlobName:
-        name = compute_blob_name(data)
-        self.blobs[name], self.admissions[name] = data, Admission(Height(3), 100)
-        return name
-
-    def consume_gas(self, amount: int, reason: str) -> None:
-        assert amount >= 0
-        if amount > self.gas:
-            raise OutOfGas(reason)
-        self.gas -= amount
-
-    def get_admission(self, name: BlobName) -> Admission | None:
-        return self.admissions.get(name)
-
-    def read_blob(self, name: BlobName) -> bytes:
-        self.reads += 1
-        if name not in self.blobs:
-            raise UnavailableBlob("blob_unavailable", "wait for it")
-        return self.blobs[name]
-
-    def write_blob(self, name: BlobName, data: bytes) -> None:
-        assert compute_blob_name(data) == name
-        self.blobs[name], self.admissions[name] = data, Admission(self.height, 200)
-
-    def ask(self, name: str, *arguments: object) -> tuple:
-        return decode(RESULTS[name], precompile.call(self, encode_call(name, *arguments)))
-
-
-def split_types(text: str) -> list[str]:
-    """Split at the commas outside parentheses."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character == "(") - (character == ")")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
-
-
-def encode_call(name: str, *arguments: object) -> bytes:
-    return SELECTORS[name] + encode(split_types(TYPES[name]), arguments)
-
-
-def pair(name: BlobName) -> tuple[bytes, int]:
-    return name.digest, name.size
-
-
-@dataclass
-class World:
-    host: Host
-    base: Base
-    updates: list[BlobName]
-
-    @property
-    def pairs(self) -> list[tuple[bytes, int]]:
-        return [pair(name) for name in self.updates]
+from .aggregation_kit import ROUND, TASK, make_base, make_manifest
+from .precompile_kit import (
+    CLIPPED,
+    KRUM,
+    MEAN,
+    NOTHING,
+    RULES,
+    SELECTORS,
+    Host,
+    OutOfGas,
+    World,
+    catch_code,
+    encode_call,
+    pair,
+)
 
 
 @pytest.fixture
@@ -135,19 +50,14 @@ def world() -> World:
     return World(host, base, updates)
 
 
-def catch_code(host: Host, data: bytes) -> str:
-    with pytest.raises(SteelyardError) as caught:
-        precompile.call(host, data)
-    return caught.value.code
-
-
 # -- answers ---------------------------------------------------------------------------------------
 
 
 def test_aggregate_makes_a_model_and_the_record(world: World) -> None:
-    model, shares, scores, flags, saturated = world.host.ask(
-        "aggregate", MEAN, pair(world.base.name), world.pairs, [1, 1, 1, 1]
+    model, velocity, shares, scores, flags, saturated = world.host.ask(
+        "aggregate", MEAN, world.model, NOTHING, world.pairs, [1, 1, 1, 1]
     )
+    assert velocity == NOTHING
     made = BlobName(Digest(model[0]), model[1])
     assert world.host.admissions[made].height == 7
     assert made.size == world.base.name.size
@@ -162,18 +72,29 @@ def test_scores_may_be_negative(world: World) -> None:
         for q in (1, -1)
     ]
     scores = world.host.ask(
-        "aggregate", MEAN, pair(world.base.name), [pair(name) for name in updates], [1, 1]
-    )[2]
+        "aggregate", MEAN, world.model, NOTHING, [pair(name) for name in updates], [1, 1]
+    )[3]
     assert scores == (-WEIGHT_TOTAL, -WEIGHT_TOTAL)
 
 
-def test_pages_give_the_model_of_aggregate(world: World) -> None:
-    base, host = pair(world.base.name), world.host
-    model, shares, _, _, saturated = host.ask("aggregate", MEAN, base, world.pairs, [1, 2, 3, 4])
-    assert host.ask("normalise", world.pairs, [1, 2, 3, 4]) == (shares,)
-    (partial,) = host.ask("accumulate", MEAN, NOTHING, base, world.pairs[:3], shares[:3])
-    (partial,) = host.ask("accumulate", MEAN, partial, base, world.pairs[3:], shares[3:])
-    assert host.ask("finish", base, partial) == (model, saturated)
+def test_momentum_hands_a_velocity_on(world: World) -> None:
+    rule = (0, 0, 2**20, 2**12, 2**11)
+    ask = ("aggregate", rule, world.model)
+    model, velocity, *_ = world.host.ask(*ask, NOTHING, world.pairs, [1] * 4)
+    assert world.host.admissions[BlobName(Digest(velocity[0]), velocity[1])].height == 7
+    faster, further, *_ = world.host.ask(*ask, velocity, world.pairs, [1] * 4)
+    assert faster != model
+    assert further != velocity
+    assert catch_code(
+        world.host, encode_call("aggregate", MEAN, world.model, velocity, world.pairs, [1] * 4)
+    ) == ("velocity_unused")
+
+
+def test_normalise_keeps_to_the_cap(world: World) -> None:
+    capped = (0, 0, 2**19, 2**12, 0)
+    (shares,) = world.host.ask("normalise", capped, world.pairs, [9, 1, 1, 0])
+    assert shares == (2**19, 2**18, 2**18, 0)
+    assert world.host.ask("normalise", MEAN, world.pairs, [2, 1, 1, 0])[0] == shares
 
 
 def test_verify_returns_the_norm(world: World) -> None:
@@ -198,15 +119,19 @@ def test_check_model_counts_what_is_stored_and_what_is_updated(world: World) -> 
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_quote_is_what_aggregate_charges(world: World, bits: int) -> None:
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_quote_is_what_aggregate_charges(world: World, rule: tuple[int, ...], bits: int) -> None:
     updates = [
-        world.host.add(world.base.make_update([i, 0, 0, 0], [-20, -20], bits, 50 + i)[1])
-        for i in range(3)
+        pair(world.host.add(world.base.make_update([i, 0, 0, 0], [-20, -20], bits, 50 + i)[1]))
+        for i in range(5)
     ]
-    base = pair(world.base.name)
-    (quote,) = world.host.ask("quote", MEAN, base, 3, bits)
+    arguments = (updates, [1] * 5)
+    velocity = NOTHING
+    if rule[4]:
+        velocity = world.host.ask("aggregate", rule, world.model, NOTHING, *arguments)[1]
+    (quote,) = world.host.ask("quote", rule, world.model, 5, bits)
     before = world.host.gas
-    world.host.ask("aggregate", MEAN, base, [pair(name) for name in updates], [1, 1, 1])
+    world.host.ask("aggregate", rule, world.model, velocity, *arguments)
     assert before - world.host.gas == quote
 
 
@@ -214,14 +139,14 @@ def test_quote_is_what_aggregate_charges(world: World, bits: int) -> None:
 
 
 def test_everything_is_paid_before_a_blob_is_read(world: World) -> None:
-    base = pair(world.base.name)
+    base = world.model
     calls = [
-        encode_call("aggregate", MEAN, base, world.pairs, [1] * 4),
-        encode_call("accumulate", MEAN, NOTHING, base, world.pairs, [1] * 4),
-        encode_call("finish", base, world.pairs[0]),
+        encode_call("aggregate", MEAN, base, NOTHING, world.pairs, [1] * 4),
+        encode_call("aggregate", CLIPPED, base, NOTHING, world.pairs, [1] * 4),
         encode_call("verify", world.pairs[0], TASK, ROUND, base, bytes(20), 1),
         encode_call("check_model", base),
         encode_call("quote", MEAN, base, 1, 8),
+        encode_call("plan", KRUM, base, 9, 8, 10**6),
     ]
     header = compute_header_gas(world.base.data)
     for data in calls:
@@ -229,7 +154,7 @@ def test_everything_is_paid_before_a_blob_is_read(world: World) -> None:
         try:
             precompile.call(needed, data)
         except SteelyardError:
-            assert data[:4] in (SELECTORS["finish"], SELECTORS["verify"])
+            assert data[:4] == SELECTORS["verify"]
         poor = Host(
             gas=10**9 - needed.gas - header - 1,
             blobs=world.host.blobs,
@@ -249,12 +174,14 @@ def test_the_header_of_a_model_is_paid_before_it_is_decoded(
     model = pair(world.host.add(encode_model(manifest, np.zeros(4096, np.int32))))
     update = world.pairs[0]
     calls = [
-        encode_call("aggregate", MEAN, model, [update], [1]),
-        encode_call("accumulate", MEAN, NOTHING, model, [update], [2**20]),
-        encode_call("finish", model, update),
+        encode_call("aggregate", MEAN, model, NOTHING, [update], [1]),
+        encode_call("measure", CLIPPED, model, [update], 0, 1),
+        encode_call("combine", MEAN, model, NOTHING, [update], [1], [], 0, 1),
+        encode_call("assemble", MEAN, model, NOTHING, [update], [1], [], [update]),
         encode_call("verify", update, TASK, ROUND, model, bytes(20), 1),
         encode_call("check_model", model),
         encode_call("quote", MEAN, model, 1, 8),
+        encode_call("plan", MEAN, model, 1, 8, 10**6),
     ]
 
     def decode_nothing(_data: bytes) -> NoReturn:
@@ -278,14 +205,14 @@ def test_a_length_of_the_header_that_cannot_be_costs_what_is_there(data: bytes) 
 
 
 def test_updates_are_paid_before_their_names_are_decoded() -> None:
-    data = encode_call("normalise", [(bytes(32), 2**255)] * MAX_UPDATES, [1] * MAX_UPDATES)
+    data = encode_call("normalise", MEAN, [(bytes(32), 2**255)] * MAX_UPDATES, [1] * MAX_UPDATES)
     with pytest.raises(OutOfGas):
         precompile.call(Host(gas=GAS_CALL + GAS_PER_UPDATE * MAX_UPDATES - 1), data)
 
 
 def test_a_blob_that_was_never_declared_is_refused(world: World) -> None:
     del world.host.admissions[world.updates[2]]
-    data = encode_call("aggregate", MEAN, pair(world.base.name), world.pairs, [1] * 4)
+    data = encode_call("aggregate", MEAN, world.model, NOTHING, world.pairs, [1] * 4)
     assert catch_code(world.host, data) == "blob_unknown"
 
 
@@ -300,22 +227,23 @@ def test_an_expired_blob_is_refused(world: World) -> None:
 def test_a_missing_blob_is_not_an_answer(world: World) -> None:
     del world.host.blobs[world.updates[2]]
     with pytest.raises(UnavailableBlob):
-        world.host.ask("aggregate", MEAN, pair(world.base.name), world.pairs, [1] * 4)
+        world.host.ask("aggregate", MEAN, world.model, NOTHING, world.pairs, [1] * 4)
 
 
-def test_no_blob_is_larger_than_a_partial(world: World) -> None:
-    data = encode_call("check_model", (bytes(32), MAX_PARTIAL_BYTES + 1))
+def test_no_blob_is_larger_than_there_are(world: World) -> None:
+    data = encode_call("check_model", (bytes(32), MAX_BLOB_BYTES + 1))
     assert catch_code(world.host, data) == "blob_size"
 
 
-@pytest.mark.parametrize("name", ["aggregate", "accumulate", "finish"])
+@pytest.mark.parametrize("name", ["aggregate", "measure", "combine", "assemble"])
 def test_calls_that_make_blobs_are_refused_when_static(world: World, name: str) -> None:
     world.host.is_static = True
-    base = pair(world.base.name)
+    round_ = (MEAN, world.model, NOTHING, world.pairs, [1] * 4)
     arguments = {
-        "aggregate": (MEAN, base, world.pairs, [1] * 4),
-        "accumulate": (MEAN, NOTHING, base, world.pairs, [1] * 4),
-        "finish": (base, base),
+        "aggregate": round_,
+        "measure": (CLIPPED, world.model, world.pairs, 0, 1),
+        "combine": (*round_, [], 0, 1),
+        "assemble": (*round_, [], []),
     }[name]
     assert catch_code(world.host, encode_call(name, *arguments)) == "call_static"
 
@@ -329,11 +257,13 @@ def test_unknown_calls_are_refused(data: bytes) -> None:
 
 
 def test_arguments_have_one_encoding(world: World) -> None:
-    good = encode_call("aggregate", MEAN, pair(world.base.name), world.pairs, [1] * 4)
+    good = encode_call("aggregate", MEAN, world.model, NOTHING, world.pairs, [1] * 4)
+
+    def at(word: int) -> int:
+        return 4 + 32 * word
 
     def replace(word: int, value: int) -> bytes:
-        at = 4 + 32 * word
-        return good[:at] + value.to_bytes(32, "big") + good[at + 32 :]
+        return good[: at(word)] + value.to_bytes(32, "big") + good[at(word + 1) :]
 
     cases = {
         "call_encoding": [
@@ -343,18 +273,25 @@ def test_arguments_have_one_encoding(world: World) -> None:
             good + bytes(32),
             good[:4],
             replace(0, 256),
-            replace(4, 7 * 32),
-            replace(4, 2**255),
-            replace(5, 6 * 32),
-            replace(5, 2**256 - 32),
-            replace(6, 3),
-            replace(6, 5),
+            replace(9, 12 * 32),
+            replace(9, 2**255),
+            replace(10, 11 * 32),
+            replace(10, 2**256 - 32),
+            replace(11, 3),
+            replace(11, 5),
         ],
-        "aggregation_count": [replace(6, MAX_UPDATES + 1), replace(6, 2**256 - 1), replace(15, 3)],
-        "aggregation_rule": [replace(0, 2), replace(0, 255)],
+        "aggregation_count": [
+            replace(11, MAX_UPDATES + 1),
+            replace(11, 2**256 - 1),
+            replace(20, 3),
+        ],
+        "aggregation_rule": [replace(0, 4), replace(0, 255)],
         "aggregation_bound": [replace(1, 1)],
-        "aggregation_weight": [replace(16, 2**256 - 1)],
-        "aggregation_duplicate": [good[:292] + good[228:292] + good[356:]],
+        "aggregation_cap": [replace(2, 0), replace(2, 2**20 + 1)],
+        "aggregation_server_lr": [replace(3, 0), replace(3, 2**15 + 1)],
+        "aggregation_momentum": [replace(4, 4081)],
+        "aggregation_weight": [replace(21, 2**256 - 1)],
+        "aggregation_duplicate": [good[: at(14)] + good[at(12) : at(14)] + good[at(16) :]],
     }
     for code, encodings in cases.items():
         for data in encodings:
@@ -369,8 +306,15 @@ def test_an_address_has_twenty_bytes(world: World) -> None:
 
 @pytest.mark.parametrize(("updates", "bits"), [(0, 8), (MAX_UPDATES + 1, 8), (1, 32), (1, 0)])
 def test_quotes_are_for_aggregations_that_can_be(world: World, updates: int, bits: int) -> None:
-    data = encode_call("quote", MEAN, pair(world.base.name), updates, bits)
-    assert catch_code(world.host, data) == "aggregation_count"
+    for name, rest in (("quote", ()), ("plan", (10**6,))):
+        data = encode_call(name, MEAN, world.model, updates, bits, *rest)
+        assert catch_code(world.host, data) == "aggregation_count"
+
+
+def test_quotes_are_for_as_many_updates_as_the_rule_takes(world: World) -> None:
+    for updates in (4, 257):
+        data = encode_call("quote", KRUM, world.model, updates, 8)
+        assert catch_code(world.host, data) == "aggregation_rule_count"
 
 
 @settings(max_examples=300, deadline=None)

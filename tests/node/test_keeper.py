@@ -9,11 +9,11 @@ from eth_utils.abi import function_signature_to_4byte_selector
 
 from steelyard.chain.errors import InvalidTransaction, SteelyardError
 from steelyard.chain.execute import CallRequest, CallResult
-from steelyard.chain.params import TASKS_ADDRESS
+from steelyard.chain.params import ROUNDS_ADDRESS, TASKS_ADDRESS
 from steelyard.chain.transactions import Transaction, decode_transaction
 from steelyard.chain.types import Address, Hash
 from steelyard.node.config import KeeperConfig
-from steelyard.node.keeper import LOOKS_AT_ONCE, Due, Keeper, Step, encode_step
+from steelyard.node.keeper import LOOKS_AT_ONCE, ROUND_TYPES, Due, Keeper, Step, encode_step
 from steelyard.node.wallet import Wallet, describe_revert
 
 from .world import CHAIN_ID, SECRETS
@@ -25,6 +25,7 @@ SELECTORS = {
         "task_count()",
         "next_action(uint256)",
         "get_task(uint256)",
+        "get_round(uint256,uint256)",
         "claimable(uint256,address)",
         "start(uint256)",
         "close(uint256,uint256)",
@@ -33,22 +34,26 @@ SELECTORS = {
     )
 }
 RUNNING, FINISHED = 2, 3
+NO_BLOB = (bytes(32), 0)
+OF_ROUNDS = ("close", "get_round")
+"""Calls of the contract Rounds; all others are of Tasks."""
 
 
 @dataclass
 class Contract:
-    """Stands for Tasks: what is due, who owes, and which steps would revert."""
+    """Stands for Tasks and Rounds: what is due, who owes, and which steps would revert."""
 
     due: dict[int, tuple[Step, int]] = field(default_factory=dict)
     states: dict[int, int] = field(default_factory=dict)
     owed: dict[int, int] = field(default_factory=dict)
+    pages: dict[int, int] = field(default_factory=dict)
     reverts: bool = False
     count: int = 0
     looks: list[int] = field(default_factory=list)
 
-    def call(self, data: bytes) -> tuple[bytes, bool]:
-        name, words = SELECTORS[data[:4]], data[4:]
-        task = int.from_bytes(words[:32], "big")
+    def call(self, to: Address | None, data: bytes) -> tuple[bytes, bool]:
+        name, task = SELECTORS[data[:4]], int.from_bytes(data[4:36], "big")
+        assert to == (ROUNDS_ADDRESS if name in OF_ROUNDS else TASKS_ADDRESS)
         if name == "task_count":
             return encode(["uint256"], [self.count]), False
         if name == "next_action":
@@ -58,6 +63,10 @@ class Contract:
         if name == "get_task":
             state = self.states.get(task, RUNNING)
             return encode(["(string,address,uint8)"], [("name", "0x" + "11" * 20, state)]), False
+        if name == "get_round":
+            pages = self.pages.get(task, 0)
+            words = (4, NO_BLOB, NO_BLOB, 0, bytes(32), *[0] * 6, NO_BLOB, 0, pages)
+            return encode([ROUND_TYPES], [words]), False
         if name == "claimable":
             return encode(["uint256"], [self.owed.get(task, 0)]), False
         if self.reverts:
@@ -98,8 +107,7 @@ class NodeDouble:
         return self.base_fee
 
     def call(self, request: CallRequest) -> CallResult:
-        assert request.to == TASKS_ADDRESS
-        output, failed = self.contract.call(request.data)
+        output, failed = self.contract.call(request.to, request.data)
         error = "reverted" if failed else None
         return CallResult(output, 100_000, 0, error, failed, (), None)
 
@@ -122,13 +130,40 @@ def test_a_due_round_is_closed_once_and_again_only_after_a_wait() -> None:
         keeper.look()
     assert len(node.sent) == 1
     sent = node.sent[0]
-    assert sent.to == TASKS_ADDRESS
+    assert sent.to == ROUNDS_ADDRESS
     assert sent.sender == SECRETS.address
     assert decode(["uint256", "uint256"], sent.data[4:]) == (1, 4)
     assert SELECTORS[sent.data[:4]] == "close"
     node.now, node.final = 31.0, 1
     keeper.look()
     assert len(node.sent) == 2
+
+
+def test_the_next_page_of_a_round_is_sent_as_soon_as_the_last_one_is_in_a_block() -> None:
+    contract = Contract({1: (Step.CLOSE, 4)}, count=1)
+    node, keeper = build(contract, retry_seconds=30)
+    for page in range(5):
+        contract.pages[1], node.final = page, len(node.sent)
+        keeper.look()
+        keeper.look()
+        assert len(node.sent) == page + 1, "one call for each page, without a wait"
+    assert {decode(["uint256", "uint256"], one.data[4:]) for one in node.sent} == {(1, 4)}
+    assert list(keeper.attempts.entries) == [Due(1, Step.CLOSE, 4, 4)]
+
+
+def test_a_round_that_is_being_closed_does_not_wait_for_its_turn_among_many() -> None:
+    contract = Contract({3: (Step.CLOSE, 1)}, pages={3: 1}, count=10 * LOOKS_AT_ONCE)
+    node, keeper = build(contract)
+    keeper.look()
+    for page in range(2, 6):
+        contract.pages[3], node.final = page, len(node.sent)
+        keeper.look()
+        assert len(node.sent) == page
+    contract.due.clear()
+    keeper.look()
+    looks = len(contract.looks)
+    keeper.look()
+    assert 3 not in contract.looks[looks:]
 
 
 @pytest.mark.parametrize("step", [Step.START, Step.ABORT])
@@ -257,8 +292,8 @@ def test_a_look_that_fails_does_not_make_the_keeper_forget_the_task() -> None:
     node, keeper = build(contract)
     call = contract.call
 
-    def fail(data: bytes) -> tuple[bytes, bool]:
-        return (b"", True) if SELECTORS[data[:4]] == "next_action" else call(data)
+    def fail(to: Address | None, data: bytes) -> tuple[bytes, bool]:
+        return (b"", True) if SELECTORS[data[:4]] == "next_action" else call(to, data)
 
     contract.call = fail  # type: ignore[method-assign]
     with pytest.raises(SteelyardError):
