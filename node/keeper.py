@@ -3,8 +3,8 @@
 Nothing on the chain acts by itself: whoever closes a round is paid from the task's reserve. The
 keeper looks at open tasks in turn (the view `next_action`), tries the step out, and sends it
 once; then it waits. A large round closes in pages, one for each call: the next page is another
-step, due as soon as the last one is in a block. What else is due from this account (`duties.py`)
-is done on the same thread.
+step, due as soon as the last one is in a block, and so is the end of an extension. What else is
+due from this account (`duties.py`) is done on the same thread.
 """
 
 import threading
@@ -33,12 +33,15 @@ LOOKS_AT_ONCE = 32
 """Tasks looked at in one round of the keeper, so that many tasks cannot occupy a node."""
 RANK_SECONDS = 5.0
 """Each rank behind the leader waits this much longer, so that keepers do not race."""
-FINISHED = 3
+FINISHED, ABORTED = 3, 4
+"""States of a task that is over; it may be paused (5) and go on."""
 ROUND_TYPES = (
     "(uint8,(bytes32,uint256),(bytes32,uint256),uint256,bytes32,uint256,uint256,uint256,"
     "uint256,uint256,uint256,(bytes32,uint256),uint256,uint256)"
 )
-"""What `get_round` answers; the last word counts the pages that were made."""
+"""What `get_round` answers."""
+EXTENSIONS, PAGES = 10, 13
+"""Where it says how often the round was extended, and how many pages of its end were made."""
 
 
 class Step(IntEnum):
@@ -53,12 +56,12 @@ class Step(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """One step of one task. `page`: how many pages of a round's close were made before."""
+    """One step of one task. `calls`: how often the round's close was called before."""
 
     task: int
     step: Step
     round: int
-    page: int = 0
+    calls: int = 0
 
 
 class Keeper:
@@ -126,14 +129,14 @@ class Keeper:
         """Do what is due for a task; False when it is over."""
         output = self._wallet.ask(TASKS_ADDRESS, "next_action(uint256)", task)
         code, number = decode(["uint8", "uint256"], output)
-        page = self._count_pages(task, number) if code == Step.CLOSE else 0
+        extensions, pages = self._get_progress(task, number) if code == Step.CLOSE else (0, 0)
         self._closing.pop(task, None)
-        if page and len(self._closing) < LOOKS_AT_ONCE:
+        if pages and len(self._closing) < LOOKS_AT_ONCE:
             self._closing[task] = None
         if code in (Step.START, Step.CLOSE, Step.ABORT):
-            self._attempt(Due(task, Step(code), number, page))
+            self._attempt(Due(task, Step(code), number, extensions + pages))
             return True
-        if self._get_state(task) < FINISHED:
+        if self._get_state(task) not in (FINISHED, ABORTED):
             return True
         signature = "claimable(uint256,address)"
         output = self._wallet.ask(TASKS_ADDRESS, signature, task, self._wallet.address)
@@ -147,9 +150,11 @@ class Keeper:
     def _forget(self, task: int) -> None:
         self.attempts.forget(lambda due: isinstance(due, Due) and due.task == task)
 
-    def _count_pages(self, task: int, number: int) -> int:
+    def _get_progress(self, task: int, number: int) -> tuple[int, int]:
+        """How often a round was extended, and how many pages of its end were made."""
         output = self._wallet.ask(ROUNDS_ADDRESS, "get_round(uint256,uint256)", task, number)
-        return int(decode([ROUND_TYPES], output)[0][-1])
+        (fields,) = decode([ROUND_TYPES], output)
+        return int(fields[EXTENSIONS]), int(fields[PAGES])
 
     def _get_state(self, task: int) -> int:
         """The third word of the tuple that `get_task` returns."""
@@ -166,7 +171,7 @@ class Keeper:
         self.attempts.run(
             due,
             lambda: self._wallet.submit(to, encode_step(due)),
-            {"task": due.task, "step": due.step.name.lower(), "round": due.round, "page": due.page},
+            {"task": due.task, "step": due.step.name.lower(), "round": due.round},
             RANK_SECONDS * self._node.driver.get_rank(),
         )
 

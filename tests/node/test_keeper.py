@@ -33,7 +33,7 @@ SELECTORS = {
         "claim(uint256)",
     )
 }
-RUNNING, FINISHED = 2, 3
+RUNNING, FINISHED, PAUSED = 2, 3, 5
 NO_BLOB = (bytes(32), 0)
 OF_ROUNDS = ("close", "get_round")
 """Calls of the contract Rounds; all others are of Tasks."""
@@ -47,6 +47,7 @@ class Contract:
     states: dict[int, int] = field(default_factory=dict)
     owed: dict[int, int] = field(default_factory=dict)
     pages: dict[int, int] = field(default_factory=dict)
+    extensions: int = 0
     reverts: bool = False
     count: int = 0
     looks: list[int] = field(default_factory=list)
@@ -65,7 +66,8 @@ class Contract:
             return encode(["(string,address,uint8)"], [("name", "0x" + "11" * 20, state)]), False
         if name == "get_round":
             pages = self.pages.get(task, 0)
-            words = (4, NO_BLOB, NO_BLOB, 0, bytes(32), *[0] * 6, NO_BLOB, 0, pages)
+            times = (0, 0, 0, 0, 0, self.extensions)
+            words = (4, NO_BLOB, NO_BLOB, 0, bytes(32), *times, NO_BLOB, 0, pages)
             return encode([ROUND_TYPES], [words]), False
         if name == "claimable":
             return encode(["uint256"], [self.owed.get(task, 0)]), False
@@ -149,6 +151,15 @@ def test_the_next_page_of_a_round_is_sent_as_soon_as_the_last_one_is_in_a_block(
         assert len(node.sent) == page + 1, "one call for each page, without a wait"
     assert {decode(["uint256", "uint256"], one.data[4:]) for one in node.sent} == {(1, 4)}
     assert list(keeper.attempts.entries) == [Due(1, Step.CLOSE, 4, 4)]
+
+
+def test_a_round_that_was_extended_is_closed_when_it_is_due_again() -> None:
+    contract = Contract({1: (Step.CLOSE, 4)}, count=1)
+    node, keeper = build(contract, retry_seconds=30)
+    keeper.look()
+    contract.extensions, node.final = 1, 1
+    keeper.look()
+    assert len(node.sent) == 2
 
 
 def test_a_round_that_is_being_closed_does_not_wait_for_its_turn_among_many() -> None:
@@ -253,6 +264,15 @@ def test_a_finished_task_is_claimed_from_and_then_forgotten() -> None:
     keeper.look()
     assert len(contract.looks) == looks
     assert keeper.attempts.entries == {}
+
+
+def test_a_paused_task_is_looked_at_again() -> None:
+    contract = Contract(count=1, states={1: PAUSED})
+    node, keeper = build(contract)
+    keeper.look()
+    contract.due[1] = (Step.CLOSE, 2)
+    keeper.look()
+    assert len(node.sent) == 1
 
 
 def test_keepers_behind_the_leader_wait() -> None:
