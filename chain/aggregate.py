@@ -238,7 +238,7 @@ def _open(rule: Rule, base: Buffer, velocity: Buffer | None, updates: Named) -> 
     if velocity is not None:
         if not rule.has_momentum:
             raise InvalidAggregation("velocity_unused", "a rule without momentum has no velocity")
-        before = decode_velocity(velocity, layout.update_values)
+        before = np.require(decode_velocity(velocity, layout.update_values), requirements="A")
     decoded: list[Update] = []
     for _, data in updates:
         update = decode_update(data)
