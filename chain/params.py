@@ -83,16 +83,16 @@ BYTES_MADE_PER_GAS: Final = 32
 """Encoding, hashing and storing a blob that the precompile makes."""
 VALUES_PER_GAS: Final = 256
 """parameters x updates, for the sums, the norms and the scores together."""
-TRIMMED_VISITS: Final = 6
-"""Sorting the values of a block costs this many times the sums."""
+TRIMMED_VISITS: Final = 4
+"""The network that trims, for each value of an update: that of so many updates more."""
 PAIR_VALUES_PER_GAS: Final = 2_048
 """parameters x pairs of updates, for the Gram matrix of Multi-Krum."""
 GAS_PER_DISTANCE: Final = 2
-"""Multi-Krum compares updates squared distances between updates."""
-STEP_VISITS: Final = 2
-"""The server step, for each parameter: that of two updates more."""
-PAGE_BYTES_PER_GAS: Final = 32
-"""Decoding the squares and dot products of pages: one number a gas."""
+"""Updates squared: Multi-Krum weighs the dot products of each page, and compares distances."""
+STEP_VISITS: Final = 4
+"""The server step, for each parameter: that of so many updates more."""
+PAGE_BYTES_PER_GAS: Final = 16
+"""Decoding the squares and dot products of pages: two gas a number."""
 GAS_PER_PLAN: Final = 5_000
 """Trying all numbers of pages."""
 

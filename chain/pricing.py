@@ -79,7 +79,8 @@ def compute_measuring_gas(rule: Rule, values: int, updates: int) -> int:
         case RuleKind.NORM_CLIPPED_MEAN:
             return _divide(values * updates, VALUES_PER_GAS)
         case RuleKind.MULTI_KRUM:
-            return _divide(values * updates * (updates + 1) // 2, PAIR_VALUES_PER_GAS)
+            pairs = updates * (updates + 1) // 2
+            return _divide(values * pairs, PAIR_VALUES_PER_GAS) + GAS_PER_DISTANCE * updates**2
         case _:
             return 0
 
