@@ -1,6 +1,7 @@
 """Run the benchmarks named on the command line, or all of them.
 
-STEELYARD_KILLS, STEELYARD_PARTITION_SECONDS and STEELYARD_SOAK_BLOCKS make the long ones shorter.
+STEELYARD_KILLS, STEELYARD_PARTITION_SECONDS, STEELYARD_SOAK_BLOCKS and STEELYARD_LEARNING_ROUNDS
+make the long ones shorter.
 What the validators said during the last one is in build/bench-logs.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import aggregate, consensus, faults, finality, soak
+from .learning import tables
 from .timing import Measurement
 
 BENCHMARKS: dict[str, Callable[[], list[Measurement]]] = {
@@ -20,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[], list[Measurement]]] = {
     "finality": finality.run,
     "faults": faults.run,
     "soak": soak.run,
+    "learning": tables.run,
 }
 REPORT = Path(__file__).resolve().parents[2] / "build" / "bench.json"
 

@@ -1,0 +1,1 @@
+"""Learning under attack, through a real chain: see `tables.py`."""
