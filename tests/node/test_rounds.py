@@ -10,16 +10,18 @@ from eth_abi.abi import decode, encode
 from eth_account.signers.local import LocalAccount
 from eth_utils.abi import function_signature_to_4byte_selector
 
+from steelyard.chain import pricing
 from steelyard.chain.block import decode_block, encode_block
 from steelyard.chain.cid import compute_blob_name
 from steelyard.chain.execute import CallRequest
 from steelyard.chain.genesis import parse_genesis
 from steelyard.chain.model import Manifest, Role, TensorSpec, decode_model, encode_model
-from steelyard.chain.params import TASKS_ADDRESS
+from steelyard.chain.params import ROUNDS_ADDRESS, TASKS_ADDRESS
 from steelyard.chain.replay import replay
 from steelyard.chain.types import Address, BlobName, Digest, Hash, Round, TaskId
 from steelyard.chain.update import Mode, UpdateHeader, encode_update
 from steelyard.node.config import KeeperConfig
+from steelyard.node.keeper import PAGES, ROUND_TYPES
 from steelyard.node.node import Node
 
 from .world import (
@@ -37,18 +39,36 @@ from .world import (
     wait_until,
 )
 
-MANIFEST = Manifest((TensorSpec("weight", (64,), "float32", 24, Role.TRAIN),))
-MODEL = encode_model(MANIFEST, np.arange(64, dtype=np.int32))
+ONE, RATE = 2**20, 2**12
 SALT = b"\x05" * 32
-PARAMETERS = (
-    "((uint8,uint256),uint8,uint8,uint256,uint256,uint256,uint256,uint256,uint256,"
-    "uint256,uint256,uint256,uint256,uint256,uint256)"
-)
 BLOB = "(bytes32,uint256)"
+RULE = "(uint8,uint256,uint256,uint256,uint256)"
+NUMBERS = ",".join(["uint256"] * 7)
+PARAMETERS = (
+    f"({RULE},uint8,uint8,{NUMBERS},uint8,{NUMBERS},uint256,uint256,uint8,"
+    "uint256,uint256,uint256,uint256,uint256,address,uint256)"
+)
 PUBLISH = f"publish(string,{PARAMETERS},{BLOB},{BLOB},address[])"
-REVEAL = f"reveal(uint256,uint256,{BLOB},uint256,bytes32)"
+REVEAL = f"reveal(uint256,uint256,uint256,{BLOB},uint256,bytes32)"
+OF_ROUNDS = ("commit", "reveal", "compute_commitment", "get_round")
+"""Calls of the contract Rounds; all others are of Tasks."""
+MEAN = (0, 0, ONE, RATE, 0)
+CLIPPED_WITH_MOMENTUM = (1, 2**24, ONE, RATE, RATE // 2)
 RESERVE, BOUNTY, REWARD = 10**17, 10**12, 10**18
 FINISHED, ABORTED = 3, 4
+
+
+def make_manifest(values: int) -> Manifest:
+    return Manifest((TensorSpec("weight", (values,), "float32", 24, Role.TRAIN),))
+
+
+def make_model(values: int) -> bytes:
+    return encode_model(make_manifest(values), np.arange(values, dtype=np.int32))
+
+
+def find_contract(signature: str) -> Address:
+    is_of_rounds = signature.partition("(")[0] in OF_ROUNDS
+    return Address(ROUNDS_ADDRESS if is_of_rounds else TASKS_ADDRESS)
 
 
 def encode_call(signature: str, *values: object) -> bytes:
@@ -60,7 +80,7 @@ def encode_call(signature: str, *values: object) -> bytes:
 
 
 class Caller:
-    """One account that calls Tasks and waits until it is final."""
+    """One account that calls the contracts and waits until it is final."""
 
     def __init__(self, node: Node, account: LocalAccount) -> None:
         self.node, self.account, self.address = node, account, get_address(account)
@@ -76,10 +96,10 @@ class Caller:
         raw = sign_transaction(
             self.account,
             self.node.get_nonce(self.address, pending=True),
-            to=TASKS_ADDRESS,
+            to=find_contract(signature),
             value=wei,
             data=encode_call(signature, *values),
-            gas=3_000_000,
+            gas=2_500_000,
             blobs=tuple(blobs or ()),
         )
         transaction_hash = self.node.submit_transaction(raw)
@@ -94,7 +114,7 @@ class Caller:
 
 
 def view(node: Node, signature: str, returns: str, *values: object) -> tuple[object, ...]:
-    request = CallRequest(to=Address(TASKS_ADDRESS), data=encode_call(signature, *values))
+    request = CallRequest(to=find_contract(signature), data=encode_call(signature, *values))
     result = node.call(request)
     assert not result.is_error
     found_values: tuple[object, ...] = decode([returns], result.output)
@@ -107,35 +127,48 @@ def get_state(node: Node) -> int:
     return int(fields[2])
 
 
-def publish(owner: Caller, join_seconds: int) -> BlobName:
+def publish(
+    owner: Caller, join_seconds: int, model: bytes, rule: tuple[int, ...] = MEAN
+) -> BlobName:
     """Task 1: one round, one client, everything due within seconds."""
-    name = compute_blob_name(MODEL)
+    name = compute_blob_name(model)
+    nobody = "0x" + "00" * 20
     parameters = (
-        (0, 0), 2, 8, 1, 1, 1, join_seconds, 60, 60, 10**15, 0, 2**100, REWARD, RESERVE, BOUNTY,
+        rule, 2, 8, 1, 1, 1, ONE, 0, 0, ONE, 0, 0, 2**256 - 1, 0, join_seconds, 60, 60,
+        10**15, 0, 0, 0, 0, 2**100, REWARD, RESERVE, BOUNTY, nobody, 0,
     )  # fmt: skip
-    model = (name.digest, name.size)
     owner.send(
         PUBLISH,
         "heart",
         parameters,
-        model,
+        (name.digest, name.size),
         (bytes(32), 0),
         [],
         wei=REWARD + RESERVE,
-        blobs={name: MODEL},
+        blobs={name: model},
     )
     return name
 
 
-def make_update(base: BlobName, sender: Address) -> bytes:
-    header = UpdateHeader(Mode.OPEN, 8, Round(1), CHAIN_ID, TaskId(1), 64, 1, base, sender)
-    values = np.arange(-32, 32, dtype=np.int8)
-    return encode_update(header, np.array([-20], np.int8), values)
+def make_update(base: BlobName, sender: Address, values: int) -> bytes:
+    blocks = -(-values // 4096)
+    header = UpdateHeader(Mode.OPEN, 8, Round(1), CHAIN_ID, TaskId(1), values, blocks, base, sender)
+    q = np.resize(np.arange(-32, 32, dtype=np.int8), values)
+    return encode_update(header, np.full(blocks, -20, np.int8), q)
+
+
+def found_here(directory: Path, gas_limit: int = 30_000_000) -> Path:
+    return found(
+        directory / "node",
+        heartbeat_ms=1_000,
+        blob_retention_seconds=30 * 86_400,
+        gas_limit=gas_limit,
+    )
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    return found(tmp_path / "node", heartbeat_ms=1_000, blob_retention_seconds=30 * 86_400)
+    return found_here(tmp_path)
 
 
 def start_with_keeper(home: Path) -> Node:
@@ -151,34 +184,34 @@ def node(home: Path) -> Iterator[Node]:
     node.stop()
 
 
-def run_round(node: Node) -> BlobName:
-    """Publish, join, commit, reveal, and wait for the keeper. Returns the aggregated model."""
+def run_round(node: Node, values: int = 64, rule: tuple[int, ...] = MEAN) -> tuple[object, ...]:
+    """Publish, join, commit, reveal, and wait for the keeper. Returns the round's record."""
     owner, client = Caller(node, ALICE), Caller(node, BOB)
-    base = publish(owner, join_seconds=600)
+    base = publish(owner, 600, make_model(values), rule)
     client.send("join(uint256,uint256)", 1, 10, wei=10**15)
-    update = make_update(base, client.address)
+    update = make_update(base, client.address, values)
     name = compute_blob_name(update)
     (commitment,) = view(
         node,
-        f"compute_commitment(uint256,uint256,address,{BLOB},uint256,bytes32)",
+        f"compute_commitment(uint256,uint256,uint256,address,{BLOB},uint256,bytes32)",
         "bytes32",
-        1, 1, client.account.address, (name.digest, name.size), 10, SALT,
+        1, 1, 1, client.account.address, (name.digest, name.size), 10, SALT,
     )  # fmt: skip
-    client.send("commit(uint256,uint256,bytes32)", 1, 1, commitment)
-    client.send(REVEAL, 1, 1, (name.digest, name.size), 10, SALT, blobs={name: update})
+    client.send("commit(uint256,uint256,uint256,bytes32)", 1, 1, 1, commitment)
+    client.send(REVEAL, 1, 1, 1, (name.digest, name.size), 10, SALT, blobs={name: update})
     wait_until(lambda: get_state(node) == FINISHED)
-    (fields,) = view(
-        node,
-        "get_round(uint256,uint256)",
-        f"(uint8,{BLOB},uint256,uint256,uint256,uint256,uint256,{BLOB},uint256)",
-        1, 1,
-    )  # fmt: skip
-    digest, size = fields[7]  # type: ignore[index]
+    (fields,) = view(node, "get_round(uint256,uint256)", ROUND_TYPES, 1, 1)
+    return fields  # type: ignore[return-value]
+
+
+def get_made(record: tuple[object, ...]) -> BlobName:
+    """Return the model that a round made."""
+    digest, size = record[11]  # type: ignore[misc]
     return BlobName(Digest(digest), size)
 
 
 def test_the_keeper_closes_a_round_and_claims_its_pay(node: Node) -> None:
-    model = run_round(node)
+    model = get_made(run_round(node))
     values = decode_model(node.blobs.read(model)).values
     assert values.tolist() == [i + ((i - 32) << 4) for i in range(64)]
     expiry = node.store.get_blob_expiry(model)
@@ -192,8 +225,26 @@ def test_the_keeper_closes_a_round_and_claims_its_pay(node: Node) -> None:
 
 
 @pytest.mark.slow
+def test_the_keeper_closes_a_large_round_page_by_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pricing, "VALUES_PER_GAS", 1)  # as if the model were 256 times as large
+    node = start_with_keeper(found_here(tmp_path, gas_limit=3_000_000))
+    try:
+        record = run_round(node, 300_000, CLIPPED_WITH_MOMENTUM)
+        pages = record[PAGES]
+        assert isinstance(pages, int)
+        assert pages >= 2, "measured and combined apart"
+        values = decode_model(node.blobs.read(get_made(record))).values
+        assert values.tolist()[:64] == [i + ((i - 32) << 4) for i in range(64)]
+        assert node.get_nonce(SECRETS.address, pending=False) > pages, "each page in its own call"
+    finally:
+        node.stop()
+
+
+@pytest.mark.slow
 def test_a_lobby_that_nobody_joins_is_aborted_by_the_keeper(node: Node) -> None:
-    publish(Caller(node, ALICE), join_seconds=1)
+    publish(Caller(node, ALICE), 1, make_model(64))
     wait_until(lambda: get_state(node) == ABORTED)
     assert node.get_nonce(SECRETS.address, pending=False) == 1
 
@@ -211,9 +262,9 @@ def test_the_whole_chain_replays_from_its_genesis(node: Node) -> None:
 
 def test_a_made_model_survives_a_restart(home: Path) -> None:
     node = start_with_keeper(home)
-    model = run_round(node)
+    model = get_made(run_round(node))
     node.stop()
     node = start_with_keeper(home)
     wait_for(node, node.submit_transaction(sign_transaction(ALICE, 1)))
-    assert decode_model(node.blobs.read(model)).manifest == MANIFEST
+    assert decode_model(node.blobs.read(model)).manifest == make_manifest(64)
     node.stop()
