@@ -1,17 +1,20 @@
 """The user's own code and files: training functions from a Python file, models from disk."""
 
+import importlib
 import importlib.util
 import io
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ClientError
+from .flower import adapt, is_flower
 from .training import Trainer
 
 MAX_MODEL_FILE_BYTES: Final = 512 * 2**20
@@ -30,14 +33,25 @@ class App:
     predict: Predictor | None
 
 
-def load_app(path: Path) -> App:
-    """Import the operator's own Python file and return its training functions.
+def load_app(source: Path | str) -> App:
+    """Return the training functions in the operator's own code: a Python file, or `module:name`.
 
-    Raises: ClientError `app_missing`, `app_failed`, `app_empty`. This runs the file: it is for
-    your own code, never for a task's bundle.
+    A file has functions `train` and `evaluate`, or Flower code under the name `app` or `client`;
+    `module:name` is Flower code, as in a Flower project (`pkg.client_app:app`).
+    Raises: ClientError `app_missing`, `app_failed`, `app_empty`, `flower_code`. This runs the code:
+    it is for your own, never for a task's bundle.
     """
-    if not path.is_file():
+    path = Path(source)
+    if path.is_file():
+        return read_functions(import_file(path), str(path))
+    module, separator, name = str(source).partition(":")
+    if not separator:
         raise ClientError("app_missing", f"{path} does not exist; `steelyard new` makes a project")
+    return adapt_flower(import_object(module, name))
+
+
+def import_file(path: Path) -> ModuleType:
+    """Run a Python file, with its directory importable, and return it as a module."""
     spec = importlib.util.spec_from_file_location(f"steelyard_app_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ClientError("app_failed", f"{path} is not a Python file")
@@ -48,10 +62,33 @@ def load_app(path: Path) -> App:
         spec.loader.exec_module(module)
     except Exception as error:
         raise ClientError("app_failed", f"{path} cannot be imported: {error!r}") from error
+    return module
+
+
+def import_object(module: str, name: str) -> object:
+    """Import `name` of a module that is installed or below the present directory."""
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise ClientError("app_failed", f"{module}:{name} cannot be imported: {error!r}") from error
+
+
+def read_functions(module: ModuleType, source: str) -> App:
+    """Return what a module offers. Raises ClientError `app_empty`."""
     app = App(*(getattr(module, name, None) for name in App.__slots__))
-    if not callable(app.train) and not callable(app.evaluate):
-        raise ClientError("app_empty", f"{path} has neither a function `train` nor `evaluate`")
-    return app
+    if callable(app.train) or callable(app.evaluate):
+        return app
+    for name in ("app", "client"):
+        if is_flower(found := getattr(module, name, None)):
+            return adapt_flower(found)
+    raise ClientError("app_empty", f"{source} has neither a function `train` nor `evaluate`")
+
+
+def adapt_flower(code: object) -> App:
+    """Return the functions of a NumPyClient or a ClientApp. Raises ClientError `flower_code`."""
+    adapted = adapt(code)
+    return App(adapted.train, adapted.evaluate, None)
 
 
 def read_model_file(path: Path) -> bytes | dict[str, NDArray[Any]]:

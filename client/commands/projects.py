@@ -10,13 +10,13 @@ from ..errors import ClientError
 from .options import YES, Json, leave, new_app, tell
 
 app = new_app("Make a client project to start from.")
-TEMPLATES = ("numpy", "torch")
+TEMPLATES = ("numpy", "torch", "flower")
 
 
 @app.command()
 def make(
     directory: Annotated[Path, typer.Argument(metavar="DIRECTORY")],
-    template: Annotated[str, typer.Option("--template", help="numpy or torch")] = "numpy",
+    template: Annotated[str, typer.Option("--template", help="numpy, torch or flower")] = "numpy",
     json: Json = False,
 ) -> None:
     """Make a client project: `client.py` with train and evaluate, and `task.toml`."""

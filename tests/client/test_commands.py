@@ -211,7 +211,7 @@ def test_keys_are_made_shown_and_checked(desk: Desk) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("template", ["numpy", "torch"])
+@pytest.mark.parametrize("template", ["numpy", "torch", "flower"])
 def test_a_new_project_trains_as_it_is(desk: Desk, template: str) -> None:
     from steelyard.client.loading import load_app, read_model_file
     from steelyard.client.training import Context
