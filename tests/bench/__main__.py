@@ -1,7 +1,7 @@
 """Run the benchmarks named on the command line, or all of them.
 
-STEELYARD_KILLS, STEELYARD_PARTITION_SECONDS, STEELYARD_SOAK_BLOCKS and STEELYARD_LEARNING_ROUNDS
-make the long ones shorter.
+STEELYARD_KILLS, STEELYARD_PARTITION_SECONDS, STEELYARD_SOAK_BLOCKS, STEELYARD_LEARNING_ROUNDS and
+STEELYARD_CONSERVATION_STEPS make the long ones shorter.
 What the validators said during the last one is in build/bench-logs.
 """
 
@@ -12,12 +12,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import aggregate, consensus, faults, finality, soak
+from . import aggregate, consensus, conservation, faults, finality, soak
 from .learning import tables
 from .timing import Measurement
 
 BENCHMARKS: dict[str, Callable[[], list[Measurement]]] = {
     "aggregate": aggregate.run,
+    "conservation": conservation.run,
     "consensus": consensus.run,
     "finality": finality.run,
     "faults": faults.run,

@@ -1,0 +1,1 @@
+"""Tests of Tasks and Rounds on our own engine: random sequences against a model in Python."""
