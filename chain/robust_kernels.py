@@ -1,7 +1,7 @@
 """The inner loops of the robust rules: trimmed sums and dot products of all pairs of updates.
 
 Trimming sorts the same value of all clients. Exponents differ between clients, so values are first
-brought to the smallest exponent of the block, in the narrowest integers that hold them; then a
+brought to the smallest exponent of the block, in 16 bits if they fit, else in 32; then a
 network of comparators, the same for all values, sorts many values at once without a branch.
 
 Comparing takes the dot products of all pairs, four clients at a time while the payloads of a block
@@ -140,7 +140,6 @@ def trim_blocks(first, last, layout, addresses, narrow, exponents, network, trim
     update_start, _, lengths, fraction_bits = layout
     clients = addresses.size
     width = min(BLOCK_VALUES, max(_ROW_BYTES, _ROWS_BYTES // clients // 64 * 64))
-    rows8 = np.empty((clients, width), np.int8)
     rows16 = np.empty((clients, width // 2), np.int16)
     rows32 = np.empty((clients, width // 4), np.int32)
     totals32 = np.empty(width, np.int32)
@@ -154,9 +153,7 @@ def trim_blocks(first, last, layout, addresses, narrow, exponents, network, trim
         to = start - update_start[first]
         made = sums[to : to + length]
         bits = _count_bits(shifts, narrow)
-        if bits <= 7:
-            _trim_block(made, start, addresses, narrow, shifts, network, trimmed, rows8, totals32)
-        elif bits <= 15:
+        if bits <= 15:
             _trim_block(made, start, addresses, narrow, shifts, network, trimmed, rows16, totals32)
         else:
             _trim_block(made, start, addresses, narrow, shifts, network, trimmed, rows32, totals64)
