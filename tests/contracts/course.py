@@ -126,7 +126,7 @@ class Course(Ledger):
             too_few_commitments=self._is_short(task),
             differs_from_the_commitment=said is not None and said.commitment != commitment,
             samples_out_of_range=not 0 < shown.samples <= MAX_SAMPLES,
-            samples_not_covered_by_stake=not self._is_covered(task, member, shown.samples),
+            samples_not_covered_by_stake=not self.is_covered(task, member, shown.samples),
         )
         reasons |= self._refuse_blobs(now, expiry, task, shown)
 
@@ -226,16 +226,17 @@ class Course(Ledger):
             weights[who] = weight
         return weights
 
+    def is_covered(self, task: Task, member: Member, samples: int) -> bool:
+        """Whether a participant may claim so many samples."""
+        needed = task.terms["base_stake"] + samples * task.terms["stake_per_sample"]
+        return samples <= member.samples and needed <= member.stake
+
     # -- inside ----------------------------------------------------------------------------------
     def _is_current(self, task: Task, number: int) -> bool:
         return number > 0 and task.number == number and task.round.state == OPEN
 
     def _is_short(self, task: Task) -> bool:
         return task.round.committed.bit_count() < int(task.terms["min_clients"])
-
-    def _is_covered(self, task: Task, member: Member, samples: int) -> bool:
-        needed = task.terms["base_stake"] + samples * task.terms["stake_per_sample"]
-        return samples <= member.samples and needed <= member.stake
 
     def _list_silent(self, task: Task) -> int:
         return 0 if self._is_short(task) else task.round.committed & ~task.round.revealed

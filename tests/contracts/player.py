@@ -296,11 +296,13 @@ class Player(Referee):
         """Return who can still reveal something sound in the current round."""
         if task.state != RUNNING:
             return []
-        return [
-            who
-            for who, said in sorted(task.round.submissions.items())
-            if said.update is None and self.sealed[number, task.number, who].is_valid
-        ]
+        found = []
+        for who, said in sorted(task.round.submissions.items()):
+            shown = self.sealed[number, task.number, who]
+            is_covered = self.model.is_covered(task, task.members[who], shown.samples)
+            if said.update is None and shown.is_valid and is_covered:
+                found.append(who)
+        return found
 
     def _foresee(self, blobs: Sequence[BlobName]) -> Any:
         """Return when blobs expire, once a transaction that declares these has begun."""
