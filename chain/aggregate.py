@@ -1,9 +1,9 @@
 """Federated averaging in integers, so that every validator gets the same bits.
 
 Sums of integers do not depend on the order of the clients, as sums of floats do, and one rounding
-happens at the end. This module checks, arranges and scores; `robust.py` decides what an update
-counts, `kernels.py` and `robust_kernels.py` do the inner loops, `reference.py` is the independent
-oracle.
+happens at the end. This module runs the phases and scores; `jobs.py` decodes and arranges,
+`robust.py` decides what an update counts, `kernels.py` and `robust_kernels.py` do the inner loops,
+`reference.py` is the independent oracle.
 
 An aggregation has two phases over the blocks of updates: measuring them (only for rules that need
 norms or distances), then combining them by what was decided. `aggregate` runs both over all blocks;
@@ -20,30 +20,40 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isqrt
-from typing import Final, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Final, NoReturn, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels
-from .errors import InvalidAggregation, InvalidUpdate
+from .errors import InvalidUpdate
+from .jobs import (
+    Job,
+    Named,
+    Payloads,
+    arrange,
+    check_form,
+    get_arrays,
+    get_end,
+    get_table,
+    open_job,
+)
 from .model import Layout, Model, compute_layout, decode_model, encode_model
 from .pages import Combined, Measures
-from .params import MAX_EXPONENT, VALUE_LIMIT, WEIGHT_BITS, WEIGHT_TOTAL
+from .params import VALUE_LIMIT, WEIGHT_BITS, WEIGHT_TOTAL
 from .robust import Decision, decide, list_comparators
 from .robust_kernels import GRAM_BUCKETS, GRAM_SPAN, compare_blocks, trim_blocks
 from .rules import Aggregate, Rule, RuleKind, check_enough, check_rule, needs_measures
-from .server import check_velocity_size, decode_velocity, encode_velocity
+from .server import encode_velocity
 from .shares import check_names, check_weights
 from .types import BlobName, Buffer
-from .update import Binding, Mode, Update, check_binding, decode_update
+from .update import Binding, Update, check_binding, decode_update
 
 RANGE_BLOCKS: Final = 512
 """Blocks that one kernel call takes: two million values."""
 TRIM_BLOCKS: Final = 16
 """The same where a call needs eight bytes for each value: they stay in the cache."""
 
-Named: TypeAlias = Sequence[tuple[BlobName, Buffer]]
 T = TypeVar("T", np.int32, np.int64)
 
 
@@ -67,33 +77,6 @@ class Spread(Protocol):
     ) -> Iterable[Tally]: ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Payloads:
-    """Updates as kernels take them: 8-bit ones first.
-
-    `order[k]` is the place of payload k in the list, `place[i]` that of the list's i here. Holds
-    the updates, because an address keeps nothing alive.
-    """
-
-    updates: tuple[Update, ...]
-    order: tuple[int, ...]
-    place: tuple[int, ...]
-    addresses: NDArray[np.uint64]
-    narrow: int
-    exponents: NDArray[np.int8]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Job:
-    """The decoded inputs of both phases. `velocity` is empty where there was none before."""
-
-    rule: Rule
-    model: Model
-    layout: Layout
-    velocity: NDArray[np.int64]
-    payloads: Payloads
-
-
 # -- public calls ----------------------------------------------------------------------------------
 
 
@@ -115,34 +98,12 @@ def verify_update(update: Buffer, model: Model, binding: Binding, max_norm2: int
 def check_ranges(update: Update, layout: Layout) -> int:
     """Return the squared norm. Raises InvalidUpdate for the first thing that is out of range."""
     check_form(update, layout)
-    payloads = _arrange((update,))
+    payloads = arrange((update,))
     squares = np.zeros(kernels.SQUARE_SHIFTS, np.int64)
     bad_block = _measure_payload(payloads, 0, layout, 0, layout.length.size, squares)
     if bad_block >= 0:
         _raise_bad_block(update, layout, bad_block)
     return _weigh_squares(squares)
-
-
-def check_form(update: Update, layout: Layout) -> None:
-    """Raise InvalidUpdate unless mode, counts and exponents fit the model."""
-    header = update.header
-    if header.mode is not Mode.OPEN:
-        raise InvalidUpdate("update_mode", "masked updates are for masked tasks; send it open")
-    if header.values != layout.update_values or header.exponents != layout.length.size:
-        raise InvalidUpdate(
-            "update_count",
-            f"{header.values} values in {header.exponents} blocks; the model has "
-            f"{layout.update_values} in {layout.length.size}",
-        )
-    exponents = update.exponents.astype(np.int64)
-    bad = (exponents < -layout.fraction_bits) | (exponents > MAX_EXPONENT)
-    if bad.any():
-        block = int(bad.argmax())
-        raise InvalidUpdate(
-            "update_exponent",
-            f"block {block} has exponent {exponents[block]}; it has "
-            f"{-layout.fraction_bits[block]} to {MAX_EXPONENT}",
-        )
 
 
 def aggregate(
@@ -161,7 +122,7 @@ def aggregate(
     """
     names = [name for name, _ in updates]
     _check_list(rule, names, weights)
-    job = _open(rule, base, velocity, updates)
+    job = open_job(rule, base, velocity, updates)
     blocks = job.layout.length.size
     measures = [_measure(job, 0, blocks, spread)] if needs_measures(rule) else []
     decision = decide(rule, names, weights, _add_measures(measures))
@@ -177,7 +138,7 @@ def measure_range(
     names = [name for name, _ in updates]
     check_names(names)
     check_enough(rule, len(names))
-    return _measure(_open(rule, base, None, updates), first, last, spread)
+    return _measure(open_job(rule, base, None, updates), first, last, spread)
 
 
 def combine_range(
@@ -197,7 +158,7 @@ def combine_range(
     """
     names = [name for name, _ in updates]
     _check_list(rule, names, weights)
-    job = _open(rule, base, velocity, updates)
+    job = open_job(rule, base, velocity, updates)
     decision = decide(rule, names, weights, _add_measures(measures))
     return _combine(job, decision, first, last, spread)
 
@@ -229,57 +190,6 @@ def _check_list(rule: Rule, names: Sequence[BlobName], weights: Sequence[int]) -
     check_enough(rule, len(names))
 
 
-def _open(rule: Rule, base: Buffer, velocity: Buffer | None, updates: Named) -> Job:
-    model = decode_model(base)
-    layout = compute_layout(model.manifest)
-    before = np.empty(0, np.int64)
-    if rule.has_momentum:
-        check_velocity_size(layout.update_values)
-    if velocity is not None:
-        if not rule.has_momentum:
-            raise InvalidAggregation("velocity_unused", "a rule without momentum has no velocity")
-        before = np.require(decode_velocity(velocity, layout.update_values), requirements="A")
-    decoded: list[Update] = []
-    for _, data in updates:
-        update = decode_update(data)
-        check_form(update, layout)
-        decoded.append(update)
-    return Job(rule, model, layout, before, _arrange(decoded))
-
-
-def _arrange(updates: Sequence[Update]) -> Payloads:
-    order = sorted(range(len(updates)), key=lambda i: updates[i].header.bits)
-    arranged = tuple(_align(updates[i]) for i in order)
-    return Payloads(
-        updates=arranged,
-        order=tuple(order),
-        place=tuple(sorted(range(len(order)), key=lambda k: order[k])),
-        addresses=np.array([update.values.ctypes.data for update in arranged], np.uint64),
-        narrow=sum(update.header.bits == 8 for update in arranged),
-        exponents=np.stack([update.exponents for update in arranged]),
-    )
-
-
-def _align(update: Update) -> Update:
-    """Blobs in files and in bytes are aligned; a slice of something larger may not be."""
-    if update.values.flags.aligned:
-        return update
-    return Update(update.header, update.exponents, update.values.copy())
-
-
-def _get_arrays(layout: Layout) -> tuple[NDArray[np.int64], ...]:
-    return layout.update_start, layout.model_start, layout.length, layout.fraction_bits
-
-
-def _get_table(payloads: Payloads) -> tuple[NDArray[np.uint64], int, NDArray[np.int8]]:
-    return payloads.addresses, payloads.narrow, payloads.exponents
-
-
-def _get_end(layout: Layout, block: int) -> int:
-    """Return where a block ends in an update."""
-    return int(layout.update_start[block] + layout.length[block])
-
-
 # -- phase 1 ---------------------------------------------------------------------------------------
 
 
@@ -294,7 +204,7 @@ def _measure_payload(
     """Add to the squares of payload k; return its first bad block, or -1."""
     return int(
         kernels.measure_blocks(
-            first, last, _get_arrays(layout), layout.is_train, payloads.addresses[k : k + 1],
+            first, last, get_arrays(layout), layout.is_train, payloads.addresses[k : k + 1],
             int(k < payloads.narrow), payloads.exponents[k : k + 1], squares,
         )
     )  # fmt: skip
@@ -313,8 +223,8 @@ def _measure(job: Job, first: int, last: int, spread: Spread) -> Measures:
             if _measure_payload(payloads, k, layout, start, end, squares[k]) >= 0:
                 return Tally(-1, squares, dots)
         if pairs:
-            table = _get_table(payloads)
-            compare_blocks(start, end, _get_arrays(layout), layout.is_train, *table, dots)
+            table = get_table(payloads)
+            compare_blocks(start, end, get_arrays(layout), layout.is_train, *table, dots)
         return Tally(0, squares, dots)
 
     tally = _add_tallies(spread(measure_some, range(first, last, RANGE_BLOCKS)))
@@ -371,7 +281,7 @@ def _weigh_gram(dots: NDArray[np.int64]) -> int:
 def _combine(job: Job, decision: Decision, first: int, last: int, spread: Spread) -> Combined:
     rule, layout, payloads = job.rule, job.layout, job.payloads
     origin = int(layout.update_start[first])
-    count = _get_end(layout, last - 1) - origin
+    count = get_end(layout, last - 1) - origin
     values = np.empty(count, np.int32)
     velocity = np.empty(count if rule.has_momentum else 0, np.int64)
     shares = np.array(
@@ -379,14 +289,14 @@ def _combine(job: Job, decision: Decision, first: int, last: int, spread: Spread
         np.int64,
     )
     step = (rule.server_lr, rule.momentum) if rule.has_server_step else (0, 0)
-    arrays, table = _get_arrays(layout), _get_table(payloads)
+    arrays, table = get_arrays(layout), get_table(payloads)
     is_trimmed = rule.kind is RuleKind.TRIMMED_MEAN
     size = TRIM_BLOCKS if is_trimmed else RANGE_BLOCKS
     network = _make_network(len(payloads.updates), rule.bound) if is_trimmed else None
 
     def combine_some(start: int) -> Tally:
         end = min(start + size, last)
-        part = slice(int(layout.update_start[start]) - origin, _get_end(layout, end - 1) - origin)
+        part = slice(int(layout.update_start[start]) - origin, get_end(layout, end - 1) - origin)
         given = np.empty(0 if network is None else part.stop - part.start, np.int64)
         if network is not None:
             trim_blocks(start, end, arrays, *table, network, rule.bound, given)
@@ -460,7 +370,7 @@ def _place_values(model: Model, layout: Layout, values: NDArray[np.int32]) -> ND
     offsets = layout.model_start - layout.update_start
     runs = [0, *(np.flatnonzero(np.diff(offsets)) + 1).tolist(), offsets.size]
     for first, last in pairwise(runs):
-        start, end = int(layout.update_start[first]), _get_end(layout, last - 1)
+        start, end = int(layout.update_start[first]), get_end(layout, last - 1)
         placed[start + int(offsets[first]) : end + int(offsets[first])] = values[start:end]
     return placed
 

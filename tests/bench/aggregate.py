@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from steelyard.chain import aggregate, reference
 from steelyard.chain.cid import compute_blob_name
+from steelyard.chain.jobs import open_job
 from steelyard.chain.model import (
     Manifest,
     Role,
@@ -94,7 +95,7 @@ def _run_case(values: int, clients: int, bits: int) -> list[Measurement]:
     weights = list(range(1, clients + 1))
     shares = compute_shares([update for update, _ in updates], weights)
     model = decode_model(base)
-    job = aggregate._open(MEAN, base, None, updates)
+    job = open_job(MEAN, base, None, updates)
     decision = decide(MEAN, [update for update, _ in updates], weights, None)
     pool = ThreadPoolExecutor(2)
 

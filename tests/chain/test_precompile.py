@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steelyard.chain import aggregate, precompile
+from steelyard.chain import aggregate, jobs, precompile
 from steelyard.chain.errors import InvalidModel, SteelyardError, UnavailableBlob
 from steelyard.chain.model import Manifest, Role, TensorSpec, encode_model
 from steelyard.chain.params import (
@@ -189,6 +189,7 @@ def test_the_header_of_a_model_is_paid_before_it_is_decoded(
 
     monkeypatch.setattr(precompile, "decode_model", decode_nothing)
     monkeypatch.setattr(aggregate, "decode_model", decode_nothing)
+    monkeypatch.setattr(jobs, "decode_model", decode_nothing)
     for data in calls:
         before = world.host.gas
         assert catch_code(world.host, data) == "model_header"
