@@ -26,7 +26,10 @@ from .errors import InvalidAggregation
 from .model import VALUE_BYTES, Layout
 from .params import (
     FRACTION_BITS,
+    MAX_BLOB_BYTES,
+    MAX_COMPARED_UPDATES,
     MAX_MODEL_PARAMETERS,
+    MAX_UPDATES,
     VALUE_LIMIT,
     VELOCITY_LIMIT,
     WEIGHT_TOTAL,
@@ -48,6 +51,11 @@ assert PAGE_HEADER_BYTES % VELOCITY_BYTES == NUMBER_BYTES % VELOCITY_BYTES == 0,
     "arrays are aligned"
 )
 assert _DOT_LIMIT < 2 ** (8 * NUMBER_BYTES - 1)
+assert PAGE_HEADER_BYTES + NUMBER_BYTES * MAX_COMPARED_UPDATES**2 <= MAX_BLOB_BYTES
+assert (
+    PAGE_HEADER_BYTES + 2 * NUMBER_BYTES * MAX_UPDATES + VALUE_BYTES * MAX_MODEL_PARAMETERS
+    <= MAX_BLOB_BYTES
+), "without momentum, one page can hold the largest model"
 
 
 class Phase(IntEnum):
