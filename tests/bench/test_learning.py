@@ -1,24 +1,27 @@
 """The data, the training and the attacks of the learning benchmark, and two rounds on a chain."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from steelyard.chain.cid import compute_blob_name
+from steelyard.chain.errors import SteelyardError
 from steelyard.chain.params import WEIGHT_TOTAL
 from steelyard.chain.rules import Flag
 from steelyard.chain.shares import compute_shares
 from steelyard.chain.types import Address
 
 from .learning.attacks import Attack, attack, flip_labels
-from .learning.data import FEWEST_DIGITS, Rows, split_digits, split_heart
+from .learning.data import FEWEST_DIGITS, Rows, read_idx, split_digits, split_heart
+from .learning.draws import compute_capture
 from .learning.scenes import HEART_RECIPE, SCENES, learn, train_sites
 from .learning.servers import RULES, ExactServer, FloatServer, make_deal
 from .learning.training import (
     Recipe,
     build_arrays,
-    compute_logits,
+    compute_layers,
     compute_softmax,
     score,
     step,
@@ -69,12 +72,12 @@ def test_a_split_depends_on_its_seed_only() -> None:
 
 # -- training --------------------------------------------------------------------------------------
 def compute_loss(recipe: Recipe, arrays: dict[str, np.ndarray], rows: Rows) -> float:
-    chances = compute_softmax(compute_logits(recipe, arrays, rows.features)[1])
+    chances = compute_softmax(compute_layers(recipe, arrays, rows.features)[-1])
     return float(-np.log(chances[np.arange(len(rows)), rows.labels]).mean())
 
 
-@pytest.mark.parametrize("hidden", [0, 5])
-def test_a_step_goes_down_the_gradient(hidden: int) -> None:
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 4)])
+def test_a_step_goes_down_the_gradient(hidden: tuple[int, ...]) -> None:
     recipe = Recipe(4, 3, hidden=hidden, epochs=1, batch=8, rate=1.0)
     generator = np.random.default_rng(3)
     rows = Rows(generator.normal(size=(8, 4)), generator.integers(0, 3, 8))  # in float64
@@ -120,7 +123,7 @@ def test_a_label_flip_teaches_the_opposite() -> None:
     assert (flipped.labels + rows.labels == 9).all()
     assert np.array_equal(flipped.features, rows.features)
     honest, taught = run_attack(Attack.NONE)[0], run_attack(Attack.LABEL_FLIP)[0]
-    assert float((honest["weight"] * taught["weight"]).sum()) < 0
+    assert float((honest["weight1"] * taught["weight1"]).sum()) < 0
 
 
 def test_attackers_inside_the_crowd_agree_and_stay_within_its_spread() -> None:
@@ -132,6 +135,16 @@ def test_attackers_inside_the_crowd_agree_and_stay_within_its_spread() -> None:
         assert np.allclose(off, 1.5 * values.std(axis=0), atol=1e-6)
 
 
+def test_other_files_than_idx_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train-labels-idx1-ubyte"
+    path.write_bytes(b"\x00\x00\x08\x01" + (3).to_bytes(4, "big") + b"\x01\x02\x09")
+    assert read_idx(path, 2049, 1).tolist() == [1, 2, 9]
+    for data in (b"", b"\x00\x00\x08", b"\x00\x00\x08\x03" + bytes(12)):
+        path.write_bytes(data)
+        with pytest.raises(SteelyardError, match="IDX"):
+            read_idx(path, 2049, 1)
+
+
 # -- servers ---------------------------------------------------------------------------------------
 def test_the_exact_mean_is_the_float_mean_but_for_the_quantization() -> None:
     split = split_heart(SEED)
@@ -140,8 +153,8 @@ def test_the_exact_mean_is_the_float_mean_but_for_the_quantization() -> None:
     exact = ExactServer(first, make_deal("fedavg", 0, 0.0, weights), make_addresses(5))
     floats = FloatServer(first, weights)
     deltas = train_sites(HEART_RECIPE, first, split, [SEED, 1])
-    exact.play(deltas)
-    floats.play(deltas)
+    exact.play(dict(enumerate(deltas)))
+    floats.play(dict(enumerate(deltas)))
     largest = max(float(np.abs(delta[name]).max()) for delta in deltas for name in first)
     for name, array in floats.arrays.items():
         assert np.allclose(exact.arrays[name], array, atol=largest / 64)
@@ -183,6 +196,13 @@ def test_uniform_weighting_pays_for_every_account() -> None:
     assert sum(shares[-4:]) / WEIGHT_TOTAL == 0.5  # one of five, with four accounts
 
 
+def test_the_chance_of_a_captured_draw_is_that_of_all_draws_counted() -> None:
+    captured = [draw for draw in combinations(range(7), 3) if sum(seat < 4 for seat in draw) > 1]
+    chance = len(captured) / len(list(combinations(range(7), 3)))
+    assert compute_capture(7, 3, 4, 1, 1) == pytest.approx(chance)
+    assert compute_capture(7, 3, 4, 1, 3) == pytest.approx(1 - (1 - chance) ** 3)
+
+
 # -- the chain -------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_two_rounds_on_a_chain_make_the_same_bits_and_pay_the_shares() -> None:
@@ -207,6 +227,23 @@ def test_two_rounds_on_a_chain_make_the_same_bits_and_pay_the_shares() -> None:
         for who in server.addresses
     ]
     assert pay[-1] == 0, "the attacker was left out twice"
+
+
+@pytest.mark.slow
+def test_a_round_of_those_whom_the_chain_draws() -> None:
+    from .learning.chain import ChainServer, run_validator
+
+    split = split_heart(SEED)
+    weights = [len(site) for site in split.sites]
+    first = build_arrays(HEART_RECIPE, SEED)
+    with run_validator(5) as node:
+        server = ChainServer(node, first, make_deal("fedavg", 0, 0.0, weights, 2), 2)
+        deltas = train_sites(HEART_RECIPE, first, split, [SEED, 1])
+        drawn = server.get_drawn()
+        server.play({place: deltas[place] for place in drawn})
+    (played,) = server.rounds
+    assert len(drawn) == 2
+    assert set(played.shares) == {server.addresses[place] for place in drawn}
 
 
 @pytest.mark.slow

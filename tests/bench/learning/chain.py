@@ -6,7 +6,7 @@ contracts aggregate, pay and open the next round.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,14 +95,33 @@ def run_validator(participants: int) -> Iterator[Node]:
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
-    """What a round cost, paid and made. Gas of all in its blocks, the keeper's included; wei."""
+class Sent:
+    """What transactions weighed and used."""
 
+    bytes: int
     gas: int
-    bytes_sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What a round cost, paid and made. The close is all in its blocks that is no commitment or
+    reveal: the keeper's transactions. Pool in wei."""
+
+    commits: Sent
+    reveals: Sent
+    close_gas: int
+    blob_bytes: int
     pool: int
     shares: dict[Address, int]
     flags: dict[Address, int]
+
+    @property
+    def gas(self) -> int:
+        return self.commits.gas + self.reveals.gas + self.close_gas
+
+    @property
+    def bytes_sent(self) -> int:
+        return self.commits.bytes + self.reveals.bytes + self.blob_bytes
 
 
 class ChainServer:
@@ -118,6 +137,8 @@ class ChainServer:
         self._tasks, self._rounds = get_contract("Tasks"), get_contract("Rounds")
         self._typist = Typist([get_address(client) for client in self._clients])
         self.rounds: list[Played] = []
+        self.draws: list[Sequence[int]] = []
+        """The places that took part in each round."""
         self.model = encode_first_model(arrays)
         self._publish(rounds)
         self._join()
@@ -164,12 +185,20 @@ class ChainServer:
         self._send(calls[-1:])
 
     # -- a round -----------------------------------------------------------------------------------
-    def play(self, deltas: Sequence[Arrays]) -> None:
+    def get_drawn(self) -> Sequence[int]:
+        """Return the places drawn for the next round; seats are taken in the order of joining."""
+        drawn = self._get_round(len(self.rounds) + 1).drawn
+        return [place for place in range(len(self._clients)) if drawn >> place & 1]
+
+    def play(self, deltas: Mapping[int, Arrays]) -> None:
         number, first_height = len(self.rounds) + 1, self._node.get_head().height + 1
         updates = self._typist.prepare(self.model, number, deltas)
-        sent = self._send(self._make_commits(number, updates))
-        sent += self._send(
-            self._make_reveals(number, updates), {one.update: one.data for one in updates}
+        commits = self._send(
+            [self._make_commit(number, place, one) for place, one in updates.items()]
+        )
+        reveals = self._send(
+            [self._make_reveal(number, place, one) for place, one in updates.items()],
+            {one.update: one.data for one in updates.values()},
         )
         made = self._wait_for_model(number)
         record = self._find_record(number)
@@ -179,40 +208,33 @@ class ChainServer:
             for height in range(first_height, self._node.get_head().height + 1)
         )
         self.model = bytes(self._node.blobs.read(made))
+        self.draws.append(tuple(deltas))
         self.rounds.append(
             Played(
-                gas,
-                sent + sum(len(one.data) for one in updates),
+                commits,
+                reveals,
+                gas - commits.gas - reveals.gas,
+                sum(len(one.data) for one in updates.values()),
                 record.values["pool"],
                 dict(zip(clients, record.values["shares"], strict=True)),
                 dict(zip(clients, record.values["flags"], strict=True)),
             )
         )
 
-    def _make_commits(
-        self, number: int, updates: Sequence[Prepared]
-    ) -> list[tuple[LocalAccount, Call]]:
-        calls = []
-        for client, update, samples in zip(self._clients, updates, self.deal.weights, strict=True):
-            commitment = compute_commitment(
-                CHAIN_ID, TASK, number, number, get_address(client), update.update, samples, SALT
-            )
-            data = self._rounds.encode_call("commit", TASK, number, number, commitment)
-            calls.append((client, Call(self._rounds.address, data, gas=CALL_GAS)))
-        return calls
+    def _make_commit(self, number: int, place: int, update: Prepared) -> tuple[LocalAccount, Call]:
+        client, samples = self._clients[place], self.deal.weights[place]
+        commitment = compute_commitment(
+            CHAIN_ID, TASK, number, number, get_address(client), update.update, samples, SALT
+        )
+        data = self._rounds.encode_call("commit", TASK, number, number, commitment)
+        return client, Call(self._rounds.address, data, gas=CALL_GAS)
 
-    def _make_reveals(
-        self, number: int, updates: Sequence[Prepared]
-    ) -> list[tuple[LocalAccount, Call]]:
-        calls, base = [], compute_blob_name(self.model)
-        for client, update, samples in zip(self._clients, updates, self.deal.weights, strict=True):
-            name = update.update
-            data = self._rounds.encode_call(
-                "reveal", TASK, number, number, (name.digest, name.size), samples, SALT
-            )
-            gas = compute_blob_call_gas((name,), (name, base), name.size)
-            calls.append((client, Call(self._rounds.address, data, gas=gas, blobs=(name,))))
-        return calls
+    def _make_reveal(self, number: int, place: int, update: Prepared) -> tuple[LocalAccount, Call]:
+        name, base = update.update, compute_blob_name(self.model)
+        words = (name.digest, name.size), self.deal.weights[place], SALT
+        data = self._rounds.encode_call("reveal", TASK, number, number, *words)
+        gas = compute_blob_call_gas((name,), (name, base), name.size)
+        return self._clients[place], Call(self._rounds.address, data, gas=gas, blobs=(name,))
 
     def _wait_for_model(self, number: int) -> BlobName:
         """Return the model that the round made. Raises AssertionError if it was skipped."""
@@ -251,16 +273,20 @@ class ChainServer:
         self,
         calls: Sequence[tuple[LocalAccount, Call]],
         blobs: dict[BlobName, bytes] | None = None,
-    ) -> int:
-        """Send all, wait until they are final, and return their bytes. None may be reverted."""
+    ) -> Sent:
+        """Send all and wait until they are final. None may be reverted."""
         sent: list[tuple[Hash, Call]] = []
         length = 0
         for account, call in calls:
             assert call.gas is not None
             signed = sign_call(
-                account, call, chain_id=CHAIN_ID, nonce=self._nonces[account.address],
-                gas=call.gas, fees=FEES,
-            )  # fmt: skip
+                account,
+                call,
+                chain_id=CHAIN_ID,
+                nonce=self._nonces[account.address],
+                gas=call.gas,
+                fees=FEES,
+            )
             self._nonces[account.address] += 1
             self._node.submit_transaction(signed.raw)
             for name in call.blobs:
@@ -273,16 +299,18 @@ class ChainServer:
                 lambda name=transaction_hash: self._node.find_transaction(name) is not None,
                 "a transaction is final",
             )
-        for transaction_hash, call in sent:
-            self._check_success(transaction_hash, call)
-        return length
+        return Sent(length, sum(self._check_success(*one) for one in sent))
 
-    def _check_success(self, transaction_hash: Hash, call: Call) -> None:
+    def _check_success(self, transaction_hash: Hash, call: Call) -> int:
+        """Return the gas used. Raises AssertionError if the call was reverted."""
         inclusion = self._node.find_transaction(transaction_hash)
         assert inclusion is not None
-        receipt = self._node.get_receipts(inclusion.block_hash)[inclusion.index]
+        receipts = self._node.get_receipts(inclusion.block_hash)
+        receipt = receipts[inclusion.index]
         contract = self._tasks if call.to == self._tasks.address else self._rounds
         assert receipt.status == 1, f"reverted: {contract.decode_call(call.data)}"
+        before = receipts[inclusion.index - 1].cumulative_gas_used if inclusion.index else 0
+        return receipt.cumulative_gas_used - before
 
     def _read(self, contract: Contract, name: str, *arguments: Any) -> Any:
         """Return what a view answers at the head."""
@@ -298,16 +326,16 @@ class ChainServer:
 
 
 def make_parameters(deal: Deal, rounds: int) -> Parameters:
-    """Return the terms of a task in which everybody takes part in every round."""
+    """Return the terms of a task in which everybody drawn takes part."""
     count, rule = len(deal.weights), deal.rule
     return Parameters(
         rule=RuleTerms(rule.kind, rule.bound, rule.max_share, rule.server_lr, rule.momentum),
         weighting=2 if deal.is_uniform else 0,
         bits=UPDATE_BITS,
         rounds=rounds,
-        min_clients=count,
+        min_clients=deal.drawn,
         max_clients=count,
-        fraction_fit=FRACTION_UNIT,
+        fraction_fit=max(1, FRACTION_UNIT * deal.drawn // count),
         spare_clients=0,
         max_staleness=0,
         staleness_discount=0,

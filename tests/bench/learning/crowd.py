@@ -17,10 +17,13 @@ SEED: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """Medians over the rounds. Gas: all that the round's blocks used, by updates. Bytes: an update
-    and its two transactions. Seconds: from the trained deltas to the model, signatures included."""
+    """Medians over the rounds. Gas: all that the round's blocks used, by updates; of it the
+    commitment and the reveal. Bytes: an update and its two transactions. Seconds: from the trained
+    deltas to the model, signatures included."""
 
     gas_per_update: float
+    commit_gas: float
+    reveal_gas: float
     bytes_per_update: float
     round_seconds: float
     rounds_closed: int
@@ -36,11 +39,13 @@ def gather(rule: str, rounds: int) -> Crowd:
         for number in range(1, rounds + 1):
             deltas = train_sites(DIGITS_RECIPE, server.arrays, split, [SEED, number])
             started = time.perf_counter()
-            server.play(deltas)
+            server.play(dict(enumerate(deltas)))
             seconds.append(time.perf_counter() - started)
     assert all(len(played.shares) == CROWD for played in server.rounds)
     return Crowd(
         median(played.gas / CROWD for played in server.rounds),
+        median(played.commits.gas / CROWD for played in server.rounds),
+        median(played.reveals.gas / CROWD for played in server.rounds),
         median(played.bytes_sent / CROWD for played in server.rounds),
         median(seconds),
         len(server.rounds),

@@ -7,11 +7,14 @@ attack has the same five sites.
 
 from dataclasses import dataclass
 from functools import cache
+from math import prod
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
+from steelyard.chain.errors import SteelyardError
 from steelyard.client.demo.heart import HOSPITALS, encode_rows, read_rows, split_rows
 
 FIFTH_SHARE = 0.2
@@ -113,3 +116,12 @@ def deal_by_class(
         dealt = [np.concatenate(part) for part in parts]
         if min(map(len, dealt)) >= FEWEST_DIGITS:
             return dealt
+
+
+def read_idx(path: Path, magic: int, dimensions: int) -> NDArray[np.uint8]:
+    """Return one IDX file. Raises SteelyardError if it is another kind of file."""
+    data, words = path.read_bytes(), 1 + dimensions
+    header = [int.from_bytes(data[4 * i : 4 * i + 4], "big") for i in range(words)]
+    if len(data) != 4 * words + prod(header[1:]) or header[0] != magic:
+        raise SteelyardError("data_value", f"{path} is no IDX file of kind {magic}")
+    return np.frombuffer(data, np.uint8, offset=4 * words).reshape(header[1:])

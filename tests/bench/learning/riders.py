@@ -82,7 +82,7 @@ def ride(rider: Rider, rule: str, seed: int, rounds: int) -> Ride:
     with run_validator(len(split.sites)) as node:
         server = ChainServer(node, build_arrays(scene.recipe, seed), deal, rounds)
         for number in range(1, rounds + 1):
-            server.play(stranger.make_deltas(server.arrays, number))
+            server.play(dict(enumerate(stranger.make_deltas(server.arrays, number))))
         pay = server.get_pay()
     return Ride(
         share=pay[-1] / sum(pay),

@@ -11,8 +11,8 @@ from .data import CLASSES, PIXELS, Split, split_digits, split_heart
 from .servers import Server
 from .training import Arrays, Recipe, score
 
-HEART_RECIPE: Final = Recipe(FEATURES, 2, hidden=0, epochs=3, batch=16, rate=0.05)
-DIGITS_RECIPE: Final = Recipe(PIXELS, CLASSES, hidden=32, epochs=2, batch=16, rate=0.25)
+HEART_RECIPE: Final = Recipe(FEATURES, 2, hidden=(), epochs=3, batch=16, rate=0.05)
+DIGITS_RECIPE: Final = Recipe(PIXELS, CLASSES, hidden=(32,), epochs=2, batch=16, rate=0.25)
 CONCENTRATION: Final = 0.3
 DIGIT_SITES: Final = 20
 
@@ -88,7 +88,7 @@ def learn(
         seeds = [[seed, number, place] for place in range(len(split.sites))]
         deltas = attack(Attack.NONE, scene.recipe, base, split.sites[:honest], seeds[:honest])
         deltas += attack(threat.attack, scene.recipe, base, split.sites[honest:], seeds[honest:])
-        server.play(deltas)
+        server.play(dict(enumerate(deltas)))
         yield score(scene.recipe, server.arrays, split.test)
 
 
@@ -97,7 +97,13 @@ def count_rounds(
 ) -> int | None:
     """Return the first round whose model reaches the target; None if none of `most` does."""
     for number in range(1, most + 1):
-        server.play(train_sites(recipe, server.arrays, split, [seed, number]))
+        base = server.arrays
+        server.play(
+            {
+                place: train_honestly(recipe, base, split.sites[place], [seed, number, place])
+                for place in server.get_drawn()
+            }
+        )
         if score(recipe, server.arrays, split.test) >= target:
             return number
     return None

@@ -3,7 +3,7 @@
 `chain.py` has the third: the same arithmetic in a real validator's blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -30,18 +30,22 @@ ADMISSION_NORM2: Final = (100 * NORM_UNIT) ** 2
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """How a task aggregates. `weights`: the rows that each participant claims."""
+    """How a task aggregates. `weights`: the rows that each participant claims; `drawn`: how many
+    of them take part in a round."""
 
     rule: Rule
     is_uniform: bool
     weights: tuple[int, ...]
+    drawn: int
 
     @property
     def raw_weights(self) -> tuple[int, ...]:
         return tuple((1 if self.is_uniform else one) << WEIGHT_BITS for one in self.weights)
 
 
-def make_deal(rule: str, dishonest: int, norm: float, weights: Sequence[int]) -> Deal:
+def make_deal(
+    rule: str, dishonest: int, norm: float, weights: Sequence[int], drawn: int | None = None
+) -> Deal:
     """Return the deal of a rule by its name, told how many are dishonest, or what to clip to.
 
     The trimmed mean counts everybody alike, since a value has no weight once it is sorted.
@@ -52,7 +56,7 @@ def make_deal(rule: str, dishonest: int, norm: float, weights: Sequence[int]) ->
         "trimmed": Rule(RuleKind.TRIMMED_MEAN, dishonest),
         "multi_krum": Rule(RuleKind.MULTI_KRUM, dishonest),
     }
-    return Deal(rules[rule], rule == "trimmed", tuple(weights))
+    return Deal(rules[rule], rule == "trimmed", tuple(weights), drawn or len(weights))
 
 
 RULES: Final = ("fedavg", "clipped", "trimmed", "multi_krum")
@@ -65,22 +69,36 @@ class Server(Protocol):
     def arrays(self) -> Arrays:
         """The model that participants train from."""
 
-    def play(self, deltas: Sequence[Arrays]) -> None:
-        """Make the next model of everybody's delta."""
+    def get_drawn(self) -> Sequence[int]:
+        """Return the places of those who take part in the next round."""
+
+    def play(self, deltas: Mapping[int, Arrays]) -> None:
+        """Make the next model of the deltas, by the places of those who made them."""
 
 
 class FloatServer:
     """FedAvg in float64. Source: McMahan et al., arXiv:1602.05629, Algorithm 1."""
 
-    def __init__(self, arrays: Arrays, weights: Sequence[int]) -> None:
+    def __init__(
+        self, arrays: Arrays, weights: Sequence[int], draws: Sequence[Sequence[int]] = ()
+    ) -> None:
+        """`draws`: who takes part in each round; everybody in all that are not listed."""
         self.arrays = arrays
-        self._portions = np.array(weights, np.float64) / sum(weights)
+        self._weights, self._draws, self._round = weights, draws, 0
 
-    def play(self, deltas: Sequence[Arrays]) -> None:
+    def get_drawn(self) -> Sequence[int]:
+        if self._round < len(self._draws):
+            return self._draws[self._round]
+        return range(len(self._weights))
+
+    def play(self, deltas: Mapping[int, Arrays]) -> None:
+        self._round += 1
+        weights = np.array([self._weights[place] for place in deltas], np.float64)
+        portions = weights / weights.sum()
         self.arrays = {
             name: (
                 array
-                + np.tensordot(self._portions, np.stack([one[name] for one in deltas]), axes=1)
+                + np.tensordot(portions, np.stack([one[name] for one in deltas.values()]), axes=1)
             ).astype(np.float32)
             for name, array in self.arrays.items()
         }
@@ -92,13 +110,15 @@ class Typist:
     def __init__(self, addresses: Sequence[Address]) -> None:
         self.addresses = tuple(addresses)
 
-    def prepare(self, model: bytes, number: int, deltas: Sequence[Arrays]) -> list[Prepared]:
-        """Return each participant's update file for round `number`."""
+    def prepare(
+        self, model: bytes, number: int, deltas: Mapping[int, Arrays]
+    ) -> dict[int, Prepared]:
+        """Return the update files for round `number`, by place."""
         decoded = decode_model(model)
         name = compute_blob_name(model)
         base = dequantize_model(decoded)
-        return [
-            prepare_update(
+        return {
+            place: prepare_update(
                 decoded,
                 name,
                 Result(
@@ -107,12 +127,12 @@ class Typist:
                 chain_id=CHAIN_ID,
                 task=TASK,
                 round_number=number,
-                sender=address,
+                sender=self.addresses[place],
                 bits=UPDATE_BITS,
                 max_norm2=ADMISSION_NORM2,
             )
-            for address, delta in zip(self.addresses, deltas, strict=True)
-        ]
+            for place, delta in deltas.items()
+        }
 
 
 def encode_first_model(arrays: Arrays) -> bytes:
@@ -139,15 +159,18 @@ class ExactServer:
     def arrays(self) -> Arrays:
         return decode_arrays(self.model)
 
-    def play(self, deltas: Sequence[Arrays]) -> None:
+    def get_drawn(self) -> Sequence[int]:
+        return range(len(self.deal.weights))
+
+    def play(self, deltas: Mapping[int, Arrays]) -> None:
         self.round += 1
         updates = self._typist.prepare(self.model, self.round, deltas)
         made = aggregate(
             self.deal.rule,
             self.model,
             None,
-            [(one.update, one.data) for one in updates],
-            self.deal.raw_weights,
+            [(one.update, one.data) for one in updates.values()],
+            [self.deal.raw_weights[place] for place in updates],
         )
         self.model = made.model
         self.shares.append(made.shares)

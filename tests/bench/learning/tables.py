@@ -18,8 +18,10 @@ from typing import Final
 
 from ..cluster import say
 from ..timing import Measurement
-from .cells import TARGET, TARGET_SITES, play_cell, reach_target
+from . import draws, mnist
+from .cells import TARGET, play_cell, reach_target
 from .crowd import CROWD, Crowd, gather
+from .draws import compute_capture
 from .riders import Ride, Rider, ride
 from .scenes import SCENES, Scene, Threat
 from .servers import RULES
@@ -48,9 +50,7 @@ class Row(Measurement):
 def run() -> list[Measurement]:
     """Return the rows of all tables."""
     with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
-        targets = [
-            pool.submit(reach_target, seed, cap_rounds(TARGET_ROUNDS)) for seed in TARGET_SEEDS
-        ]
+        targets = submit_targets(pool)
         cells = {
             (name, threat.name): submit_cells(pool, scene, threat)
             for name, scene in reversed(SCENES.items())
@@ -61,9 +61,10 @@ def run() -> list[Measurement]:
             for rider in Rider
             for rule in PAID_RULES
         }
-        rows: list[Measurement] = [make_target_row(targets)]
+        rows: list[Measurement] = [make_target_row(name, ones) for name, ones in targets.items()]
         rows += [make_attack_row(*key, futures) for key, futures in cells.items()]
         rows += [make_ride_row(*key, future.result()) for key, future in rides.items()]
+    rows.append(make_draw_row())
     # By themselves: their seconds count.
     rows += [make_crowd_row(rule, gather(rule, cap_rounds(CROWD_ROUNDS))) for rule in PAID_RULES]
     return rows
@@ -72,6 +73,24 @@ def run() -> list[Measurement]:
 def cap_rounds(rounds: int) -> int:
     """Return how many of `rounds` to play."""
     return min(rounds, int(os.environ.get("STEELYARD_LEARNING_ROUNDS", rounds)))
+
+
+def submit_targets(pool: ProcessPoolExecutor) -> dict[str, list["Future[tuple[float, float]]"]]:
+    """Start the runs to a target accuracy; MNIST's where its files are."""
+    most = cap_rounds(TARGET_ROUNDS)
+    targets = {
+        f"{TARGET * 100:.0f}_digits": [
+            pool.submit(reach_target, seed, most) for seed in TARGET_SEEDS
+        ]
+    }
+    directory = mnist.find_mnist()
+    if directory is None:
+        say("MNIST is left out: STEELYARD_MNIST does not name the directory of its files")
+        return targets
+    targets[f"{mnist.TARGET * 100:.0f}_mnist"] = [
+        pool.submit(mnist.reach_mnist, directory, seed, most) for seed in TARGET_SEEDS
+    ]
+    return targets
 
 
 def submit_cells(
@@ -102,17 +121,14 @@ def make_attack_row(name: str, threat: str, futures: dict[str, list["Future[floa
     return make_row(name, threat, accuracies, figures)
 
 
-def make_target_row(futures: list["Future[tuple[float, float]]"]) -> Row:
+def make_target_row(name: str, futures: list["Future[tuple[float, float]]"]) -> Row:
     """Return the median rounds to the target, on a chain and in float; no figure without one."""
     on_chain, in_float = zip(*(one.result() for one in futures), strict=True)
     medians = {"chain": float(median(on_chain)), "float": float(median(in_float))}
     figures = {
-        f"rounds_to_{TARGET * 100:.0f}_digits_{where}": rounds
-        for where, rounds in medians.items()
-        if isfinite(rounds)
+        f"rounds_to_{name}_{where}": rounds for where, rounds in medians.items() if isfinite(rounds)
     }
-    name = f"rounds, {TARGET_SITES} sites, {len(futures)} seeds"
-    return make_row(f"{TARGET:.0%} of digits", name, medians, figures)
+    return make_row(f"rounds to {name}", f"median of {len(futures)} seeds", medians, figures)
 
 
 def make_ride_row(rider: Rider, rule: str, result: Ride) -> Row:
@@ -136,6 +152,8 @@ def make_crowd_row(rule: str, crowd: Crowd) -> Row:
     notes = {
         "rounds closed": float(crowd.rounds_closed),
         "gas an update": crowd.gas_per_update,
+        "of it commitment": crowd.commit_gas,
+        "reveal": crowd.reveal_gas,
         "bytes an update": crowd.bytes_per_update,
         "seconds a round": crowd.round_seconds,
     }
@@ -145,3 +163,16 @@ def make_crowd_row(rule: str, crowd: Crowd) -> Row:
         f"clients_{CROWD}{suffix}_round_seconds": round(crowd.round_seconds, 3),
     }
     return make_row(f"{CROWD} clients", rule, notes, figures)
+
+
+def make_draw_row() -> Row:
+    """Return how likely attackers hold more places of a draw than the rule withstands."""
+    chances = {
+        tries: compute_capture(draws.SEATS, draws.DRAWN, draws.OWN, draws.WITHSTOOD, tries)
+        for tries in draws.TRIES
+    }
+    case = f"{draws.DRAWN} of {draws.SEATS} drawn"
+    name = f"{draws.OWN} own, over {draws.WITHSTOOD} drawn"
+    notes = {f"in {tries} tries": chance for tries, chance in chances.items()}
+    figures = {f"draw_captured_in_{tries}": round(chance, 4) for tries, chance in chances.items()}
+    return make_row(case, name, notes, figures)

@@ -1,55 +1,47 @@
 """Local training as a client's own code would do it: SGD in float32, nothing of Steelyard in it.
 
-A network is one flat vector, so that the same code trains a linear model and one hidden layer.
+A linear model and any number of hidden layers, as named arrays.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .data import Rows
 
-Vector = NDArray[np.float32]
 Arrays = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A network and how each site trains it in one round. `hidden` 0 is a linear model."""
+    """A network and how each site trains it in one round. `hidden`: widths; none: linear."""
 
     inputs: int
     classes: int
-    hidden: int
+    hidden: tuple[int, ...]
     epochs: int
     batch: int
     rate: float
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The tensors by name, in the order of a model file."""
-        if not self.hidden:
-            return {"bias": (self.classes,), "weight": (self.inputs, self.classes)}
-        return {
-            "bias1": (self.hidden,),
-            "bias2": (self.classes,),
-            "weight1": (self.inputs, self.hidden),
-            "weight2": (self.hidden, self.classes),
-        }
+    def layers(self) -> tuple[tuple[int, int], ...]:
+        """Width in and width out of each."""
+        return tuple(pairwise((self.inputs, *self.hidden, self.classes)))
 
 
 def build_arrays(recipe: Recipe, seed: int) -> Arrays:
-    """Return the untrained network: a linear model starts at zero, a hidden layer cannot."""
+    """Return the untrained network: a linear model starts at zero, hidden layers cannot."""
     generator = np.random.default_rng([seed, 77])
-    return {
-        name: (generator.normal(0, shape[0] ** -0.5, shape) * bool(recipe.hidden)).astype(
-            np.float32
-        )
-        if len(shape) == 2
-        else np.zeros(shape, np.float32)
-        for name, shape in recipe.shapes.items()
-    }
+    arrays: Arrays = {}
+    for number, (inputs, outputs) in enumerate(recipe.layers, 1):
+        scale = inputs**-0.5 if recipe.hidden else 0.0
+        weights = generator.normal(0, 1, (inputs, outputs)) * scale
+        arrays[f"weight{number}"] = weights.astype(np.float32)
+        arrays[f"bias{number}"] = np.zeros(outputs, np.float32)
+    return arrays
 
 
 def train(recipe: Recipe, base: Arrays, rows: Rows, seed: Sequence[int]) -> Arrays:
@@ -65,38 +57,36 @@ def train(recipe: Recipe, base: Arrays, rows: Rows, seed: Sequence[int]) -> Arra
 
 def step(recipe: Recipe, arrays: Arrays, rows: Rows) -> None:
     """Take one step down the cross entropy of a batch, in place."""
-    inner, logits = compute_logits(recipe, arrays, rows.features)
-    error = compute_softmax(logits)
+    values = compute_layers(recipe, arrays, rows.features)
+    error = compute_softmax(values.pop())
     error[np.arange(len(rows)), rows.labels] -= 1
     error *= recipe.rate / len(rows)
-    if not recipe.hidden:
-        arrays["weight"] -= rows.features.T @ error
-        arrays["bias"] -= error.sum(axis=0)
-        return
-    back = (error @ arrays["weight2"].T) * (inner > 0)
-    arrays["weight2"] -= inner.T @ error
-    arrays["bias2"] -= error.sum(axis=0)
-    arrays["weight1"] -= rows.features.T @ back
-    arrays["bias1"] -= back.sum(axis=0)
+    for number in range(len(values), 0, -1):
+        inner, weights = values.pop(), arrays[f"weight{number}"]
+        back = (error @ weights.T) * (inner > 0) if number > 1 else error
+        weights -= inner.T @ error
+        arrays[f"bias{number}"] -= error.sum(axis=0)
+        error = back
 
 
-def compute_logits(
+def compute_layers(
     recipe: Recipe, arrays: Arrays, features: NDArray[np.float32]
-) -> tuple[Vector, Vector]:
-    """Return the hidden layer after its ReLU (the features themselves without one) and logits."""
-    if not recipe.hidden:
-        return features, features @ arrays["weight"] + arrays["bias"]
-    inner = np.maximum(features @ arrays["weight1"] + arrays["bias1"], 0)
-    return inner, inner @ arrays["weight2"] + arrays["bias2"]
+) -> list[NDArray[np.float32]]:
+    """Return the features, each hidden layer after its ReLU, and the logits."""
+    values = [features]
+    for number in range(1, len(recipe.layers) + 1):
+        logits = values[-1] @ arrays[f"weight{number}"] + arrays[f"bias{number}"]
+        values.append(logits if number > len(recipe.hidden) else np.maximum(logits, 0))
+    return values
 
 
-def compute_softmax(logits: Vector) -> Vector:
-    powers: Vector = np.exp(logits - logits.max(axis=1, keepdims=True))
+def compute_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    powers: NDArray[np.float32] = np.exp(logits - logits.max(axis=1, keepdims=True))
     powers /= powers.sum(axis=1, keepdims=True)
     return powers
 
 
 def score(recipe: Recipe, arrays: Arrays, rows: Rows) -> float:
     """Return the share of `rows` that are labelled rightly."""
-    _, logits = compute_logits(recipe, arrays, rows.features)
+    logits = compute_layers(recipe, arrays, rows.features)[-1]
     return float(np.mean(logits.argmax(axis=1) == rows.labels))
