@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from .audit import audit_replay, audit_round
     from .evidence import audit_evidence
     from .keys import create_key, load_key
-    from .organisation import Organisation, PublishedTask, Task
+    from .organisation import Organisation, PublishedTask
     from .participant import Client, Summary
+    from .terms import Task
     from .training import Context, Result
 
 __all__ = [
@@ -42,7 +43,7 @@ _MODULES = {
     "PublishedTask": "organisation",
     "Result": "training",
     "Summary": "participant",
-    "Task": "organisation",
+    "Task": "terms",
     "audit_evidence": "evidence",
     "audit_replay": "audit",
     "audit_round": "audit",

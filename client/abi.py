@@ -79,6 +79,10 @@ class Contract:
         """Return an event's first topic."""
         return next(topic for topic, entry in self._events.items() if entry["name"] == name)
 
+    def has_event(self, name: str) -> bool:
+        """Whether the contract makes an event of that name."""
+        return any(entry["name"] == name for entry in self._events.values())
+
     def decode_event(self, log: Log) -> Event | None:
         """Return the event in a log; None for another contract's. Raises NodeRefused."""
         entry = self._events.get(log.topics[0]) if log.topics else None

@@ -1,6 +1,6 @@
 """One account on one chain: nodes, key, journal and outbox, opened together and closed together.
 
-Organisations and participants are both accounts; what they do with Tasks is in their own modules.
+Organisations and participants are both accounts; what they do is in their own modules.
 """
 
 import sys
@@ -12,10 +12,9 @@ from typing import Final, Self
 
 from eth_account.signers.local import LocalAccount
 
-from steelyard.chain.params import TASKS_ADDRESS
 from steelyard.chain.types import Address
 
-from .contracts import Tasks
+from .contracts import Deployed, Rounds, Tasks
 from .keys import load_key
 from .outbox import Clock, Outbox, Receipt
 from .rpc import Rpc
@@ -35,7 +34,7 @@ def print_progress(line: str) -> None:
 
 
 class Account:
-    """A key that sends transactions to Tasks, with everything that makes sending safe."""
+    """A key that sends transactions to the contracts, with everything that makes sending safe."""
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class Account:
             report=self.report,
             poll_seconds=poll_seconds,
         )
-        self.tasks = Tasks(self.rpc)
+        self.tasks, self.rounds = Tasks(self.rpc), Rounds(self.rpc)
 
     def close(self) -> None:
         """Close connections and journal, and let another process use the state directory."""
@@ -86,10 +85,18 @@ class Account:
     ) -> None:
         self.close()
 
-    def send(self, label: str, name: str, *arguments: object, value: int = 0) -> Receipt:
-        """Call a function of Tasks once under `label`, and return the receipt."""
-        data = self.tasks.encode(name, *arguments)
-        return self.outbox.send(label, Call(Address(TASKS_ADDRESS), data, value))
+    def send(
+        self,
+        label: str,
+        name: str,
+        *arguments: object,
+        value: int = 0,
+        contract: Deployed | None = None,
+    ) -> Receipt:
+        """Call a function of Tasks, or of `contract`, once under `label`; return the receipt."""
+        target = contract or self.tasks
+        data = target.encode(name, *arguments)
+        return self.outbox.send(label, Call(target.address, data, value))
 
     def get_label(self, prefix: str) -> str:
         """Return the label of something that may be done again once it is done.

@@ -1,18 +1,24 @@
-"""The contracts at their fixed addresses, read through nodes that nobody trusts (docs/tasks.md)."""
+"""The contracts at their fixed addresses, read through nodes that nobody trusts (docs/tasks.md).
 
-from collections.abc import Sequence
-from typing import Any, Final
+`Tasks` holds the agreement and all money, `Rounds` what happens in a round. Views are asked at the
+newest finalized block.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import cache
+from typing import Any, Final, TypeVar
 
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
 from steelyard.chain.artifacts import get_artifact
-from steelyard.chain.params import TASKS_ADDRESS
+from steelyard.chain.params import ROUNDS_ADDRESS, TASKS_ADDRESS
 from steelyard.chain.receipts import Log as ChainLog
 from steelyard.chain.types import Address, BlobName, Hash
 
-from .abi import Contract, Event, Log, decode_log
-from .errors import ClientError, NodeRefused, NodeUnreachable
+from .abi import Contract, Event, Log
+from .errors import ClientError, NodeRefused
 from .records import (
     METRIC_UNIT,
     AccountInfo,
@@ -21,22 +27,35 @@ from .records import (
     ParticipantInfo,
     RoundInfo,
     RoundState,
+    RuleTerms,
     SubmissionInfo,
     TaskInfo,
     TaskState,
+    Wish,
 )
-from .rpc import Json, Rpc, as_bytes, as_hex, as_int
+from .rpc import Rpc, as_bytes, as_hex
 
-MAX_LOG_BLOCKS: Final = 2_000
-"""Heights in one eth_getLogs."""
+Record = TypeVar("Record")
+
+ADDRESSES: Final = {"Tasks": TASKS_ADDRESS, "Rounds": ROUNDS_ADDRESS}
 
 
-class Tasks:
-    """The contract `Tasks` at its fixed address, read through nodes."""
+@cache
+def get_contract(name: str) -> Contract:
+    """Return the ABI of a contract that genesis deploys. Read when it is first needed."""
+    return Contract(Address(ADDRESSES[name]), get_artifact(name).abi)
 
-    def __init__(self, rpc: Rpc) -> None:
-        self.rpc = rpc
-        self.contract = Contract(Address(TASKS_ADDRESS), get_artifact("Tasks").abi)
+
+class Deployed:
+    """One of the contracts that genesis deploys, read through nodes."""
+
+    def __init__(self, rpc: Rpc, name: str) -> None:
+        self.rpc, self.contract = rpc, get_contract(name)
+
+    @property
+    def address(self) -> Address:
+        """Where it stands."""
+        return self.contract.address
 
     def encode(self, name: str, *arguments: Any) -> bytes:
         """Return the data of a call."""
@@ -49,10 +68,34 @@ class Tasks:
 
     def read_all(self, name: str, *arguments: Any) -> list[Any]:
         """Return all outputs of a view."""
-        call = {"to": as_hex(self.contract.address), "data": as_hex(self.encode(name, *arguments))}
+        call = {"to": as_hex(self.address), "data": as_hex(self.encode(name, *arguments))}
         return self.contract.decode_output(
             name, as_bytes(self.rpc.call("eth_call", call, "latest"))
         )
+
+    def decode_logs(self, logs: Sequence[Log]) -> list[Event]:
+        """Return this contract's events among the logs of a receipt."""
+        decoded = (self.contract.decode_event(log) for log in logs)
+        return [event for event in decoded if event is not None]
+
+    def decode_chain_log(self, log: ChainLog) -> Event:
+        """Return the event in a log of a proven receipt; its place is not filled in.
+
+        Raises: NodeRefused rpc_answer; a block that is not final may hold any log.
+        """
+        event = self.contract.decode_event(
+            Log(log.address, tuple(log.topics), log.data, 0, Hash(bytes(32)), 0)
+        )
+        if event is None:
+            raise NodeRefused("rpc_answer", "the contract makes no such log; ask another node")
+        return event
+
+
+class Tasks(Deployed):
+    """The contract `Tasks`: terms, members, money, reputation."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        super().__init__(rpc, "Tasks")
 
     def get_count(self) -> int:
         """Return the number of tasks so far; the newest has this number."""
@@ -61,24 +104,21 @@ class Tasks:
 
     def get_task(self, task: int) -> TaskInfo:
         """Return a task. Raises ClientError `task_unknown`."""
-        fields = self.read("get_task", task)
-        if fields["state"] not in tuple(TaskState):
+        answer = self.read("get_task", task)
+        if answer["state"] not in tuple(TaskState):
             raise ClientError(
                 "task_unknown", f"there is no task {task} on this chain; see `steelyard task list`"
             )
-        parameters = fields["parameters"]
-        rule = parameters.pop("rule")
-        return TaskInfo(
-            number=task,
-            parameters=Parameters(rule=(rule["kind"], rule["bound"]), **parameters),
-            state=TaskState(fields["state"]),
-            **{k: v for k, v in fields.items() if k not in ("parameters", "state")},
+        return build_record(
+            TaskInfo,
+            answer
+            | {
+                "number": task,
+                "parameters": build_parameters(answer["parameters"]),
+                "state": TaskState(answer["state"]),
+                "wish": Wish(answer["wish"]),
+            },
         )
-
-    def get_round(self, task: int, round_number: int) -> RoundInfo:
-        """Return a round; its state is NONE if it was never opened."""
-        fields = self.read("get_round", task, round_number)
-        return RoundInfo(**fields | {"state": RoundState(fields["state"])})
 
     def get_participants(self, task: int) -> list[Address]:
         """Return who takes part."""
@@ -87,20 +127,52 @@ class Tasks:
 
     def get_participant(self, task: int, who: Address) -> ParticipantInfo:
         """Return one participant."""
-        return ParticipantInfo(**self.read("get_participant", task, who))
-
-    def get_submission(self, task: int, round_number: int, who: Address) -> SubmissionInfo:
-        """Return what `who` has done in a round."""
-        return SubmissionInfo(**self.read("get_submission", task, round_number, who))
+        return build_record(ParticipantInfo, self.read("get_participant", task, who))
 
     def get_account(self, task: int) -> AccountInfo:
         """Return a task's money."""
-        return AccountInfo(**self.read("get_account", task))
+        return build_record(AccountInfo, self.read("get_account", task))
 
     def get_claimable(self, task: int, who: Address) -> int:
         """Return what `who` may claim now, in wei."""
         amount: int = self.read("claimable", task, who)
         return amount
+
+    def get_sponsorship(self, task: int, who: Address) -> int:
+        """Return the stake that the publisher keeps for `who` until it joins, in wei."""
+        amount: int = self.read("get_sponsorship", task, who)
+        return amount
+
+    def get_reputation(self, publisher: Address, who: Address) -> int:
+        """Return what rounds for `publisher` have made of `who`, in units of 2**-20."""
+        reputation: int = self.read("get_reputation", publisher, who)
+        return reputation
+
+    def has_applied(self, task: int, who: Address) -> bool:
+        """Whether `who` has asked to be invited."""
+        answer: bool = self.read("has_applied", task, who)
+        return answer
+
+    def is_invited(self, task: int, who: Address) -> bool:
+        """Whether `who` may join, as far as invitations go."""
+        answer: bool = self.read("is_invited", task, who)
+        return answer
+
+
+class Rounds(Deployed):
+    """The contract `Rounds`: who was drawn, has committed, has revealed, and what came of it."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        super().__init__(rpc, "Rounds")
+
+    def get_round(self, task: int, round_number: int) -> RoundInfo:
+        """Return a round; its state is NONE if it was never opened."""
+        answer = self.read("get_round", task, round_number)
+        return build_record(RoundInfo, answer | {"state": RoundState(answer["state"])})
+
+    def get_submission(self, task: int, round_number: int, who: Address) -> SubmissionInfo:
+        """Return what `who` has done in a round."""
+        return build_record(SubmissionInfo, self.read("get_submission", task, round_number, who))
 
     def get_metrics(self, task: int, round_number: int) -> MetricsInfo:
         """Return the self-reported metrics of a round's model."""
@@ -113,77 +185,36 @@ class Tasks:
         answer: bool = self.read("has_reported", task, round_number, who)
         return answer
 
-    def is_invited(self, task: int, who: Address) -> bool:
-        """Whether `who` may join."""
-        answer: bool = self.read("is_invited", task, who)
-        return answer
 
-    def get_events(
-        self,
-        task: int,
-        names: Sequence[str] = (),
-        *,
-        round_number: int | None = None,
-        first_height: int = 0,
-        last_height: int | None = None,
-    ) -> list[Event]:
-        """Return a task's finalized events in the order of the chain."""
-        head = as_int(self.rpc.call("eth_blockNumber"))
-        last = head if last_height is None else min(head, last_height)
-        topics: list[Json] = [
-            [as_hex(self.contract.get_topic(name)) for name in names] or None,
-            as_hex(task.to_bytes(32, "big")),
-        ]
-        if round_number is not None:
-            topics.append(as_hex(round_number.to_bytes(32, "big")))
-        events: list[Event] = []
-        for start in range(first_height, last + 1, MAX_LOG_BLOCKS):
-            query = {
-                "address": as_hex(self.contract.address),
-                "topics": topics,
-                "fromBlock": hex(start),
-                "toBlock": hex(min(start + MAX_LOG_BLOCKS - 1, last)),
-            }
-            # From one node: another may be behind, and its silence would look like no events.
-            now, found = self.rpc.call_together(
-                [("eth_blockNumber", ()), ("eth_getLogs", (query,))]
-            )
-            if as_int(now) < as_int(query["toBlock"]):
-                raise NodeUnreachable({self.rpc.url: f"it is only at height {as_int(now)}"})
-            for value in found:
-                event = self.contract.decode_event(decode_log(value))
-                if event is not None and (not names or event.name in names):
-                    events.append(event)
-        return events
+def build_parameters(answer: Mapping[str, Any]) -> Parameters:
+    """Return a task's parameters from the contract's answer."""
+    rule = build_record(RuleTerms, answer["rule"])
+    return build_record(Parameters, dict(answer) | {"rule": rule})
 
-    def decode_chain_log(self, log: ChainLog) -> Event:
-        """Return the event in a log of a proven receipt; its place is not filled in.
 
-        Raises: NodeRefused rpc_answer; a block that is not final may hold any log.
-        """
-        event = self.contract.decode_event(
-            Log(log.address, tuple(log.topics), log.data, 0, Hash(bytes(32)), 0)
-        )
-        if event is None:
-            raise NodeRefused("rpc_answer", "Tasks makes no such log; ask another node")
-        return event
-
-    def decode_logs(self, logs: Sequence[Log]) -> list[Event]:
-        """Return our events among the logs of a receipt."""
-        decoded = (self.contract.decode_event(log) for log in logs)
-        return [event for event in decoded if event is not None]
+def build_record(kind: type[Record], answer: Mapping[str, Any]) -> Record:
+    """Return a record from a struct of the contract; the record may want fewer fields."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    assert all(name in answer for name in names), f"the ABI lacks a field of {kind.__name__}"
+    return kind(**{name: answer[name] for name in names})
 
 
 def compute_commitment(
     chain_id: int,
     task: int,
     round_number: int,
+    origin: int,
     sender: Address,
     update: BlobName,
     samples: int,
     salt: bytes,
 ) -> bytes:
     """Return the hash that hides an update and binds its sender (docs/tasks.md, "Commitment")."""
-    types = ["uint256", "address", "uint256", "uint256", "address", "bytes32", "uint256"]
-    values = [chain_id, TASKS_ADDRESS, task, round_number, sender, update.digest, update.size]
+    types = ["uint256", "address", "uint256", "uint256", "uint256", "address", "bytes32", "uint256"]
+    values = [chain_id, ROUNDS_ADDRESS, task, round_number, origin, sender, *encode_name(update)]
     return keccak(encode([*types, "uint256", "bytes32"], [*values, samples, salt]))
+
+
+def encode_name(name: BlobName) -> tuple[bytes, int]:
+    """Return a blob's name as the contracts take it."""
+    return name.digest, name.size

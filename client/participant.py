@@ -7,18 +7,24 @@ says it stands, with the bytes that the journal holds.
 
 import time
 from dataclasses import dataclass
+from typing import Final
 
-from steelyard.chain.cid import encode_cid
+from steelyard.chain.cid import compute_blob_name, encode_cid
 from steelyard.chain.types import BlobName
 
 from .account import Account
 from .amounts import format_coins
 from .bundle import Config, decode_bundle, read_config
+from .contracts import encode_name
 from .errors import ClientError, NodeUnreachable, TransactionPending
 from .outbox import Receipt
-from .records import NO_BLOB, TaskInfo, TaskState
+from .records import FRACTION_UNIT, NO_BLOB, TaskInfo, TaskState
 from .rounds import Turn
 from .training import Trainer
+from .transactions import Call, compute_blob_call_gas
+
+MAX_STATEMENT_BYTES: Final = 65_536
+"""Of an application: a longer one is neither sent nor fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,7 @@ class Summary:
     submitted: int
     claimed: int
     stake: int
-    """Still in the task; `leave` returns it."""
+    """This account's own, still in the task; `leave` returns it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +70,42 @@ class Client(Account):
         return function
 
     # -- joining and leaving -----------------------------------------------------------------------
+    def apply(self, task: int, statement: str = "") -> Receipt:
+        """Ask to be invited to a task, with a statement that everybody can read.
+
+        Raises: ClientError `statement_size`; Reverted.
+        """
+        data = statement.encode()
+        if len(data) > MAX_STATEMENT_BYTES:
+            raise ClientError(
+                "statement_size",
+                f"a statement has at most {MAX_STATEMENT_BYTES} bytes, this one has {len(data)}",
+            )
+        label = self.get_label(f"task/{task}/apply")
+        if not data:
+            return self.send(label, "apply", task, encode_name(NO_BLOB))
+        name = compute_blob_name(data)
+        call = Call(
+            self.tasks.address,
+            self.tasks.encode("apply", task, encode_name(name)),
+            gas=compute_blob_call_gas((name,), (), values=0),
+            blobs=(name,),
+        )
+        return self.outbox.send(label, call, {name: data})
+
     def join(self, task: int, samples: int, stake: int | None = None) -> Receipt | None:
         """Join with up to `samples` rows a round, staking `stake` wei or the least for them.
 
-        None when this account has joined already. Raises: Reverted, ClientError.
+        What the publisher has put down for this account counts and is not sent again. None when
+        this account has joined already. Raises: Reverted, ClientError `stake_low`,
+        `reputation_low`.
         """
         self.outbox.flush()
         if self.tasks.get_participant(task, self.address).position:
             return None
-        parameters = self.tasks.get_task(task).parameters
-        least = parameters.base_stake + samples * parameters.stake_per_sample
+        info = self.tasks.get_task(task)
+        self._check_reputation(info)
+        least = info.parameters.compute_stake(samples)
         stake = least if stake is None else stake
         if stake < least:
             raise ClientError(
@@ -81,10 +113,45 @@ class Client(Account):
                 f"{samples} samples need a stake of {format_coins(least)}; "
                 "stake more or claim fewer",
             )
+        value = max(0, stake - self.tasks.get_sponsorship(task, self.address))
         label = self.get_label(f"task/{task}/join")
-        receipt = self.send(label, "join", task, samples, value=stake)
-        self.report(f"joined task {task} with {samples} samples, stake {format_coins(stake)}")
+        receipt = self.send(label, "join", task, samples, value=value)
+        (event,) = [e for e in self.tasks.decode_logs(receipt.logs) if e.name == "Joined"]
+        sponsored = event.values["sponsored"]
+        given = f", {format_coins(sponsored)} of it from the publisher" if sponsored else ""
+        self.report(
+            f"joined task {task} with {samples} samples, "
+            f"stake {format_coins(event.values['stake'])}{given}"
+        )
         return receipt
+
+    def _check_reputation(self, info: TaskInfo) -> None:
+        known = self.tasks.get_reputation(info.publisher, self.address)
+        if known < info.parameters.min_reputation:
+            raise ClientError(
+                "reputation_low",
+                f"this account has a reputation of {known / FRACTION_UNIT:.3f} with the publisher, "
+                f"and the task wants {info.parameters.min_reputation / FRACTION_UNIT:.3f}; "
+                "it rises with each accepted update in the publisher's other tasks",
+            )
+
+    def add_stake(self, task: int, amount: int | None = None) -> int:
+        """Add `amount` wei to the stake, or what is missing for the rows that were promised.
+
+        Returns the wei that were added, 0 if nothing was missing. Raises: ClientError `not_joined`;
+        Reverted.
+        """
+        member = self.tasks.get_participant(task, self.address)
+        if not member.position:
+            raise ClientError("not_joined", f"this account is not in task {task}; join it first")
+        if amount is None:
+            terms = self.tasks.get_task(task).parameters
+            amount = max(0, terms.compute_stake(member.samples) - member.stake)
+        if amount:
+            label = self.get_label(f"task/{task}/stake/{amount}")
+            self.send(label, "add_stake", task, value=amount)
+            self.report(f"added {format_coins(amount)} to the stake in task {task}")
+        return amount
 
     def claim(self, task: int) -> int:
         """Fetch what this account earned in a task; return the wei that were paid, 0 for none."""
@@ -96,10 +163,14 @@ class Client(Account):
         return amount
 
     def leave(self, task: int) -> int:
-        """Give up the place in a task; return the stake that came back, in wei, 0 for none."""
+        """Give up the place in a task; return the stake that came back, in wei, 0 for none.
+
+        What the publisher had put down goes back to the publisher.
+        """
         self.outbox.flush()
-        stake = self.tasks.get_participant(task, self.address).stake
-        if self.tasks.get_participant(task, self.address).position:
+        member = self.tasks.get_participant(task, self.address)
+        stake = member.stake - member.sponsored
+        if member.position:
             self.send(self.get_label(f"task/{task}/leave"), "leave", task)
             self.report(f"left task {task}, stake {format_coins(stake)} returned")
         return stake
@@ -113,6 +184,26 @@ class Client(Account):
         """
         if self._train is None:
             raise ClientError("no_trainer", "decorate your training function with @client.train")
+        turn: Turn | None = None
+        waiting = ""
+        while True:
+            try:
+                if turn is None:
+                    turn = self._begin(task, samples, self._train)
+                elif turn.is_over:
+                    return self._conclude(task, turn)
+                else:
+                    turn.take()
+            except (NodeUnreachable, TransactionPending) as error:
+                if turn is not None:
+                    turn.say(f"waiting: {error.message}")
+                elif error.message != waiting:
+                    self.report(f"waiting: {error.message}")
+                waiting = error.message
+            self.clock.sleep(self.poll_seconds)
+
+    def _begin(self, task: int, samples: int | None, train: Trainer) -> Turn:
+        """Join unless this account is in, say what the task is, and make ready for its rounds."""
         info = self.tasks.get_task(task)
         member = self.tasks.get_participant(task, self.address)
         if not info.is_over and not member.position:
@@ -123,21 +214,17 @@ class Client(Account):
                     f"`steelyard client join {task} --samples N`",
                 )
             self.join(task, samples)
-        self._warn(info)
-        turn = Turn(self, task, self._train, self._evaluate, self._read_config(info.bundle))
-        while True:
-            try:
-                if turn.is_over:
-                    return self._conclude(task, turn)
-                turn.take()
-            except (NodeUnreachable, TransactionPending) as error:
-                turn.say(f"waiting: {error.message}")
-            self.clock.sleep(self.poll_seconds)
+        self.report(
+            f"task {info.number} {info.name!r}: {info.parameters.rounds} rounds; "
+            "open mode: updates are PUBLIC, rows never leave this machine"
+        )
+        return Turn(self, task, train, self._evaluate, self._read_config(info.bundle))
 
-    def _conclude(self, task: int, turn: "Turn") -> Summary:
+    def _conclude(self, task: int, turn: Turn) -> Summary:
         claimed = self.claim(task)
         info = self.tasks.get_task(task)
-        stake = self.tasks.get_participant(task, self.address).stake
+        member = self.tasks.get_participant(task, self.address)
+        stake = member.stake - member.sponsored
         if stake:
             self.report(f"stake {format_coins(stake)} is still in: client.leave({task}) returns it")
         state = info.state
@@ -166,9 +253,3 @@ class Client(Account):
         if bundle == NO_BLOB:
             return {}
         return read_config(decode_bundle(self.rpc.get_blob(bundle)))
-
-    def _warn(self, info: TaskInfo) -> None:
-        self.report(
-            f"task {info.number} {info.name!r}: {info.parameters.rounds} rounds; "
-            "open mode: updates are PUBLIC, rows never leave this machine"
-        )

@@ -149,7 +149,7 @@ class Rpc:
         Raises: NodeUnreachable if no node serves it; ClientError `blob_mismatch` if every node that
         does serves other bytes than the name says.
         """
-        if not 0 < name.size <= params.MAX_PARTIAL_BYTES:
+        if not 0 < name.size <= params.MAX_BLOB_BYTES:
             raise ClientError("blob_size", f"a blob of {name.size} bytes cannot exist")
         cid, received = encode_cid(name), bytearray()
         try:

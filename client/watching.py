@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from .abi import Event
-from .contracts import Tasks
+from .amounts import format_coins
 from .errors import NodeUnreachable
+from .events import get_events, get_head
+from .keys import format_address
 from .records import METRIC_UNIT
-from .rpc import as_int
+from .rpc import Rpc
 
 LAST_EVENTS: Final = frozenset({"Finished", "Aborted"})
+MONEY_FIELDS: Final = ("amount", "fee", "stake", "pool")
+PEOPLE_FIELDS: Final = ("participant", "applicant", "owner", "closer", "funder")
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,17 @@ class TaskEvent:
     values: Mapping[str, Any]
 
     def __str__(self) -> str:
-        parts = [f"{self.height:>6} {self.kind:<13} round {self.round}"]
+        parts = [f"{self.height:>6} {self.kind:<19} round {self.round}"]
         if self.kind in ("Revealed", "Aggregated"):
             parts.append(f"{self.submitted} in")
+        parts += [
+            format_address(self.values[name]) for name in PEOPLE_FIELDS if name in self.values
+        ]
+        parts += [
+            f"{name} {format_coins(self.values[name])}"
+            for name in MONEY_FIELDS
+            if name in self.values
+        ]
         if self.metrics:
             parts.append(" ".join(f"{value:.4f}" for value in self.metrics))
         return "  ".join(parts)
@@ -76,14 +88,14 @@ def compute_means(reports: list[tuple[int, list[int]]]) -> tuple[float, ...]:
     return tuple(means)
 
 
-def watch_task(tasks: Tasks, task: int, pause: Callable[[], None]) -> Iterator[TaskEvent]:
+def watch_task(rpc: Rpc, task: int, pause: Callable[[], None]) -> Iterator[TaskEvent]:
     """Yield a task's events from the beginning until it is over. Waits for nodes that are away."""
     progress = Progress()
     first_height = 0
     while True:
         try:
-            head = as_int(tasks.rpc.call("eth_blockNumber"))
-            events = tasks.get_events(task, first_height=first_height, last_height=head)
+            head = get_head(rpc)
+            events = get_events(rpc, task, first_height=first_height, last_height=head)
         except NodeUnreachable:
             pause()
             continue

@@ -7,13 +7,13 @@ import typer
 
 from ..amounts import coins, format_coins
 from ..bundle import decode_bundle, unpack_bundle
-from ..contracts import Tasks
+from ..contracts import Rounds, Tasks
 from ..doctor import examine
 from ..errors import ClientError
 from ..keys import read_key_address
 from ..loading import load_app
 from ..participant import Client
-from ..records import NO_BLOB, TaskState
+from ..records import FRACTION_UNIT, NO_BLOB, Admission, TaskState
 from .options import (
     AMOUNTS,
     DEFAULT_NODE,
@@ -62,14 +62,16 @@ def doctor(
 
 @app.command("list")
 def list_open(node: Nodes = None, key: Key = KEY, json: Json = False) -> None:
-    """List the tasks that this account may join or is in."""
+    """List the tasks that this account may join, may apply to, or is in."""
     tasks, address = Tasks(open_nodes(node)), read_key_address(key)
     rows: list[list[Any]] = [["task", "state", "joined", "stake per sample", "name"]]
     documents = []
     for number in range(tasks.get_count(), 0, -1):
         info = tasks.get_task(number)
         joined = bool(tasks.get_participant(number, address).position)
-        if not joined and (info.is_over or not tasks.is_invited(number, address)):
+        may_apply = info.parameters.admission == Admission.APPLICANTS
+        is_open = may_apply or tasks.is_invited(number, address)
+        if not joined and (info.is_over or not is_open):
             continue
         stake = format_coins(info.parameters.stake_per_sample)
         rows.append([number, info.state.name.lower(), joined, stake, ascii(info.name)])
@@ -94,6 +96,47 @@ def join(
         client.join(task, samples, None if stake is None else coins(stake))
         tell({"task": task, "joined": True}, f"in task {task}", json)
     leave(YES)
+
+
+@app.command("apply")
+def ask(
+    task: TaskNumber,
+    statement: Annotated[
+        Path | None, typer.Option("--statement", help="text file, public: who you are")
+    ] = None,
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Ask to be invited to a task that takes applicants."""
+    try:
+        text = "" if statement is None else statement.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise ClientError("statement_file", f"cannot read {statement}: {error}") from None
+    with open_client(node, key, password_file, state) as client:
+        client.apply(task, text)
+        tell({"task": task, "applied": True}, f"applied to task {task}", json)
+    leave(YES)
+
+
+@app.command("stake")
+def add_stake(
+    task: TaskNumber,
+    amount: Annotated[
+        str | None, typer.Argument(metavar="COINS", help="else what is missing")
+    ] = None,
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Add to the stake, for instance after a bond was lost. 1: nothing was missing."""
+    with open_client(node, key, password_file, state) as client:
+        added = client.add_stake(task, None if amount is None else coins(amount))
+        finish(task, "added", added, json)
 
 
 @app.command("dry-run")
@@ -143,20 +186,26 @@ def run(
 @app.command()
 def status(task: TaskNumber, node: Nodes = None, key: Key = KEY, json: Json = False) -> None:
     """Show where this account stands in a task; needs no password."""
-    tasks, address = Tasks(open_nodes(node)), read_key_address(key)
+    rpc, address = open_nodes(node), read_key_address(key)
+    tasks, rounds = Tasks(rpc), Rounds(rpc)
     info, member = tasks.get_task(task), tasks.get_participant(task, address)
     document: dict[str, Any] = {
         "task": task,
         "state": info.state,
         "round": info.round,
         "joined": bool(member.position),
+        "invited": tasks.is_invited(task, address),
+        "applied": tasks.has_applied(task, address),
+        "reputation": tasks.get_reputation(info.publisher, address) / FRACTION_UNIT,
         "samples": member.samples,
         "stake": str(member.stake),
+        "sponsored": str(member.sponsored or tasks.get_sponsorship(task, address)),
         "claimable": str(tasks.get_claimable(task, address)),
     }
-    if info.round:
-        done = tasks.get_submission(task, info.round, address)
-        document["committed"], document["revealed"] = any(done.commitment), done.update.size > 0
+    if info.round and member.position:
+        done = rounds.get_submission(task, info.round, address)
+        document["drawn"] = rounds.get_round(task, info.round).is_drawn(member.seat)
+        document["committed"], document["revealed"] = done.is_committed, done.update.size > 0
     rows = [
         [name, f"{format_coins(int(value))} coins" if name in AMOUNTS else to_json(value)]
         for name, value in document.items()

@@ -14,8 +14,8 @@ from steelyard.chain.types import Address, BlobName
 from ..errors import ClientError
 from ..ipfs import open_store
 from ..loading import format_arrays, load_app, read_rows
+from ..metrics import format_metrics
 from ..published import PublishedModel
-from ..rounds import format_metrics
 from ..rpc import Rpc
 from ..training import Context
 from .options import STATE, YES, Json, Nodes, State, leave, new_app, open_nodes, tell

@@ -38,8 +38,9 @@ RoundNumber = Annotated[int, typer.Argument(metavar="ROUND", min=1)]
 
 # fmt: off
 AMOUNTS: Final = frozenset((
-    "deposited", "left", "paid", "fees", "refunded", "reward", "base_stake", "stake_per_sample",
-    "close_reserve", "close_bounty", "stake", "claimed", "claimable",
+    "deposited", "left", "reward_left", "paid", "fees", "platform", "refunded", "stakes",
+    "sponsorships", "burned", "reward", "base_stake", "stake_per_sample", "bond", "close_reserve",
+    "close_bounty", "stake", "sponsored", "claimed", "claimable", "pool",
 ))
 # fmt: on
 """Fields in wei: strings in JSON, coins in text, however small."""

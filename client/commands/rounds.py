@@ -1,9 +1,11 @@
 """`steelyard round`: what happened in a round, and why."""
 
-from typing import Any
+from typing import Any, Final
+
+from steelyard.chain.params import WEIGHT_TOTAL
 
 from ..amounts import format_coins
-from ..contracts import Tasks
+from ..contracts import Rounds, Tasks
 from ..explain import Explanation, Part, explain_round
 from ..keys import format_address
 from ..records import RoundState
@@ -22,20 +24,27 @@ from .options import (
     to_json,
 )
 
+COUNTS: Final = ("drawn", "committed", "revealed")
+"""In place of the sets of seats."""
+
 app = new_app("What happened in a round, and why.")
 
 
 @app.command("list")
 def list_rounds(task: TaskNumber, node: Nodes = None, json: Json = False) -> None:
     """List a task's rounds."""
-    tasks = Tasks(open_nodes(node))
-    rounds = [tasks.get_round(task, n + 1) for n in range(tasks.get_task(task).round)]
+    rpc = open_nodes(node)
+    rounds = [Rounds(rpc).get_round(task, n + 1) for n in range(Tasks(rpc).get_task(task).round)]
     rows: list[list[Any]] = [["round", "state", "in", "saturated", "model"]]
     for number, info in enumerate(rounds, 1):
         model = to_json(info.model)
-        submitted = f"{info.revealed}/{info.active}"
+        drawn, _, revealed = info.counts
+        submitted = f"{revealed}/{drawn}"
         rows.append([number, info.state.name.lower(), submitted, info.saturated, model])
-    document = [{"round": number, **to_json(info)} for number, info in enumerate(rounds, 1)]
+    document = [
+        {"round": number, **to_json(info)} | dict(zip(COUNTS, info.counts, strict=True))
+        for number, info in enumerate(rounds, 1)
+    ]
     tell(document, format_table(rows), json)
     leave(YES)
 
@@ -59,6 +68,8 @@ def explain(task: TaskNumber, number: RoundNumber, node: Nodes = None, json: Jso
 def format_explanation(told: Explanation, *, details: bool) -> str:
     """Return a round as text."""
     lines = [f"task {told.task} round {told.round}: {told.summary}"]
+    if told.consequence:
+        lines.append(f"  {told.consequence}")
     if told.saturated:
         lines.append(
             f"  {told.saturated} model values are saturated: the model needs a wider range"
@@ -72,25 +83,42 @@ def format_explanation(told: Explanation, *, details: bool) -> str:
     rows += [format_part(part) for part in told.parts]
     lines.append(format_table(rows))
     if details:
-        for part in told.parts:
-            lines += [f"  {format_address(part.address)}: {reason}" for reason in part.refusals]
-        lines.append("  scores are diagnostics and are never paid; payment is by weight")
+        lines += list_details(told)
     return "\n".join(lines)
+
+
+def list_details(told: Explanation) -> list[str]:
+    """Return the arithmetic of a round, and why something was refused."""
+    lines = []
+    for part in told.parts:
+        whose = f"  {format_address(part.address)}: "
+        lines += [whose + step for step in part.steps]
+        lines += [whose + reason for reason in part.refusals]
+    if told.payment is not None:
+        pay = told.payment
+        lines.append(
+            f"  pool {pay.pool} = platform {pay.platform} + paid {pay.paid} + dust {pay.dust} wei; "
+            "dust stays for later rounds"
+        )
+    lines.append("  scores are diagnostics and are never paid; payment is by weight")
+    return lines
 
 
 def format_part(part: Part) -> list[Any]:
     """Return one participant's row."""
-
-    def show_number(value: float | None) -> str | None:
-        return None if value is None else f"{value:.4f}"
-
-    return [
+    weighing = part.weighing
+    row: list[Any] = [
         format_address(part.address),
         part.outcome + (" (refused)" if part.refusals else ""),
         part.samples,
-        show_number(part.norm),
-        show_number(part.share),
-        show_number(part.score),
-        " ".join(part.flags),
-        None if part.paid is None else format_coins(part.paid),
+        None if part.norm is None else f"{part.norm:.4f}",
+    ]
+    if weighing is None:
+        return [*row, None, None, None, None]
+    return [
+        *row,
+        f"{weighing.share / WEIGHT_TOTAL:.4f}",
+        f"{weighing.score / WEIGHT_TOTAL:.4f}",
+        " ".join(weighing.flag_names).lower(),
+        format_coins(weighing.paid),
     ]

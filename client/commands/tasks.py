@@ -1,26 +1,23 @@
-"""`steelyard task`: publish a training task and follow it."""
+"""`steelyard task`: publish a training task, run it, follow it."""
 
-import tomllib
-from dataclasses import fields
-from math import isqrt
+import time
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
 from steelyard.chain.errors import InvalidModel
 
 from ..amounts import coins, format_coins
-from ..contracts import Tasks
+from ..contracts import Rounds, Tasks
+from ..drafting import check_task
 from ..errors import ClientError, InvalidTask
-from ..loading import read_model_file
-from ..organisation import WEIGHTINGS, Draft, PublishedTask, Task, check_task
+from ..keys import format_address
+from ..organisation import Applicant, PublishedTask, list_applicants
 from ..published import PublishedModel
 from ..records import TaskState
-from ..training import NORM_UNIT
 from ..watching import watch_task
 from .options import (
-    AMOUNTS,
     KEY,
     NO,
     STATE,
@@ -29,6 +26,7 @@ from .options import (
     Key,
     Nodes,
     PasswordFile,
+    RoundNumber,
     State,
     TaskNumber,
     format_table,
@@ -39,16 +37,19 @@ from .options import (
     tell,
     to_json,
 )
+from .taskfiles import describe_draft, format_draft, list_terms, read_task_file
 
-app = new_app("Publish a training task and follow it.")
+app = new_app("Publish a training task, run it, follow it.")
 TaskFile = Annotated[Path, typer.Argument(metavar="FILE", help="the task, as TOML")]
-COIN_FIELDS: Final = ("reward", "base_stake", "stake_per_sample", "close_reserve", "close_bounty")
-"""Amounts in a task file are decimal coins, as strings."""
+Person = Annotated[str, typer.Argument(metavar="ADDRESS", help="an account")]
+People = Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="accounts")]
+Coins = Annotated[str, typer.Argument(metavar="COINS", help="decimal coins")]
 
 
+# -- before it is published ------------------------------------------------------------------------
 @app.command()
 def check(file: TaskFile, node: Nodes = None, json: Json = False) -> None:
-    """Check a task against the chain and show what it costs; needs no key and sends nothing."""
+    """Check a task against the chain: its terms, escrow and worst cost. Sends nothing, no key."""
     try:
         draft = check_task(open_nodes(node), read_task_file(file))
     except (InvalidTask, InvalidModel) as error:
@@ -74,6 +75,7 @@ def publish(
     leave(YES)
 
 
+# -- looking ---------------------------------------------------------------------------------------
 @app.command("list")
 def list_tasks(node: Nodes = None, json: Json = False) -> None:
     """List the tasks of the chain, the newest first."""
@@ -90,23 +92,33 @@ def list_tasks(node: Nodes = None, json: Json = False) -> None:
 
 @app.command()
 def show(task: TaskNumber, node: Nodes = None, json: Json = False) -> None:
-    """Show a task: its parameters, participants and money."""
+    """Show a task: its terms, participants and money."""
     tasks = Tasks(open_nodes(node))
-    document = to_json(tasks.get_task(task))
-    document["account"] = to_json(tasks.get_account(task))
-    document["participants"] = to_json(tasks.get_participants(task))
-    tell(document, format_task(document), json)
+    info, account = tasks.get_task(task), to_json(tasks.get_account(task))
+    people = tasks.get_participants(task)
+    document = to_json(info) | {"account": account, "participants": to_json(people)}
+    rows: list[list[Any]] = [
+        ["name", ascii(info.name)],
+        ["publisher", format_address(info.publisher)],
+        ["state", info.state.name.lower()],
+        ["then", info.wish.name.lower()] if info.wish else ["round", info.round],
+        *list_terms(info.parameters),
+        ["bundle", to_json(info.bundle)],
+        ["model", to_json(info.model)],
+    ]
+    rows += [[name, f"{format_coins(int(value))} coins"] for name, value in account.items()]
+    rows += [["participant", format_address(address)] for address in people]
+    tell(document, format_table(rows), json)
     leave(YES)
 
 
 @app.command()
 def watch(task: TaskNumber, node: Nodes = None, json: Json = False) -> None:
     """Follow a task from its beginning until it is over. 0: finished, 1: aborted."""
-    import time
-
-    tasks = Tasks(open_nodes(node))
+    rpc = open_nodes(node)
+    tasks = Tasks(rpc)
     tasks.get_task(task)
-    for event in watch_task(tasks, task, lambda: time.sleep(1.0)):
+    for event in watch_task(rpc, task, lambda: time.sleep(1.0)):
         document = {"kind": event.kind, "round": event.round, "submitted": event.submitted}
         document |= {"metrics": event.metrics, "height": event.height, "values": event.values}
         tell(document, str(event), json)
@@ -124,13 +136,145 @@ def model(
 ) -> None:
     """Fetch a task's model, check it against its name and save it as safetensors."""
     rpc = open_nodes(node)
-    tasks = Tasks(rpc)
-    name = tasks.get_task(task).model if number is None else tasks.get_round(task, number).model
+    info = Tasks(rpc).get_task(task)
+    name = info.model if number is None else Rounds(rpc).get_round(task, number).model
     if not name.size:
         raise ClientError("model_unknown", f"round {number} of task {task} has made no model")
     found = PublishedModel(name, rpc.get_blob(name))
     path = found.save_exact(output) if exact else found.save(output)
     tell({"path": path, "cid": found.cid}, f"{found.cid}  {path}", json)
+    leave(YES)
+
+
+@app.command()
+def applicants(task: TaskNumber, node: Nodes = None, json: Json = False) -> None:
+    """List who asked to be invited, with statement and reputation. 1: nobody."""
+    found = list_applicants(open_nodes(node), task)
+    tell(found, format_applicants(found), json)
+    leave(YES if found else NO)
+
+
+def format_applicants(found: list[Applicant]) -> str:
+    """Return applicants as text. What strangers wrote is escaped."""
+    rows: list[list[Any]] = [["applicant", "reputation", "stands", "statement"]]
+    for one in found:
+        stands = "joined" if one.is_joined else "invited" if one.is_invited else "waits"
+        text = None if one.text is None else ascii(one.text)
+        rows.append([format_address(one.address), f"{one.reputation:.3f}", stands, text])
+    return format_table(rows)
+
+
+# -- people ----------------------------------------------------------------------------------------
+@app.command()
+def invite(
+    task: TaskNumber,
+    people: People,
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Let accounts join a task that is not open to everybody."""
+    with open_organisation(node, key, password_file, state) as organisation:
+        PublishedTask(organisation, task).invite(*people)
+        tell({"task": task, "invited": people}, f"invited {len(people)}", json)
+    leave(YES)
+
+
+@app.command()
+def uninvite(
+    task: TaskNumber,
+    person: Person,
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Take an invitation back; who has joined stays."""
+    with open_organisation(node, key, password_file, state) as organisation:
+        PublishedTask(organisation, task).uninvite(person)
+        tell({"task": task, "uninvited": person}, f"uninvited {person}", json)
+    leave(YES)
+
+
+@app.command()
+def sponsor(
+    task: TaskNumber,
+    person: Person,
+    stake: Annotated[str | None, typer.Option("--stake", help="in coins")] = None,
+    samples: Annotated[int | None, typer.Option("--samples", help="else stake for so many")] = None,
+    gas: Annotated[str, typer.Option("--gas", help="coins that are sent at once")] = "0",
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Put down a stake for somebody who is to join, and send it coins for gas."""
+    if (stake is None) == (samples is None):
+        raise ClientError("sponsor_stake", "give either --stake COINS or --samples N")
+    with open_organisation(node, key, password_file, state) as organisation:
+        published = PublishedTask(organisation, task)
+        terms = published.get_info().parameters
+        amount = terms.compute_stake(samples or 0) if stake is None else coins(stake)
+        published.sponsor(person, amount, coins(gas))
+        document = {"task": task, "participant": person, "stake": str(amount)}
+        tell(document, f"sponsored {person} with {format_coins(amount)} coins", json)
+    leave(YES)
+
+
+@app.command()
+def unsponsor(
+    task: TaskNumber,
+    person: Person,
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Take back a stake that was not used. 1: there was none."""
+    with open_organisation(node, key, password_file, state) as organisation:
+        amount = PublishedTask(organisation, task).unsponsor(person)
+    document = {"task": task, "participant": person, "returned": str(amount)}
+    tell(document, f"{format_coins(amount)} coins returned", json)
+    leave(YES if amount else NO)
+
+
+# -- the course of the task ------------------------------------------------------------------------
+@app.command()
+def fund(
+    task: TaskNumber,
+    amount: Coins,
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Add coins to a task's reward: the pools of later rounds grow. Anybody may."""
+    with open_organisation(node, key, password_file, state) as organisation:
+        PublishedTask(organisation, task).fund(coins(amount))
+        tell({"task": task, "funded": str(coins(amount))}, f"added {amount} coins", json)
+    leave(YES)
+
+
+@app.command()
+def evaluate(
+    task: TaskNumber,
+    number: RoundNumber,
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Ask the participants to evaluate the model that a round made."""
+    with open_organisation(node, key, password_file, state) as organisation:
+        PublishedTask(organisation, task).request_evaluation(number)
+        tell({"task": task, "round": number, "evaluate": True}, "evaluate: asked for", json)
     leave(YES)
 
 
@@ -155,81 +299,9 @@ def act(name: str, summary: str) -> None:
 
 
 act("start", "End the lobby now; it needs the least number of participants.")
-act("abort", "End a task early, where the contract allows it.")
+act("pause", "Hold a task when the round in progress has ended.")
+act("resume", "Open the next round of a paused task, or take a pause back.")
+act("cancel", "End a task: at once, or when a round with commitments has ended and is paid.")
+act("abort", "End a task that cannot go on; anybody may, where the contract allows it.")
 act("refund", "Fetch what nobody earned from a task that is over. 1: nothing left.")
-
-
-def read_task_file(path: Path) -> Task:
-    """Return the task in a TOML file; paths in it are relative to it. Raises InvalidTask."""
-    try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidTask("task_file", f"cannot read {path}: {error}") from None
-    known = {field.name for field in fields(Task)}
-    if unknown := sorted(set(document) - known):
-        raise InvalidTask("task_file", f"{path} has an unknown entry {unknown[0]!r}")
-    for name in ("name", "model"):
-        if not isinstance(document.get(name), str):
-            raise InvalidTask("task_file", f'{path} needs {name} = "…"')
-    document["model"] = read_model_file(path.parent / document["model"])
-    if "bundle" in document:
-        document["bundle"] = path.parent / str(document["bundle"])
-    for name in COIN_FIELDS:
-        if name in document:
-            document[name] = coins(document[name])
-    try:
-        return Task(**document)
-    except TypeError as error:
-        raise InvalidTask("task_file", f"{path}: {error}") from None
-
-
-def describe_draft(draft: Draft) -> dict[str, Any]:
-    """Return a checked task for JSON."""
-    return {
-        "ok": True,
-        "name": draft.name,
-        "parameters": to_json(draft.parameters),
-        "escrow": str(draft.parameters.escrow),
-        "close_gas": draft.close_gas,
-        "model_bytes": len(draft.model),
-        "bundle_bytes": len(draft.bundle),
-        "invited": len(draft.allow),
-    }
-
-
-def format_task(document: dict[str, Any]) -> str:
-    """Return a task as text: what JSON has, one value a line, amounts in coins."""
-    flat = dict(document)
-    people = flat.pop("participants")
-    flat |= flat.pop("parameters") | flat.pop("account")
-    flat["name"] = ascii(flat["name"])
-    kind, bound = flat["rule"]
-    flat["rule"] = "clipped" if kind else "fedavg"
-    flat["clip_norm"] = int(bound) / NORM_UNIT if kind else None
-    flat["weighting"] = list(WEIGHTINGS)[flat["weighting"]]
-    flat["admission_norm"] = isqrt(int(flat.pop("admission_norm2"))) / NORM_UNIT
-    rows: list[list[Any]] = [
-        [name, f"{format_coins(int(value))} coins" if name in AMOUNTS else value]
-        for name, value in flat.items()
-        if value is not None
-    ]
-    rows += [["participant", address] for address in people]
-    return format_table(rows)
-
-
-def format_draft(draft: Draft) -> str:
-    """Return a checked task as text."""
-    parameters = draft.parameters
-    rows: list[list[Any]] = [
-        ["name", ascii(draft.name)],
-        ["rounds", parameters.rounds],
-        ["clients", f"{parameters.min_clients} to {parameters.max_clients}"],
-        ["round", f"{parameters.commit_seconds} s commit, {parameters.reveal_seconds} s reveal"],
-        ["reward", f"{format_coins(parameters.reward)} coins"],
-        ["escrow", f"{format_coins(parameters.escrow)} coins; what is left over returns"],
-        ["close", f"{draft.close_gas} gas a round"],
-        ["model", f"{len(draft.model)} bytes"],
-        ["bundle", f"{len(draft.bundle)} bytes"],
-        ["mode", "open: updates are PUBLIC"],
-    ]
-    return format_table(rows)
+act("claim", "Fetch sponsored stakes that came back, and fees. 1: nothing to claim.")

@@ -4,6 +4,7 @@ import json
 
 from steelyard.chain.cid import encode_cid
 
+from ..events import get_events
 from ..organisation import PublishedTask
 from ..records import RoundState
 from .liar import Tamper, flip_bit_of, forge_certificates, serve_liar
@@ -25,10 +26,9 @@ def audit(stage: Stage, label: str, url: str, task: PublishedTask) -> str:
 
 def audit_tampered(stage: Stage, task: PublishedTask) -> str:
     """Let the same auditor ask a node that changes one bit of one update."""
-    tasks = task.organisation.tasks
-    state = tasks.get_round(task.number, stage.options.rounds)
-    assert state.state is RoundState.AGGREGATED
-    (record,) = tasks.get_events(task.number, ["Aggregated"], round_number=stage.options.rounds)
+    organisation, last = task.organisation, stage.options.rounds
+    assert organisation.rounds.get_round(task.number, last).state is RoundState.AGGREGATED
+    (record,) = get_events(organisation.rpc, task.number, ["Aggregated"], round_number=last)
     victim = flip_bit_of(encode_cid(record.values["updates"][0]))
     return audit_through_liar(stage, "tampered", victim, task)
 

@@ -20,8 +20,10 @@ import numpy as np
 from steelyard.chain.cid import encode_cid
 
 from ..amounts import coins
+from ..events import get_events
 from ..keys import create_key
-from ..organisation import Organisation, PublishedTask, Task
+from ..organisation import Organisation, PublishedTask
+from ..terms import Task
 from ..torch import dump, load
 from . import heart, training
 from .auditors import audit, audit_forged, audit_tampered
@@ -267,7 +269,7 @@ def follow(stage: Stage, task: PublishedTask, *, with_kill: bool) -> Recovery | 
             if reports[event.round] == len(heart.HOSPITALS):
                 tell(event.round)
     number = stage.options.rounds
-    while task.organisation.tasks.get_metrics(task.number, number).reports < len(heart.HOSPITALS):
+    while task.organisation.rounds.get_metrics(task.number, number).reports < len(heart.HOSPITALS):
         stage.processes.check_alive()
         time.sleep(POLL_SECONDS)
     tell(number)
@@ -281,11 +283,12 @@ def tell_round(
     stage: Stage, task: PublishedTask, number: int, cid: str, height: int, remark: str
 ) -> None:
     """Say how a round went; the accuracy is what the hospitals report of their own patients."""
-    tasks = task.organisation.tasks
-    state = tasks.get_round(task.number, number)
-    (accuracy,) = tasks.get_metrics(task.number, number).means
+    rounds = task.organisation.rounds
+    state = rounds.get_round(task.number, number)
+    (accuracy,) = rounds.get_metrics(task.number, number).means
+    drawn, _, revealed = state.counts
     stage.say(
-        f" {number:>5}  {state.revealed}/{state.active}  {accuracy:>7.3f}  {state.saturated:>8}  "
+        f" {number:>5}  {revealed}/{drawn}  {accuracy:>7.3f}  {state.saturated:>8}  "
         f"{height:>7}  {cid}{remark}"
     )
 
@@ -347,7 +350,7 @@ def describe_intrusion(stage: Stage, ward: Ward, tasks: Sequence[PublishedTask])
     address = bytes.fromhex(stage.addresses[INTRUDER][2:])
     flagged = sum(
         event.values["flags"][event.values["clients"].index(address)] & 1
-        for event in tasks[1].organisation.tasks.get_events(tasks[1].number, ["Aggregated"])
+        for event in get_events(stage.organisation.rpc, tasks[1].number, ["Aggregated"])
     )
     return Intrusion(mean, clipped, flagged, tasks[1].get_info().parameters.rounds)
 

@@ -19,8 +19,7 @@ from eth_account.signers.local import LocalAccount
 from numpy.typing import NDArray
 
 from steelyard.chain.model import Model, decode_model
-from steelyard.chain.params import TASKS_ADDRESS
-from steelyard.chain.types import Address, BlobName
+from steelyard.chain.types import BlobName
 from steelyard.client import Client, Organisation, Result, Task, coins
 from steelyard.client.contracts import compute_commitment
 from steelyard.client.records import RoundState
@@ -118,19 +117,22 @@ class Site:
             max_norm2=self.client.tasks.get_task(self.task).parameters.admission_norm2,
         )
         commitment = compute_commitment(
-            CHAIN_ID, self.task, number, self.client.address, self.update.update, 10, SALT
+            CHAIN_ID, self.task, number, number, self.client.address, self.update.update, 10, SALT
         )
-        self.client.send(f"commit/{number}", "commit", self.task, number, commitment)
+        rounds = self.client.rounds
+        words = (self.task, number, number, commitment)
+        self.client.send(f"commit/{number}", "commit", *words, contract=rounds)
         self._base = base
 
     def reveal(self, number: int) -> None:
         """Hand transaction and update to our validator; return when it is final."""
         name = self.update.update
-        data = self.client.tasks.encode(
-            "reveal", self.task, number, (name.digest, name.size), 10, SALT
+        rounds = self.client.rounds
+        data = rounds.encode(
+            "reveal", self.task, number, number, (name.digest, name.size), 10, SALT
         )
         gas = compute_blob_call_gas((name,), (name, self._base), name.size)
-        call = Call(Address(TASKS_ADDRESS), data, gas=gas, blobs=(name,))
+        call = Call(rounds.address, data, gas=gas, blobs=(name,))
         self.client.outbox.send(f"reveal/{number}", call, {name: self.update.data})
 
 
@@ -178,7 +180,7 @@ def time_round(organisation: Organisation, sites: list[Site], task: int, number:
     """Return the seconds from the first update's hand-over to the last one's finality."""
     tasks = organisation.tasks
     wait_until(lambda: tasks.get_task(task).round == number, f"round {number} begins")
-    base = tasks.get_round(task, number).base
+    base = organisation.rounds.get_round(task, number).base
     model = decode_model(organisation.rpc.get_blob(base))
     for made in [site.do(partial(site.prepare, number, model, base)) for site in sites]:
         made.result()
@@ -187,7 +189,7 @@ def time_round(organisation: Organisation, sites: list[Site], task: int, number:
         ended.result()
     seconds = time.perf_counter() - started
     wait_until(
-        lambda: tasks.get_round(task, number).state is RoundState.AGGREGATED,
+        lambda: organisation.rounds.get_round(task, number).state is RoundState.AGGREGATED,
         f"round {number} is aggregated",
     )
     return seconds

@@ -79,10 +79,10 @@ class Training:
 
     def count_incomplete(self) -> int:
         """Return how many rounds before the present one were not made of every client's update."""
-        tasks = self.organisation.tasks
-        states = [tasks.get_round(self.task, number) for number in range(1, self.get_round())]
+        rounds = self.organisation.rounds
+        states = [rounds.get_round(self.task, number) for number in range(1, self.get_round())]
         return sum(
-            state.state is not RoundState.AGGREGATED or state.revealed != CLIENTS
+            state.state is not RoundState.AGGREGATED or state.counts[2] != CLIENTS
             for state in states
         )
 

@@ -9,10 +9,11 @@ import pytest
 from eth_account import Account as Keys
 from eth_account.signers.local import LocalAccount
 
-from steelyard.client.organisation import Organisation, Task
+from steelyard.client.organisation import Organisation
 from steelyard.client.outbox import Clock
 from steelyard.client.participant import Client
 from steelyard.client.rpc import Rpc
+from steelyard.client.terms import Task
 from steelyard.client.training import Result
 
 from .ledger import Ledger

@@ -99,7 +99,8 @@ def check_once_and_identical(ledger: Ledger) -> None:
     calls = Counter()
     for transaction in sent:
         if transaction.sender.hex() == HOSPITAL.address[2:].lower():
-            name, arguments = ledger.contract.decode_call(transaction.data)
+            contract = ledger.agreement.contracts[transaction.to]
+            name, arguments = contract.decode_call(transaction.data)
             calls[(name, arguments.get("round"))] += 1
     expected = [(name, n) for name in ("commit", "reveal", "report") for n in (1, 2)]
     expected += [("join", None), ("claim", None), ("leave", None)]
@@ -107,7 +108,7 @@ def check_once_and_identical(ledger: Ledger) -> None:
     assert all(receipt["status"] == "0x1" for receipt in ledger.receipts.values())
     assert len(set(ledger.uploads)) == 2 + 2, "model and bundle, and one update a round"
     assert ledger.tasks[1].state == 3
-    assert not ledger.tasks[1].stakes
+    assert not ledger.tasks[1].members
     assert not ledger.tasks[1].claimable
 
 

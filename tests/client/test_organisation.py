@@ -8,10 +8,11 @@ import pytest
 
 from steelyard.chain.cid import compute_blob_name
 from steelyard.chain.model import decode_model
-from steelyard.client import organisation as organisation_module
+from steelyard.client import drafting
 from steelyard.client.bundle import decode_bundle, read_config
+from steelyard.client.drafting import build_rule, compute_closing, draft_task
 from steelyard.client.errors import ClientError, InvalidTask, NodeUnreachable
-from steelyard.client.organisation import compute_close_gas, draft_task
+from steelyard.client.events import get_events
 from steelyard.client.records import TaskState
 from steelyard.client.watching import watch_task
 
@@ -75,7 +76,7 @@ def test_publishing_again_gives_the_same_task(ledger, organisation) -> None:
         ({"commit_seconds": 0}, "task_commit_seconds"),
         ({"reveal_seconds": 30 * 86_400 + 1}, "task_reveal_seconds"),
         ({"stake_per_sample": -1}, "task_stake_per_sample"),
-        ({"reward": 2**120 + 1}, "task_reward"),
+        ({"reward": 2**100 + 1}, "task_reward"),
         ({"metrics": ["a,b"]}, "task_metrics"),
         ({"allow": ["0x12"]}, "task_allow"),
         ({"allow": ["nobody"]}, "task_allow"),
@@ -90,16 +91,16 @@ def test_what_the_chain_would_refuse_is_refused_before_it_costs(changes, code) -
 
 
 def test_a_round_that_could_not_be_closed_in_a_block_cannot_be_published() -> None:
-    with pytest.raises(InvalidTask, match="lower max_clients") as caught:
-        draft_task(make_task(max_clients=128), gas_limit=10_000_000, base_fee=7, tip=1)
-    assert caught.value.code == "task_capacity"
+    for changes in ({"max_clients": 128}, {"max_clients": 12, "rounds": 3}):
+        with pytest.raises(InvalidTask, match="task_capacity"):
+            draft_task(make_task(**changes), gas_limit=1_600_000, base_fee=7, tip=1)
 
 
 def test_norms_are_exact_integers_on_chain() -> None:
     parameters = draft(admission_norm=0.1, rule="clipped", clip_norm=1.5).parameters
     exact = (0.1).as_integer_ratio()
     assert parameters.admission_norm2 == exact[0] ** 2 * 2**48 // exact[1] ** 2
-    assert parameters.rule == (1, 3 * 2**23)
+    assert (parameters.rule.kind, parameters.rule.bound) == (1, 3 * 2**23)
 
 
 def test_commit_and_reveal_fill_the_round() -> None:
@@ -111,31 +112,42 @@ def test_commit_and_reveal_fill_the_round() -> None:
 
 def test_closing_gas_grows_with_clients_and_parameters() -> None:
     small, large = draft().model, draft(model={"w": np.zeros(100_000, np.float32)}).model
+    rule = build_rule(make_task())
     gas = [
-        compute_close_gas(model, clients)
+        compute_closing(rule, model, clients, 60_000_000).gas
         for model, clients in [(small, 1), (large, 1), (large, 100)]
     ]
     assert gas == sorted(set(gas))
 
 
+def test_a_round_that_does_not_fit_into_a_block_is_closed_in_pages() -> None:
+    krum = {"rule": "multi_krum", "byzantine": 1, "min_clients": 5, "max_clients": 128}
+    task = make_task(model={"w": np.zeros(2_000_000, np.float32)}, **krum)
+    whole = draft_task(task, gas_limit=60_000_000, base_fee=7, tip=1).closing
+    paged = draft_task(task, gas_limit=20_000_000, base_fee=7, tip=1).closing
+    assert whole.calls == 1
+    assert paged.calls > 2
+    assert paged.gas > whole.gas
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("CLOSE_GAS", organisation_module.CLOSE_GAS),
-        ("CLOSE_GAS_PER_CLIENT", organisation_module.CLOSE_GAS_PER_CLIENT),
-        ("CLOSE_BLOCK_NUMERATOR", organisation_module.CLOSE_BLOCK_PART.numerator),
-        ("CLOSE_BLOCK_DENOMINATOR", organisation_module.CLOSE_BLOCK_PART.denominator),
+        ("CLOSE_GAS", drafting.CLOSE_GAS),
+        ("CLOSE_GAS_PER_CLIENT", drafting.CLOSE_GAS_PER_CLIENT),
+        ("CLOSE_BLOCK_NUMERATOR", drafting.CLOSE_BLOCK_PART.numerator),
+        ("CLOSE_BLOCK_DENOMINATOR", drafting.CLOSE_BLOCK_PART.denominator),
     ],
 )
 def test_closing_is_reckoned_as_the_contract_does(name: str, value: int) -> None:
-    terms = (Path(__file__).parents[2] / "contracts" / "terms.vy").read_text("utf-8")
-    assert f"{name}: constant(uint256) = {value:_}\n" in terms
+    source = (Path(__file__).parents[2] / "contracts" / "capacity.vy").read_text("utf-8")
+    assert f"{name}: constant(uint256) = {value:_}\n" in source
 
 
 def test_a_task_that_fills_the_contracts_part_of_a_block_may_be_published() -> None:
-    gas = draft().close_gas
+    gas = draft().closing.gas
     make = {"base_fee": 7, "tip": 1}
-    assert draft_task(make_task(), gas_limit=-(-gas * 4 // 3), **make).close_gas == gas
+    assert draft_task(make_task(), gas_limit=-(-gas * 4 // 3), **make).closing.gas == gas
     with pytest.raises(InvalidTask, match="task_capacity"):
         draft_task(make_task(), gas_limit=(gas - 1) * 4 // 3, **make)
 
@@ -176,7 +188,8 @@ def test_watching_tells_the_whole_story_from_the_beginning(organisation, hospita
     hospital.run(task.number, samples=50)
     events = list(task.watch())
     kinds = [event.kind for event in events]
-    one_round = ["RoundOpened", "Committed", "Revealed", "Aggregated"]
+    reporting = "EvaluationRequested"
+    one_round = ["RoundOpened", "Committed", "Revealed", "Aggregated", reporting]
     ends = ["Finished", "Claimed"]
     assert kinds == ["Published", "Joined", "Started", *one_round, *one_round, *ends]
     assert [e.round for e in events if e.kind == "Aggregated"] == [1, 2]
@@ -222,7 +235,7 @@ def test_events_of_a_node_that_is_behind_are_not_taken_for_all(ledger, organisat
     ledger.eth_blockNumber = lambda: hex(heights.pop(0) if len(heights) > 1 else heights[0])
     heights[:] = [heights[0] + 3, heights[0]]
     with pytest.raises(NodeUnreachable, match="only at height"):
-        organisation.tasks.get_events(task.number)
+        get_events(organisation.rpc, task.number)
 
 
 def test_watching_repeats_nothing_when_a_node_falls_behind(ledger, organisation) -> None:
@@ -231,7 +244,7 @@ def test_watching_repeats_nothing_when_a_node_falls_behind(ledger, organisation)
     heads = iter([head, head, head, head - 1, head - 1])
     ledger.eth_blockNumber = lambda: hex(next(heads, head))
     pauses = iter([None, None, None])
-    watching = watch_task(organisation.tasks, task.number, lambda: next(pauses))
+    watching = watch_task(organisation.rpc, task.number, lambda: next(pauses))
     assert next(watching).kind == "Published"
     with pytest.raises(RuntimeError, match="StopIteration"):
         next(watching)

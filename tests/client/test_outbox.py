@@ -10,6 +10,7 @@ from steelyard.chain.params import TASKS_ADDRESS
 from steelyard.chain.transactions import decode_transaction
 from steelyard.chain.types import Address
 from steelyard.client.account import Account
+from steelyard.client.contracts import get_contract
 from steelyard.client.errors import (
     ClientError,
     NodeRefused,
@@ -89,7 +90,7 @@ def test_a_transaction_that_is_never_included_says_how_to_go_on(ledger, account,
 
 def send_from_elsewhere(ledger: Ledger, nonce: int) -> None:
     """Another program with the same key."""
-    call = Call(Address(TASKS_ADDRESS), ledger.contract.encode_call("claim", 1))
+    call = Call(Address(TASKS_ADDRESS), get_contract("Tasks").encode_call("claim", 1))
     signed = sign_call(
         HOSPITAL, call, chain_id=CHAIN_ID, nonce=nonce, gas=100_000, fees=Fees(100, 1)
     )

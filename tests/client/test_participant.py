@@ -9,9 +9,10 @@ import pytest
 
 from steelyard.client.amounts import coins
 from steelyard.client.errors import ClientError, InvalidTraining, Reverted
+from steelyard.client.metrics import read_metric_names
 from steelyard.client.participant import Client
 from steelyard.client.records import TaskState
-from steelyard.client.rounds import ChainClock, read_metric_names
+from steelyard.client.rounds import ChainClock
 from steelyard.client.training import Result
 
 from .conftest import HOSPITAL, make_task, open_account, train
@@ -58,7 +59,7 @@ def test_evaluation_is_reported_once_a_round(ledger, organisation, hospital) -> 
     task = organisation.publish(make_task()).number
     hospital.run(task, samples=50)
     for number in (1, 2):
-        metrics = organisation.tasks.get_metrics(task, number)
+        metrics = organisation.rounds.get_metrics(task, number)
         assert (metrics.reports, metrics.means) == (1, (0.75, 1.5))
 
 
@@ -114,7 +115,7 @@ def test_joining_twice_joins_once_and_leaving_returns_the_stake(
     assert hospital.leave(task) == 70
     assert hospital.leave(task) == 0
     assert hospital.join(task, 10) is not None
-    assert ledger.tasks[task].stakes[hospital.address][1] == 10
+    assert ledger.tasks[task].members[hospital.address].samples == 10
 
 
 def test_a_lobby_is_waited_for_and_told_once(organisation, hospital, lines) -> None:
@@ -175,16 +176,16 @@ def test_a_lost_journal_cannot_reveal_and_says_so(ledger, organisation, tmp_path
     state, told = tmp_path / "lost", []
     client = open_account(Client, ledger, HOSPITAL, state)
     client.train(train)
-    real = ledger._do_reveal
+    real = ledger.agreement.do_reveal
 
     def die(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
 
-    ledger._do_reveal = die
+    ledger.agreement.do_reveal = die
     with pytest.raises(KeyboardInterrupt):
         client.run(task, samples=50)
     client.close()
-    ledger._do_reveal = real
+    ledger.agreement.do_reveal = real
     shutil.rmtree(state)
     with open_account(Client, ledger, HOSPITAL, state, report=told.append) as client:
         client.train(train)
@@ -207,7 +208,7 @@ def test_who_left_elsewhere_is_told(ledger, organisation, hospital) -> None:
 
     @hospital.train
     def leave_meanwhile(model, ctx):
-        ledger.tasks[task].stakes.clear()
+        ledger.tasks[task].members.clear()
         raise RuntimeError("interrupted")
 
     with pytest.raises(ClientError) as caught:

@@ -18,12 +18,14 @@ from steelyard.client.amounts import coins
 from steelyard.client.audit import audit_replay, audit_round
 from steelyard.client.contracts import Tasks
 from steelyard.client.errors import Reverted
+from steelyard.client.events import get_events
 from steelyard.client.explain import explain_round
-from steelyard.client.organisation import Organisation, PublishedTask, Task
+from steelyard.client.organisation import Organisation, PublishedTask
 from steelyard.client.outbox import Receipt
 from steelyard.client.participant import Client, Summary
 from steelyard.client.records import TaskState
 from steelyard.client.rpc import Network, Rpc
+from steelyard.client.terms import Task
 from steelyard.client.training import Result
 from steelyard.client.transactions import Call, compute_blob_call_gas
 from steelyard.client.verdicts import Report, Verdict
@@ -160,9 +162,13 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 def test_the_task_finishes_and_everybody_is_paid_by_weight(chain: Chain) -> None:
     assert chain.task.get_info().state is TaskState.FINISHED
     claimed = {key: summary.claimed for key, summary in chain.summaries.items()}
-    pool = REWARD // ROUNDS
-    shares = {FIRST.address: 3 * 2**20 // 4, SECOND.address: 2**20 // 4}
-    assert claimed == {key: ROUNDS * (pool * share // 2**20) for key, share in shares.items()}
+    expected, left = {FIRST.address: 0, SECOND.address: 0}, REWARD
+    for played in range(ROUNDS):
+        pool = left // (ROUNDS - played)
+        for key, share in {FIRST.address: 3 * 2**18, SECOND.address: 2**18}.items():
+            expected[key] += pool * share >> 20
+            left -= pool * share >> 20
+    assert claimed == expected
     assert {s.submitted for s in chain.summaries.values()} == {ROUNDS}
 
 
@@ -179,7 +185,7 @@ def test_the_stake_returns_and_the_books_balance(chain: Chain) -> None:
 
 def test_the_metrics_are_the_mean_of_what_was_reported(chain: Chain) -> None:
     for number in range(1, ROUNDS + 1):
-        metrics = chain.organisation.tasks.get_metrics(chain.task.number, number)
+        metrics = chain.organisation.rounds.get_metrics(chain.task.number, number)
         assert (metrics.reports, metrics.means) == (2, (0.625,))
 
 
@@ -199,10 +205,14 @@ def test_a_round_is_explained_to_each_participant(chain: Chain) -> None:
     told = explain_round(Rpc(chain.url), chain.task.number, 2)
     parts = {part.address.hex(): part for part in told.parts}
     first = parts[FIRST.address[2:].lower()]
-    assert (first.outcome, first.samples, first.share) == ("in the mean", 30, 0.75)
+    assert (first.outcome, first.samples, first.weighing.share) == ("in the mean", 30, 3 * 2**18)
     assert first.norm == pytest.approx(0.707, rel=0.1)
-    assert first.paid == REWARD // ROUNDS * 3 // 4
-    assert told.summary.startswith("aggregated: 2 committed, 2 revealed of 2")
+    assert first.paid == told.payment.to_share * 3 // 4
+    assert told.payment.pool - told.payment.dust == sum(part.paid for part in told.parts)
+    assert first.steps[0] == f"weight  30 samples << 20 = {30 << 20}"
+    assert first.steps[1].endswith(f"= {3 * 2**18} of {2**20} (exact)")
+    assert first.steps[2].endswith(f"= {first.paid} wei")
+    assert told.summary.startswith("aggregated: 2 drawn, 2 committed, 2 revealed")
 
 
 # -- auditors --------------------------------------------------------------------------------------
@@ -223,8 +233,9 @@ def test_an_honest_round_is_confirmed(chain: Chain, number: int) -> None:
 @pytest.mark.parametrize("victim", ["base", "update"])
 def test_one_changed_bit_is_refuted_and_named(chain: Chain, victim: str) -> None:
     rpc = Rpc(chain.url)
-    tasks = chain.organisation.tasks
-    (record,) = tasks.get_events(chain.task.number, ["Aggregated"], round_number=2)
+    (record,) = get_events(
+        chain.organisation.rpc, chain.task.number, ["Aggregated"], round_number=2
+    )
     name = record.values["base"] if victim == "base" else record.values["updates"][1]
 
     def tamper(wanted: BlobName) -> bytes:
@@ -393,8 +404,8 @@ def test_a_replay_of_nothing_proves_nothing(chain: Chain) -> None:
 
 def test_a_descendants_certificate_finalizes_a_round(chain: Chain) -> None:
     """After a crash one certificate may stand for several blocks."""
-    (record,) = chain.organisation.tasks.get_events(
-        chain.task.number, ["Aggregated"], round_number=1
+    (record,) = get_events(
+        chain.organisation.rpc, chain.task.number, ["Aggregated"], round_number=1
     )
     later = Rpc(chain.url).get_bytes(f"/chain/certificates/{record.height + 2}")
     liar = Liar(chain.url, {"certificates": lambda data: later})
@@ -463,21 +474,21 @@ def test_somebody_elses_update_cannot_be_revealed(chain: Chain) -> None:
     """A copied update is bound to its sender, whatever the commitment says."""
     task = publish_small(chain, name="theft", commit_seconds=60, reveal_seconds=6)
     with open_client(chain.url, SECOND, chain.directory / "thief") as thief:
-        (record,) = chain.organisation.tasks.get_events(
-            chain.task.number, ["Aggregated"], round_number=1
+        (record,) = get_events(
+            chain.organisation.rpc, chain.task.number, ["Aggregated"], round_number=1
         )
         stolen = record.values["updates"][0]
         thief.join(task.number, 5)
-        from steelyard.chain.params import TASKS_ADDRESS
         from steelyard.client.contracts import compute_commitment
 
         salt = b"s" * 32
-        commitment = compute_commitment(4711, task.number, 1, thief.address, stolen, 5, salt)
-        thief.send("steal/commit", "commit", task.number, 1, commitment)
-        arguments = [task.number, 1, (stolen.digest, stolen.size), 5, salt]
+        commitment = compute_commitment(4711, task.number, 1, 1, thief.address, stolen, 5, salt)
+        words = (task.number, 1, 1, commitment)
+        thief.send("steal/commit", "commit", *words, contract=thief.rounds)
+        arguments = [task.number, 1, 1, (stolen.digest, stolen.size), 5, salt]
         call = Call(
-            Address(TASKS_ADDRESS),
-            thief.tasks.encode("reveal", *arguments),
+            thief.rounds.address,
+            thief.rounds.encode("reveal", *arguments),
             gas=compute_blob_call_gas((), (stolen,), stolen.size),
         )
         with pytest.raises(Reverted, match="fedavg: update_"):

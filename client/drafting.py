@@ -1,0 +1,313 @@
+"""From a task's description to what publishing it sends, and what that will cost.
+
+Pure, except that `check_task` asks the chain for its prices and its gas limit.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Final
+
+from steelyard.chain import params
+from steelyard.chain.cid import compute_blob_name
+from steelyard.chain.errors import InvalidAggregation
+from steelyard.chain.model import Layout, compute_layout, decode_model
+from steelyard.chain.pricing import Plan, compute_aggregation_gas, plan_pages
+from steelyard.chain.rules import Rule, RuleKind
+from steelyard.chain.server import check_velocity_size
+from steelyard.chain.types import Address, BlobName
+
+from .bundle import encode_bundle
+from .errors import InvalidTask
+from .metrics import METRICS_SETTING
+from .outbox import BASE_FEE_HEADROOM
+from .quantize import build_manifest, quantize_model
+from .records import Parameters, RuleTerms
+from .rpc import Rpc, as_int
+from .terms import (
+    ADMISSIONS,
+    NEVER,
+    POLICIES,
+    RULES,
+    WEIGHTINGS,
+    Task,
+    check_task_terms,
+    compute_steps,
+    compute_units,
+    parse_allowed,
+    parse_platform,
+)
+from .transactions import check_prices, compute_blob_call_gas
+
+PUBLISH_GAS: Final = 2_500_000
+GAS_PER_INVITED: Final = 40_000
+CLOSE_GAS: Final = 800_000
+CLOSE_GAS_PER_CLIENT: Final = 60_000
+CLOSE_BLOCK_PART: Final = Fraction(3, 4)
+"""The part of a block's gas that one call of `close` may need. All three are in capacity.vy."""
+WIDEST_BITS: Final = 16
+RESERVE_HEADROOM: Final = 16
+"""The default reserve for closing, over the cost at the present base fee. What is left returns."""
+COMMIT_PART: Final = Fraction(3, 4)
+"""Of `round_seconds`: training takes longer than revealing."""
+DEFAULT_EXTENSIONS: Final = 2
+MEMBER_GAS: Final = 1_000_000
+"""Joining, leaving and claiming."""
+STEP_GAS: Final = 600_000
+"""A commitment, or a report of metrics, in each round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What closing one round takes: calls of `close`, and gas for all of them together."""
+
+    calls: int
+    gas: int
+    """At most, with every page as large as may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A checked task: what publishing will send, and what it costs. Amounts in wei."""
+
+    name: str
+    parameters: Parameters
+    model: bytes
+    bundle: bytes
+    allow: tuple[Address, ...]
+    gas: int
+    closing: Closing
+    sponsorship: int
+    """Stake for everybody in `allow`; 0 without sponsoring."""
+    sponsored_gas: int
+    """Coins for the transactions of everybody in `allow`; 0 without sponsoring."""
+    base_fee: int
+    tip: int
+    label: str
+
+    @property
+    def blobs(self) -> dict[BlobName, bytes]:
+        """The files that travel with the task."""
+        return {compute_blob_name(data): data for data in (self.model, self.bundle) if data}
+
+    @property
+    def escrow(self) -> int:
+        """What the contract keeps: the reward, and what closing may cost."""
+        return self.parameters.escrow
+
+    @property
+    def fee(self) -> int:
+        """What publishing costs at the present base fee, if it needs all of its gas."""
+        return self.gas * (self.base_fee + self.tip)
+
+    @property
+    def most_fee(self) -> int:
+        """What publishing may cost if base fees rise before it is included."""
+        return self.gas * (BASE_FEE_HEADROOM * self.base_fee + self.tip)
+
+    @property
+    def worst_cost(self) -> int:
+        """What leaves the account at most; all of the escrow that nobody earned returns."""
+        sponsored = len(self.allow) * (self.sponsorship + self.sponsored_gas)
+        return self.escrow + self.most_fee + sponsored
+
+    @property
+    def pool(self) -> int:
+        """What a round shares out, as long as no earlier one left anything."""
+        return self.parameters.reward // self.parameters.rounds
+
+    @property
+    def most_platform(self) -> int:
+        """What the platform earns if every round makes a model."""
+        parameters = self.parameters
+        return parameters.reward * parameters.platform_share >> params.WEIGHT_BITS
+
+
+def check_task(rpc: Rpc, task: Task) -> Draft:
+    """Return the task as it would be published on the chain of `rpc`. Raises as `draft_task`."""
+    block = rpc.call("eth_getBlockByNumber", "latest", False)
+    tip = as_int(rpc.call("eth_maxPriorityFeePerGas"))
+    base_fee = as_int(block["baseFeePerGas"])
+    check_prices(base_fee, tip)
+    return draft_task(task, as_int(block["gasLimit"]), base_fee, tip)
+
+
+def draft_task(task: Task, gas_limit: int, base_fee: int, tip: int) -> Draft:
+    """Return a checked task. Pure. Raises InvalidTask and what the quantizer raises."""
+    check_task_terms(task)
+    model = (
+        bytes(task.model)
+        if isinstance(task.model, bytes | bytearray)
+        else quantize_model(task.model, build_manifest(task.model))
+    )
+    manifest = decode_model(model).manifest
+    rule = build_rule(task)
+    closing = compute_closing(rule, model, task.max_clients, gas_limit)
+    parameters = build_parameters(task, rule, closing.gas, base_fee, tip)
+    config = dict(task.config)
+    config.setdefault(METRICS_SETTING, ",".join(task.metrics))
+    bundle = encode_bundle(None if task.bundle is None else Path(task.bundle), config)
+    allow = tuple(dict.fromkeys(parse_allowed(entry) for entry in task.allow))
+    names = tuple({compute_blob_name(model), compute_blob_name(bundle)})
+    gas = (
+        compute_blob_call_gas(names, names, manifest.parameters)
+        + PUBLISH_GAS
+        + GAS_PER_INVITED * len(allow)
+    )
+    member_gas = compute_member_gas(parameters, model) if task.sponsor_samples else 0
+    return Draft(
+        name=task.name,
+        parameters=parameters,
+        model=model,
+        bundle=bundle,
+        allow=allow,
+        gas=gas,
+        closing=closing,
+        sponsorship=parameters.compute_stake(task.sponsor_samples) if task.sponsor_samples else 0,
+        sponsored_gas=member_gas * (BASE_FEE_HEADROOM * base_fee + tip),
+        base_fee=base_fee,
+        tip=tip,
+        label=f"publish/{compute_identity(task, parameters, sorted(names), allow)}",
+    )
+
+
+def compute_identity(
+    task: Task, parameters: Parameters, names: Sequence[BlobName], allow: Sequence[Address]
+) -> str:
+    """Return what makes two descriptions one task: everything but what fees make of defaults."""
+    fixed = replace(parameters, close_reserve=0, close_bounty=0)
+    terms = [item.hex() if isinstance(item, bytes) else item for item in fixed.encode()]
+    identity = [
+        task.name,
+        terms,
+        [task.close_reserve, task.close_bounty],
+        [name.digest.hex() for name in names],
+        [address.hex() for address in allow],
+        task.reference,
+    ]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+
+def build_rule(task: Task) -> Rule:
+    """Return how the task aggregates, in the chain's units."""
+    bound = int(Fraction(task.clip_norm or 0) * 2**params.FRACTION_BITS)
+    return Rule(
+        kind=RULES[task.rule],
+        bound=bound if RULES[task.rule] is RuleKind.NORM_CLIPPED_MEAN else task.byzantine or 0,
+        max_share=compute_units(task.max_weight_share),
+        server_lr=compute_steps(task.server_lr),
+        momentum=compute_steps(task.momentum),
+    )
+
+
+def build_parameters(task: Task, rule: Rule, close_gas: int, base_fee: int, tip: int) -> Parameters:
+    """Return the contract's parameters, with defaults for what was left open."""
+    commit = int(task.round_seconds * COMMIT_PART)
+    reserve, bounty = compute_closing_pay(task, close_gas, base_fee, tip)
+    is_extending = task.on_failed_quorum == "extend"
+    extensions = DEFAULT_EXTENSIONS if task.max_extensions is None else task.max_extensions
+    reports = 1 if task.evaluate_every is None else task.evaluate_every
+    norm = Fraction(task.admission_norm)
+    admission = task.admission or ("invited" if task.allow else "open")
+    return Parameters(
+        rule=RuleTerms(int(rule.kind), rule.bound, rule.max_share, rule.server_lr, rule.momentum),
+        weighting=WEIGHTINGS[task.weighting],
+        bits=task.bits,
+        rounds=task.rounds,
+        min_clients=task.min_clients,
+        max_clients=task.max_clients,
+        fraction_fit=compute_units(task.fraction_fit),
+        spare_clients=task.spare_clients,
+        max_staleness=task.max_staleness,
+        staleness_discount=compute_units(task.staleness_discount),
+        on_failed_quorum=int(POLICIES[task.on_failed_quorum]),
+        max_extensions=extensions if is_extending else 0,
+        max_saturated=NEVER if task.max_saturated is None else task.max_saturated,
+        evaluate_every=reports if task.metrics else 0,
+        join_seconds=task.join_seconds,
+        commit_seconds=commit if task.commit_seconds is None else task.commit_seconds,
+        reveal_seconds=(
+            max(1, task.round_seconds - commit)
+            if task.reveal_seconds is None
+            else task.reveal_seconds
+        ),
+        base_stake=task.base_stake,
+        stake_per_sample=task.stake_per_sample,
+        bond=task.bond,
+        admission=int(ADMISSIONS[admission]),
+        min_reputation=compute_units(task.min_reputation),
+        admission_norm2=int(norm**2 * 2 ** (2 * params.FRACTION_BITS)),
+        reward=task.reward,
+        close_reserve=reserve,
+        close_bounty=bounty,
+        platform=parse_platform(task.platform),
+        platform_share=compute_units(task.platform_share),
+    )
+
+
+def compute_closing_pay(task: Task, close_gas: int, base_fee: int, tip: int) -> tuple[int, int]:
+    """Return a round's reserve for closing, and the bounty in it. Raises InvalidTask."""
+    bounty = 2 * close_gas * tip if task.close_bounty is None else task.close_bounty
+    reserve = (
+        RESERVE_HEADROOM * close_gas * base_fee + bounty
+        if task.close_reserve is None
+        else task.close_reserve
+    )
+    if bounty > reserve:
+        raise InvalidTask(
+            "task_close_reserve",
+            f"close_reserve {reserve} wei is below the bounty of {bounty} wei; raise one or lower "
+            "the other",
+        )
+    return reserve, bounty
+
+
+def compute_closing(rule: Rule, model: bytes, clients: int, gas_limit: int) -> Closing:
+    """Return what closing a round takes, as `publish` will reckon it.
+
+    Raises: InvalidTask `task_momentum`, `task_capacity`.
+    """
+    layout = compute_layout(decode_model(model).manifest)
+    check_momentum(rule, layout)
+    name, overhead = compute_blob_name(model), CLOSE_GAS + clients * CLOSE_GAS_PER_CLIENT
+    page_gas = int(gas_limit * CLOSE_BLOCK_PART) - overhead
+    if page_gas <= 0:
+        raise InvalidTask("task_capacity", f"{clients} clients are too many for a block's gas")
+    try:
+        plan = plan_pages(rule, name, model, layout, clients, WIDEST_BITS, page_gas)
+        least = compute_aggregation_gas(rule, name, model, layout, clients, WIDEST_BITS)
+    except InvalidAggregation as error:
+        raise InvalidTask(
+            "task_capacity", f"a round of {clients} clients could not be closed: {error.message}"
+        ) from None
+    calls = count_calls(plan)
+    gas = overhead + least if calls == 1 else calls * (overhead + page_gas)
+    return Closing(calls, gas)
+
+
+def count_calls(plan: Plan) -> int:
+    """Return how often `close` is called: once, or for each page and to put them together."""
+    pages = plan.measures + plan.combines
+    return 1 if pages == 1 else pages + 1
+
+
+def check_momentum(rule: Rule, layout: Layout) -> None:
+    """Raises InvalidTask if what momentum gathers does not fit into a blob."""
+    try:
+        if rule.has_momentum:
+            check_velocity_size(layout.update_values)
+    except InvalidAggregation as error:
+        raise InvalidTask("task_momentum", f"{error.message}; leave momentum at 0") from None
+
+
+def compute_member_gas(parameters: Parameters, model: bytes) -> int:
+    """Return the gas that one participant may need for a whole task."""
+    manifest = decode_model(model).manifest
+    size = manifest.update_values * (parameters.bits // 8)
+    name = compute_blob_name(model)
+    update = BlobName(name.digest, size)
+    reveal = compute_blob_call_gas((update,), (update, name), manifest.update_values)
+    return MEMBER_GAS + parameters.rounds * (reveal + 2 * STEP_GAS)

@@ -1,0 +1,105 @@
+"""Evaluating models on one's own data, when the task asks for it, and reporting what came out."""
+
+from dataclasses import dataclass
+
+from steelyard.chain.types import BlobName
+
+from .errors import InvalidTraining, NodeUnreachable
+from .events import get_events
+from .metrics import encode_metrics, format_metrics, read_metric_names
+from .records import TaskInfo
+from .rpc import MISSING
+from .steps import Steps
+from .training import Trainer, build_arrays
+
+STEP = "report"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The task asks for reports on the model that a round made, until then."""
+
+    round: int
+    model: BlobName
+    ends: int
+
+
+class Evaluator:
+    """Follows what a task asks for, evaluates each model once, reports once."""
+
+    def __init__(self, steps: Steps, evaluate: Trainer | None) -> None:
+        self._steps, self._evaluate = steps, evaluate
+        self._names = read_metric_names(steps.config)
+        self._requests: dict[int, Request] = {}
+        self._next_height = 0
+
+    def report(self, info: TaskInfo, head: int, now: int) -> None:
+        """Report on every model that the task still asks about. `head`: heights up to here."""
+        if self._evaluate is None or not self._names:
+            return
+        self._follow(head)
+        for request in list(self._requests.values()):
+            if now < request.ends and not self._steps.is_missed(request.round, STEP):
+                self._report_one(info, request)
+            if self._steps.is_missed(request.round, STEP) or now >= request.ends:
+                del self._requests[request.round]
+
+    def _follow(self, head: int) -> None:
+        """Take note of what was asked for since the last look."""
+        account, task = self._steps.account, self._steps.task
+        events = get_events(
+            account.rpc,
+            task,
+            ["EvaluationRequested"],
+            first_height=self._next_height,
+            last_height=head,
+        )
+        self._next_height = max(self._next_height, head + 1)
+        for event in events:
+            values = event.values
+            self._requests[values["round"]] = Request(
+                values["round"], values["model"], values["ends"]
+            )
+
+    def _report_one(self, info: TaskInfo, request: Request) -> None:
+        """Evaluate one model unless the journal has it, and report."""
+        steps, number = self._steps, request.round
+        account = steps.account
+        member = account.tasks.get_participant(steps.task, account.address)
+        if not member.position or account.rounds.has_reported(steps.task, number, account.address):
+            steps.give_up(number, STEP)
+            return
+        found = account.journal.get_evaluation(steps.task, number)
+        if found is None:
+            found = self._evaluate_model(info, request)
+        values = [] if found is None else encode_metrics(found[1], self._names)
+        if found is not None and values:
+            steps.attempt(number, STEP, "report", steps.task, number, found[0], values)
+        steps.give_up(number, STEP)
+
+    def _evaluate_model(
+        self, info: TaskInfo, request: Request
+    ) -> tuple[int, dict[str, float]] | None:
+        steps, number = self._steps, request.round
+        account = steps.account
+        assert self._evaluate is not None
+        try:
+            model = steps.get_model(request.model)
+        except NodeUnreachable as error:
+            if set(error.codes.values()) != {MISSING}:
+                raise
+            account.report(f"round {number}: no node keeps its model any more; not evaluated")
+            return None
+        personal = account.journal.get_personal(steps.task)
+        try:
+            result = self._evaluate(build_arrays(model, personal), steps.get_context(info, number))
+            metrics = {str(key): float(value) for key, value in result.metrics.items()}
+            samples = int(result.samples)
+            if samples < 1:
+                raise InvalidTraining("training_samples", "an evaluation needs samples >= 1")
+        except Exception as error:
+            account.report(f"round {number}: evaluation failed ({error!r}); not reported")
+            return None
+        account.journal.add_evaluation(steps.task, number, samples, metrics)
+        account.report(f"round {number}: evaluated{format_metrics(metrics)}")
+        return samples, metrics

@@ -1,0 +1,226 @@
+"""An update from training to its reveal: trained once, journalled, committed to, shown.
+
+The journal decides: an update that is there is never trained again, and what was committed to is
+shown with the same bytes and salt, whatever was killed in between. A missed deadline, or training
+that failed, costs that round only; in a task that takes late updates, not even that.
+"""
+
+import secrets
+from typing import Final
+
+from steelyard.chain.errors import SteelyardError
+from steelyard.chain.types import BlobName
+
+from .contracts import compute_commitment, encode_name
+from .errors import InvalidTraining, NodeUnreachable, Reverted
+from .metrics import format_metrics
+from .records import ParticipantInfo, SubmissionInfo, TaskInfo
+from .state import Submission
+from .steps import Steps
+from .training import Prepared, Result, Trainer, build_arrays, prepare_update
+from .transactions import Call, compute_blob_call_gas
+
+MAX_FAILURES: Final = 3
+"""Rounds in a row whose training may fail before `run` gives up."""
+SALT_BYTES: Final = 32
+
+
+class Submitter:
+    """Trains, commits and reveals for one account in one task."""
+
+    def __init__(self, steps: Steps, train: Trainer) -> None:
+        self._steps, self._train = steps, train
+        self._failures = 0
+        self._shown: set[int] = set()
+        """Rounds whose update is on the chain, in that round or later."""
+        self.training_seconds = 0.0
+        """How long the last training took here; 0 before the first."""
+        self.submitted = 0
+
+    # -- committing --------------------------------------------------------------------------------
+    def commit(self, info: TaskInfo, base: BlobName, covered: int) -> bool:
+        """Train unless the journal has this round's update, and commit to it."""
+        steps, number = self._steps, info.round
+        if steps.is_missed(number, "commit"):
+            return False
+        journal = steps.account.journal
+        journal.drop_updates(steps.task, number - info.parameters.max_staleness)
+        submission = journal.get_submission(steps.task, number)
+        if submission is None:
+            submission = self._train_round(info, base, covered)
+        if submission is None:
+            return False
+        commitment = self._compute_commitment(submission, number)
+        return steps.attempt(number, "commit", "commit", steps.task, number, number, commitment)
+
+    def commit_late(self, info: TaskInfo, submission: Submission) -> bool:
+        """Commit, in this round, to the update of an earlier one."""
+        steps, number = self._steps, info.round
+        late = number - submission.round
+        steps.account.report(
+            f"round {number}: the update of round {submission.round} goes in {late} "
+            f"round{'s' if late > 1 else ''} late, at a discount"
+        )
+        commitment = self._compute_commitment(submission, number)
+        arguments = (steps.task, number, submission.round, commitment)
+        return steps.attempt(number, "late", "commit", *arguments)
+
+    def find_late(self, info: TaskInfo, member: ParticipantInfo, covered: int) -> Submission | None:
+        """Return the newest update that is ready, was never shown, and may still be."""
+        steps, number = self._steps, info.round
+        first = max(1, number - info.parameters.max_staleness)
+        if steps.is_missed(number, "late"):
+            return None
+        for origin in range(number - 1, first - 1, -1):
+            submission = steps.account.journal.get_submission(steps.task, origin)
+            if (
+                submission is not None
+                and submission.samples <= covered
+                and steps.account.journal.get_blob(submission.update) is not None
+                and self._may_be_shown(origin, number, member)
+            ):
+                return submission
+        return None
+
+    def _may_be_shown(self, origin: int, number: int, member: ParticipantInfo) -> bool:
+        """Whether this account was drawn in `origin` and has not shown that round's update."""
+        steps = self._steps
+        account, rounds = steps.account, steps.account.rounds
+        if origin in self._shown or member.active_from > origin:
+            return False
+        if not rounds.get_round(steps.task, origin).is_drawn(member.seat):
+            return False
+        for later in range(origin, number):
+            done = rounds.get_submission(steps.task, later, account.address)
+            if done.origin == origin and done.update.size:
+                self._shown.add(origin)
+                return False
+        return True
+
+    # -- revealing ---------------------------------------------------------------------------------
+    def reveal(self, info: TaskInfo, done: SubmissionInfo) -> bool:
+        """Show what was committed to, from the journal."""
+        steps, number = self._steps, info.round
+        account = steps.account
+        submission = account.journal.get_submission(steps.task, done.origin)
+        if (
+            submission is None
+            or self._compute_commitment(submission, number) != done.commitment
+            or account.journal.get_blob(submission.update) is None
+        ):
+            steps.say(
+                f"round {number}: committed by another journal than "
+                f"{account.journal.directory}; only that one can reveal it"
+            )
+            return False
+        if steps.is_missed(number, "reveal"):
+            return False
+        data = account.rounds.encode(
+            "reveal",
+            steps.task,
+            number,
+            done.origin,
+            encode_name(submission.update),
+            submission.samples,
+            submission.salt,
+        )
+        size = submission.update.size
+        gas = compute_blob_call_gas(
+            (submission.update,), (submission.update, submission.base), values=size
+        )
+        call = Call(account.rounds.address, data, gas=gas, blobs=(submission.update,))
+        try:
+            account.outbox.send(steps.get_label(number, "reveal"), call)
+        except Reverted as error:
+            steps.miss(number, "reveal", error.reason)
+            return False
+        self.submitted += 1
+        account.report(f"round {number}: revealed {size} bytes, {submission.samples} samples")
+        return True
+
+    def _compute_commitment(self, submission: Submission, round_number: int) -> bytes:
+        account = self._steps.account
+        return compute_commitment(
+            account.rpc.network.chain_id,
+            submission.task,
+            round_number,
+            submission.round,
+            account.address,
+            submission.update,
+            submission.samples,
+            submission.salt,
+        )
+
+    # -- training ----------------------------------------------------------------------------------
+    def _train_round(self, info: TaskInfo, base: BlobName, covered: int) -> Submission | None:
+        """Train on the round's base; journal the update and its salt. None: training failed."""
+        steps, number = self._steps, info.round
+        account = steps.account
+        started = account.clock.now()
+        account.report(f"round {number}: training")
+        try:
+            result, prepared = self.prepare(info, number, base)
+            if result.samples > covered:
+                raise InvalidTraining(
+                    "samples_not_covered",
+                    f"{result.samples} samples were used and the stake covers {covered}; "
+                    "stake more, or train on fewer",
+                )
+        except NodeUnreachable:
+            raise
+        except Exception as error:
+            self._fail(number, error)
+            return None
+        self._failures = 0
+        submission = Submission(
+            steps.task,
+            number,
+            base,
+            prepared.update,
+            secrets.token_bytes(SALT_BYTES),
+            int(result.samples),
+            {name: float(value) for name, value in result.metrics.items()},
+        )
+        account.journal.add_submission(submission, prepared.data, prepared.personal)
+        self.training_seconds = account.clock.now() - started
+        scaled = f", scaled by {prepared.scale:.3f} to fit" if prepared.scale < 1 else ""
+        account.report(
+            f"round {number}: trained in {self.training_seconds:.1f} s, "
+            f"delta norm {prepared.norm:.4g}{scaled}{format_metrics(submission.metrics)}"
+        )
+        return submission
+
+    def prepare(self, info: TaskInfo, round_number: int, base: BlobName) -> tuple[Result, Prepared]:
+        """Run the training function on a base model and turn the result into an update."""
+        steps = self._steps
+        account, model = steps.account, steps.get_model(base)
+        personal = account.journal.get_personal(steps.task)
+        context = steps.get_context(info, round_number)
+        result = self._train(build_arrays(model, personal), context)
+        prepared = prepare_update(
+            model,
+            base,
+            result,
+            chain_id=account.rpc.network.chain_id,
+            task=steps.task,
+            round_number=round_number,
+            sender=account.address,
+            bits=info.parameters.bits,
+            max_norm2=info.parameters.admission_norm2,
+        )
+        return result, prepared
+
+    def _fail(self, round_number: int, error: Exception) -> None:
+        """Give the round up; give the run up if this goes on."""
+        self._failures += 1
+        self._steps.give_up(round_number, "commit")
+        if self._failures >= MAX_FAILURES:
+            if isinstance(error, SteelyardError):
+                raise error
+            raise InvalidTraining(
+                "training_failed", f"the training function failed {MAX_FAILURES} times: {error!r}"
+            ) from error
+        shown = error.message if isinstance(error, SteelyardError) else repr(error)
+        self._steps.account.report(
+            f"round {round_number}: training failed ({shown}); waiting for the next round"
+        )
