@@ -20,12 +20,13 @@ from steelyard.chain.rules import Rule, RuleKind
 from steelyard.chain.server import check_velocity_size
 from steelyard.chain.types import Address, BlobName
 
+from .amounts import format_coins
 from .bundle import encode_bundle
 from .errors import InvalidTask
 from .metrics import METRICS_SETTING
 from .outbox import BASE_FEE_HEADROOM
 from .quantize import build_manifest, quantize_model
-from .records import Parameters, RuleTerms
+from .records import FRACTION_UNIT, Parameters, RuleTerms
 from .rpc import Rpc, as_int
 from .terms import (
     ADMISSIONS,
@@ -118,6 +119,28 @@ class Draft:
     def pool(self) -> int:
         """What a round shares out, as long as no earlier one left anything."""
         return self.parameters.reward // self.parameters.rounds
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the chain takes and the publisher may regret."""
+        terms = self.parameters
+        part = self.pool // terms.min_clients
+        found = {
+            "one participant who stays silent fails a round: max_clients leaves no spare one": (
+                1 < terms.min_clients == terms.max_clients
+            ),
+            f"who commits and never reveals loses less ({format_coins(terms.bond)} coins) than an "
+            f"update earns ({format_coins(part)}), and has seen the others' updates: raise bond": (
+                terms.bond < part
+            ),
+            "claims of samples cost nothing, and weigh: set stake_per_sample": (
+                terms.weighting == WEIGHTINGS["samples"] and not terms.stake_per_sample
+            ),
+            "newcomers cannot join: their reputation is 0.125": (
+                terms.min_reputation > FRACTION_UNIT // 8
+            ),
+        }
+        return tuple(text for text, is_so in found.items() if is_so)
 
     @property
     def most_platform(self) -> int:

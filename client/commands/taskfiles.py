@@ -70,6 +70,7 @@ def describe_draft(draft: Draft) -> dict[str, Any]:
         "model_bytes": len(draft.model),
         "bundle_bytes": len(draft.bundle),
         "invited": len(draft.allow),
+        "warnings": draft.warnings,
     }
 
 
@@ -95,7 +96,8 @@ def format_draft(draft: Draft) -> str:
         stake, gas = format_coins(draft.sponsorship), format_coins(draft.sponsored_gas)
         rows.append(["sponsoring", f"{stake} coins stake and {gas} for gas, for each invited"])
     rows.append(["worst cost", f"{format_coins(draft.worst_cost)} coins leave the account at most"])
-    return format_table(rows)
+    warnings = [f"warning: {text}" for text in draft.warnings]
+    return "\n".join([format_table(rows), *warnings])
 
 
 def list_terms(terms: Parameters) -> list[list[Any]]:
