@@ -107,7 +107,7 @@ def _list_distances(norms2: Sequence[int], gram: Sequence[int]) -> list[list[int
     return distances
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def list_comparators(count: int, trimmed: int) -> tuple[tuple[int, int], ...]:
     """Return a network that moves the lowest `trimmed` of `count` first and the highest last.
 

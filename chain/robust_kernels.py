@@ -71,7 +71,7 @@ def _align_payloads(rows, count, at, addresses, shifts, kind, size):
             continue
         factor = np.int64(1) << min(shifts[k], VALUE_BITS)
         for x in range(count):
-            row[x] = np.int64(q[x]) * factor
+            row[x] = np.int32(np.int64(q[x]) * factor)
 
 
 @njit(nogil=True)

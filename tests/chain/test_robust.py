@@ -172,6 +172,26 @@ def test_a_tie_of_distances_keeps_the_smaller_name() -> None:
     assert made.flags.index(OUT) == max(ends, key=lambda i: ends[i])
 
 
+def test_as_many_neighbours_count_as_there_are_good_ones_less_two() -> None:
+    """Of 7 with 2 bad, 3 distances count; with 2 or 4 of them others would be left out."""
+    deltas = [[10], [13], [16], [22], [23], [25], [28]]
+    assert run(krum(2), make_flat_base(1), deltas).flags == (OUT, OUT, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("shift", range(12))
+def test_values_of_any_exponents_are_trimmed_as_they_are(shift: int) -> None:
+    """On both sides of what 16 bits hold."""
+    base = make_flat_base(3)
+    updates = [
+        base.make_update([127, -127, 1], [-20 + shift], sender=1),
+        base.make_update([126, -126, 0], [-20 + shift], sender=2),
+        base.make_update([1, 2, -3], [-20], sender=3),
+    ]
+    made = aggregate.aggregate(trimmed(1), base.data, None, updates, [1] * 3)
+    assert made == reference.aggregate(trimmed(1), base.data, None, updates, [1] * 3)
+    assert get_values(made)[0] == 126 << 4 + shift
+
+
 def test_without_weight_the_kept_ones_count_alike() -> None:
     deltas = [[1, 0], [0, 1], [1, 1], [0, 0], [-999, 5]]
     made = run(krum(1), make_flat_base(2), deltas, [0, 0, 0, 0, 7])
