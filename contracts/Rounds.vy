@@ -55,6 +55,13 @@ event Aggregated:
     pool: uint256
 
 
+event Compensated:
+    task: indexed(uint256)
+    round: indexed(uint256)
+    clients: DynArray[address, fedavg.MAX_CLIENTS]
+    shares: DynArray[uint256, fedavg.MAX_CLIENTS]
+
+
 event PageMade:
     task: indexed(uint256)
     round: indexed(uint256)
@@ -62,7 +69,6 @@ event PageMade:
     made: fedavg.Blob
 
 
-plans: HashMap[uint256, seam.Plan]
 splits: HashMap[uint256, capacity.Split]
 # The round in progress or, between rounds, the last one.
 current: HashMap[uint256, uint256]
@@ -81,7 +87,7 @@ def register(task: uint256, plan: seam.Plan, model: fedavg.Blob, join_seconds: u
     """
     self._check_tasks()
     self.splits[task] = capacity._plan(plan, model, join_seconds)
-    self.plans[task] = plan
+    submissions.plans[task] = plan
 
 
 @external
@@ -99,7 +105,7 @@ def drop(task: uint256, seat: uint256):
     @notice Stop waiting for a participant who leaves. Refused while a commitment binds it.
     """
     self._check_tasks()
-    submissions._drop(task, self.current[task], seat, self.plans[task])
+    submissions._drop(task, self.current[task], seat)
 
 
 @external
@@ -122,19 +128,12 @@ def commit(task: uint256, round: uint256, origin: uint256, commitment: bytes32):
             reveal period begins at once.
     """
     self._check_current(task, round)
-    plan: seam.Plan = self.plans[task]
-    seat: uint256 = 0
-    stake: uint256 = 0
-    samples: uint256 = 0
-    active_from: uint256 = 0
-    seat, stake, samples, active_from = staticcall seam.Tasks(seam.TASKS).get_seat(
-        task, msg.sender
-    )
-    assert active_from > 0, "rounds: not a participant"
+    seat: seam.Seat = self._get_seat(task, msg.sender)
+    assert seat.active_from > 0, "rounds: not a participant"
     # A seat may have had another owner in a past round.
-    assert active_from <= origin, "rounds: not active in that round"
-    assert stake >= plan.base_stake, "rounds: stake below the base stake"
-    submissions._commit(task, round, seat, msg.sender, origin, commitment, plan)
+    assert seat.active_from <= origin, "rounds: not active in that round"
+    assert seat.stake >= submissions.plans[task].base_stake, "rounds: stake below the base stake"
+    submissions._commit(task, round, seat.seat, msg.sender, origin, commitment)
 
 
 @external
@@ -152,27 +151,23 @@ def reveal(
             has revealed, the round may be closed at once.
     """
     self._check_current(task, round)
-    plan: seam.Plan = self.plans[task]
-    seat: uint256 = 0
-    stake: uint256 = 0
-    most: uint256 = 0
-    active_from: uint256 = 0
-    seat, stake, most, active_from = staticcall seam.Tasks(seam.TASKS).get_seat(task, msg.sender)
-    submissions._check_reveal(
-        task, round, seat, msg.sender, update, samples, salt, origin, plan.min_clients
-    )
+    seat: seam.Seat = self._get_seat(task, msg.sender)
+    submissions._check_reveal(task, round, seat.seat, msg.sender, update, samples, salt, origin)
     assert samples > 0, "rounds: samples out of range"
     assert (
-        samples <= most and plan.base_stake + samples * plan.stake_per_sample <= stake
+        samples <= seat.samples
+        and submissions.plans[task].base_stake
+        + samples * submissions.plans[task].stake_per_sample
+        <= seat.stake
     ), "rounds: samples not covered by stake"
-    norm2: uint256 = submissions._verify(task, round, origin, msg.sender, update, plan)
+    norm2: uint256 = submissions._verify(task, round, origin, msg.sender, update)
     submissions._reveal(
         task,
         round,
-        seat,
+        seat.seat,
         msg.sender,
         submissions.Submission(
-            commitment=empty(bytes32), origin=origin, update=update, samples=samples, stake=stake
+            commitment=empty(bytes32), origin=origin, update=update, samples=samples, stake=seat.stake
         ),
         norm2,
     )
@@ -186,12 +181,8 @@ def report(
     @notice Publish the caller's own evaluation of the model that `round` made, while that is asked
             for. Self-reported: nothing is paid or decided by it.
     """
-    seat: uint256 = 0
-    stake: uint256 = 0
-    most: uint256 = 0
-    active_from: uint256 = 0
-    seat, stake, most, active_from = staticcall seam.Tasks(seam.TASKS).get_seat(task, msg.sender)
-    assert active_from > 0, "rounds: not a participant"
+    seat: seam.Seat = self._get_seat(task, msg.sender)
+    assert seat.active_from > 0, "rounds: not a participant"
     metrics._report(task, round, msg.sender, samples, values)
 
 
@@ -203,7 +194,7 @@ def request_evaluation(task: uint256, round: uint256):
     """
     @notice Ask the participants to evaluate the model that `round` made.
     """
-    assert msg.sender == self.plans[task].publisher, "rounds: not the publisher"
+    assert msg.sender == submissions.plans[task].publisher, "rounds: not the publisher"
     assert (
         submissions.rounds[task][round].state == submissions.AGGREGATED
     ), "rounds: round made no model"
@@ -228,21 +219,19 @@ def close(task: uint256, round: uint256):
     assert (
         self.current[task] == round and submissions._is_open(task, round)
     ), "rounds: not the current round"
-    plan: seam.Plan = self.plans[task]
-    assert (
-        block.timestamp >= submissions._get_due(task, round, plan.min_clients)
-    ), "rounds: not due"
+    assert block.timestamp >= submissions._get_due(task, round), "rounds: not due"
 
     is_last: bool = True
-    if bitmaps._count(submissions.rounds[task][round].revealed) >= plan.min_clients:
-        is_last = self._aggregate(task, round, plan)
-    elif submissions.rounds[task][round].extensions < plan.max_extensions:
-        submissions._extend(
-            task, round, submissions._is_short(task, round, plan.min_clients), plan
-        )
+    revealed: uint256 = bitmaps._count(submissions.rounds[task][round].revealed)
+    if revealed >= submissions.plans[task].min_clients:
+        is_last = self._aggregate(task, round)
+    elif (
+        submissions.rounds[task][round].extensions < submissions.plans[task].max_extensions
+    ):
+        submissions._extend(task, round)
         is_last = False
     else:
-        self._skip(task, round, plan)
+        self._fail(task, round)
     extcall seam.Tasks(seam.TASKS).pay_closer(
         task, round, msg.sender, gas_before - msg.gas, is_last
     )
@@ -271,7 +260,7 @@ def get_plan(task: uint256) -> (seam.Plan, capacity.Split):
     """
     @notice The terms that the rounds follow, and the pages in which they are closed.
     """
-    return self.plans[task], self.splits[task]
+    return submissions.plans[task], self.splits[task]
 
 
 @view
@@ -328,17 +317,11 @@ def is_drawn(task: uint256, round: uint256, participant: address) -> bool:
     """
     @notice Whether `participant` may still answer for `round`, as far as the drawing goes.
     """
-    seat: uint256 = 0
-    stake: uint256 = 0
-    samples: uint256 = 0
-    active_from: uint256 = 0
-    seat, stake, samples, active_from = staticcall seam.Tasks(seam.TASKS).get_seat(
-        task, participant
-    )
+    seat: seam.Seat = self._get_seat(task, participant)
     return (
-        active_from > 0
-        and active_from <= round
-        and bitmaps._has(submissions.rounds[task][round].drawn, seat)
+        seat.active_from > 0
+        and seat.active_from <= round
+        and bitmaps._has(submissions.rounds[task][round].drawn, seat.seat)
     )
 
 
@@ -425,20 +408,28 @@ def _check_current(task: uint256, round: uint256):
 
 @view
 @internal
+def _get_seat(task: uint256, participant: address) -> seam.Seat:
+    return staticcall seam.Tasks(seam.TASKS).get_seat(task, participant)
+
+
+@view
+@internal
 def _get_due(task: uint256) -> uint256:
-    return submissions._get_due(task, self.current[task], self.plans[task].min_clients)
+    return submissions._get_due(task, self.current[task])
 
 
 @internal
 def _open(task: uint256, round: uint256, base: fedavg.Blob, seats: uint256, pool: uint256):
-    plan: seam.Plan = self.plans[task]
     seed: bytes32 = drawing._make_seed(task, round)
     target: uint256 = drawing._compute_target(
-        bitmaps._count(seats), plan.min_clients, plan.fraction_fit, plan.spare_clients
+        bitmaps._count(seats),
+        submissions.plans[task].min_clients,
+        submissions.plans[task].fraction_fit,
+        submissions.plans[task].spare_clients,
     )
     drawn: uint256 = drawing._draw(seed, seats, target)
-    commit_ends: uint256 = block.timestamp + plan.commit_seconds
-    reveal_ends: uint256 = commit_ends + plan.reveal_seconds
+    commit_ends: uint256 = block.timestamp + submissions.plans[task].commit_seconds
+    reveal_ends: uint256 = commit_ends + submissions.plans[task].reveal_seconds
     velocity: fedavg.Blob = self.velocities[task]
     self.current[task] = round
     submissions.rounds[task][round].state = submissions.OPEN
@@ -466,24 +457,20 @@ def _open(task: uint256, round: uint256, base: fedavg.Blob, seats: uint256, pool
 
 @view
 @internal
-def _collect(task: uint256, round: uint256, plan: seam.Plan) -> Entries:
+def _collect(task: uint256, round: uint256) -> Entries:
     """
     @notice What was revealed, and how much each update counts before it is made a share.
     """
+    weighting: uint8 = submissions.plans[task].weighting
     found: Entries = empty(Entries)
     found.clients = staticcall seam.Tasks(seam.TASKS).get_seated(
         task, submissions.rounds[task][round].revealed
     )
     for client: address in found.clients:
         submission: submissions.Submission = submissions._get_submission(task, round, client)
-        weight: uint256 = 1
-        if plan.weighting == seam.BY_SAMPLES:
-            weight = submission.samples
-        elif plan.weighting == seam.BY_STAKE:
-            weight = submission.stake
-        weight <<= fedavg.SHARE_BITS
+        weight: uint256 = self._weigh(weighting, submission.samples, submission.stake)
         for late: uint256 in range(round - submission.origin, bound=8):
-            weight = (weight * plan.staleness_discount) >> fedavg.SHARE_BITS
+            weight = (weight * submissions.plans[task].staleness_discount) >> fedavg.SHARE_BITS
         found.origins.append(submission.origin)
         found.updates.append(submission.update)
         found.weights.append(weight)
@@ -491,20 +478,34 @@ def _collect(task: uint256, round: uint256, plan: seam.Plan) -> Entries:
     return found
 
 
+@pure
 @internal
-def _aggregate(task: uint256, round: uint256, plan: seam.Plan) -> bool:
+def _weigh(weighting: uint8, samples: uint256, stake: uint256) -> uint256:
+    """
+    @return Raw weight with fedavg.SHARE_BITS fraction bits.
+    """
+    weight: uint256 = 1
+    if weighting == seam.BY_SAMPLES:
+        weight = samples
+    elif weighting == seam.BY_STAKE:
+        weight = stake
+    return weight << fedavg.SHARE_BITS
+
+
+@internal
+def _aggregate(task: uint256, round: uint256) -> bool:
     """
     @notice Have the precompile make the next model, or the next page of it.
     @return Whether the round has ended.
     """
-    entries: Entries = self._collect(task, round, plan)
+    entries: Entries = self._collect(task, round)
     if entries.total == 0:
         # All that came was late and counts for nothing.
-        self._end_without_model(task, round, seam.SKIPPED)
+        self._end_without_model(task, round, seam.SKIPPED, [], [])
         return True
 
     inputs: fedavg.Inputs = fedavg.Inputs(
-        rule=plan.rule,
+        rule=submissions.plans[task].rule,
         base=submissions.rounds[task][round].base,
         velocity=submissions.rounds[task][round].velocity,
         updates=entries.updates,
@@ -586,8 +587,8 @@ def _end_with_model(
         saturated=made.saturated,
         pool=submissions.rounds[task][round].pool,
     )
-    every: uint256 = self.plans[task].evaluate_every
-    if every > 0 and (aggregations % every == 0 or round == self.plans[task].rounds):
+    every: uint256 = submissions.plans[task].evaluate_every
+    if every > 0 and (aggregations % every == 0 or round == submissions.plans[task].rounds):
         self._request_evaluation(task, round)
     self._settle(
         seam.Settlement(
@@ -598,41 +599,60 @@ def _end_with_model(
             saturated=made.saturated,
             clients=entries.clients,
             shares=made.shares,
-            silent=self._get_silent(task, round),
+            silent=submissions._get_silent(task, round),
         ),
         made.model,
     )
 
 
 @internal
-def _skip(task: uint256, round: uint256, plan: seam.Plan):
-    self._end_without_model(
-        task, round, seam.FAILED if plan.on_failed_quorum == seam.REFUND else seam.SKIPPED
+def _fail(task: uint256, round: uint256):
+    """
+    @notice End a round without a quorum. Where the silence of others is the reason, those who have
+            shown their work get the share that they would have had if everybody had revealed, the
+            silent ones counted as high as they may claim: nobody can harvest updates for nothing.
+    """
+    clients: DynArray[address, fedavg.MAX_CLIENTS] = []
+    shares: DynArray[uint256, fedavg.MAX_CLIENTS] = []
+    silent: DynArray[address, fedavg.MAX_CLIENTS] = staticcall seam.Tasks(seam.TASKS).get_seated(
+        task, submissions._get_silent(task, round)
     )
+    if len(silent) > 0:
+        entries: Entries = self._collect(task, round)
+        total: uint256 = entries.total
+        for participant: address in silent:
+            seat: seam.Seat = self._get_seat(task, participant)
+            total += self._weigh(
+                submissions.plans[task].weighting, seat.samples, seat.stake
+            )
+        clients = entries.clients
+        for weight: uint256 in entries.weights:
+            shares.append((weight << fedavg.SHARE_BITS) // total)
+    outcome: uint8 = seam.SKIPPED
+    if submissions.plans[task].on_failed_quorum == seam.REFUND:
+        outcome = seam.FAILED
+    self._end_without_model(task, round, outcome, clients, shares)
 
 
 @internal
-def _end_without_model(task: uint256, round: uint256, outcome: uint8):
+def _end_without_model(
+    task: uint256,
+    round: uint256,
+    outcome: uint8,
+    clients: DynArray[address, fedavg.MAX_CLIENTS],
+    shares: DynArray[uint256, fedavg.MAX_CLIENTS],
+):
     submissions._skip(task, round)
+    if len(clients) > 0:
+        log Compensated(task=task, round=round, clients=clients, shares=shares)
     settlement: seam.Settlement = empty(seam.Settlement)
     settlement.task = task
     settlement.round = round
     settlement.outcome = outcome
-    settlement.silent = self._get_silent(task, round)
+    settlement.clients = clients
+    settlement.shares = shares
+    settlement.silent = submissions._get_silent(task, round)
     self._settle(settlement, submissions.rounds[task][round].base)
-
-
-@view
-@internal
-def _get_silent(task: uint256, round: uint256) -> uint256:
-    """
-    @notice Seats that committed and did not reveal, although they could.
-    """
-    if submissions._is_short(task, round, self.plans[task].min_clients):
-        return 0
-    return (
-        submissions.rounds[task][round].committed & ~submissions.rounds[task][round].revealed
-    )
 
 
 @internal
@@ -654,5 +674,5 @@ def _request_evaluation(task: uint256, round: uint256):
         task,
         round,
         submissions.rounds[task][round].model,
-        self.plans[task].commit_seconds + self.plans[task].reveal_seconds,
+        submissions.plans[task].commit_seconds + submissions.plans[task].reveal_seconds,
     )

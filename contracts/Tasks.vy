@@ -404,13 +404,10 @@ def leave(task: uint256):
     @notice Give up the seat in a task and take the stake back. Only an open commitment binds, and
             only until its round is closed or the task is over. Earnings stay claimable.
     """
-    gone: roster.Participant = roster._remove(task, msg.sender)
-    own: uint256 = gone.stake - gone.sponsored
-    escrow.accounts[task].stakes -= gone.stake
-    escrow._credit(task, self.tasks[task].publisher, gone.sponsored)
+    gone: roster.Participant = self._unseat(task, msg.sender)
     if self.tasks[task].state == RUNNING and gone.active_from <= self.tasks[task].round:
         extcall seam.Rounds(seam.ROUNDS).drop(task, gone.position - 1)
-    escrow._send(msg.sender, own)
+    escrow._send(msg.sender, gone.stake - gone.sponsored)
 
 
 # -- anybody -----------------------------------------------------------------------------------
@@ -431,6 +428,17 @@ def start(task: uint256):
         or block.timestamp >= self.tasks[task].join_ends
     ), "tasks: not due"
     self._start(task)
+
+
+@external
+def release(task: uint256, participant: address):
+    """
+    @notice Take somebody out of a task that is over, so that a participant who never leaves holds
+            no sponsor's stake: its own part becomes claimable by it, the rest by the publisher.
+    """
+    assert self._is_over(task), "tasks: not over"
+    gone: roster.Participant = self._unseat(task, participant)
+    escrow._credit(task, participant, gone.stake - gone.sponsored)
 
 
 @external
@@ -474,6 +482,7 @@ def settle(settlement: seam.Settlement) -> (bool, uint256, uint256):
     platform: uint256 = 0
     if settlement.outcome == seam.AGGREGATED:
         self.tasks[task].model = settlement.model
+    if len(settlement.clients) > 0:
         paid, platform = self._pay(publisher, settlement)
     burned: uint256 = 0
     if settlement.silent > 0:
@@ -544,13 +553,17 @@ def get_participants(task: uint256) -> DynArray[address, fedavg.MAX_CLIENTS]:
 
 @view
 @external
-def get_seat(task: uint256, participant: address) -> (uint256, uint256, uint256, uint256):
+def get_seat(task: uint256, participant: address) -> seam.Seat:
     """
-    @return Seat, stake, samples, and the round from which it is active: 0 for a stranger.
+    @notice What Rounds needs to know of a participant; all zero for a stranger.
     """
     found: roster.Participant = roster.participants[task][participant]
-    seat: uint256 = 0 if found.position == 0 else found.position - 1
-    return seat, found.stake, found.samples, found.active_from
+    return seam.Seat(
+        seat=max(found.position, 1) - 1,
+        stake=found.stake,
+        samples=found.samples,
+        active_from=found.active_from,
+    )
 
 
 @view
@@ -625,7 +638,7 @@ def next_action(task: uint256) -> (uint8, uint256):
         return ABORT, round
     if state == LOBBY and block.timestamp >= self.tasks[task].join_ends:
         return START, round
-    if state == RUNNING and staticcall seam.Rounds(seam.ROUNDS).is_due(task):
+    if state == RUNNING and block.timestamp >= staticcall seam.Rounds(seam.ROUNDS).get_due(task):
         return CLOSE, round
     return WAIT, round
 
@@ -689,6 +702,18 @@ def _is_stale(task: uint256) -> bool:
 
 
 @internal
+def _unseat(task: uint256, participant: address) -> roster.Participant:
+    """
+    @notice Free a seat, and let the publisher claim what it had sponsored.
+    @return What was there; the caller gives back the participant's own part of the stake.
+    """
+    gone: roster.Participant = roster._remove(task, participant)
+    escrow.accounts[task].stakes -= gone.stake
+    escrow._credit(task, self.tasks[task].publisher, gone.sponsored)
+    return gone
+
+
+@internal
 def _wish(task: uint256, wish: uint8):
     self.tasks[task].wish = wish
     log Wished(task=task, round=self.tasks[task].round, wish=wish)
@@ -736,13 +761,17 @@ def _begin_round(task: uint256) -> uint256:
 def _pay(publisher: address, settlement: seam.Settlement) -> (uint256, uint256):
     """
     @notice Credit the platform its part of the pool and each client its share of the rest, rounded
-            down. Who has a share gains reputation.
+            down. Who has a share in a model gains reputation. A round that made none pays those who
+            revealed all the same, but neither fee nor reputation.
     @return What the clients and the platform were credited together, in wei.
     """
     task: uint256 = settlement.task
-    fee: uint256 = (
-        self.tasks[task].pool * self.tasks[task].parameters.platform_share
-    ) >> fedavg.SHARE_BITS
+    is_made: bool = settlement.outcome == seam.AGGREGATED
+    fee: uint256 = 0
+    if is_made:
+        fee = (
+            self.tasks[task].pool * self.tasks[task].parameters.platform_share
+        ) >> fedavg.SHARE_BITS
     pool: uint256 = self.tasks[task].pool - fee
     paid: uint256 = 0
     assert len(settlement.shares) == len(settlement.clients), "tasks: wrong shares"
@@ -753,7 +782,8 @@ def _pay(publisher: address, settlement: seam.Settlement) -> (uint256, uint256):
             pay: uint256 = (pool * share) >> fedavg.SHARE_BITS
             paid += pay
             escrow._credit(task, settlement.clients[index], pay)
-            reputation._raise(publisher, settlement.clients[index])
+            if is_made:
+                reputation._raise(publisher, settlement.clients[index])
     assert paid <= pool, "tasks: wrong shares"
     escrow._credit(task, self.tasks[task].parameters.platform, fee)
     escrow._spend_pool(task, paid, fee)

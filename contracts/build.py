@@ -22,8 +22,8 @@ from vyper.compiler.settings import Settings
 CONTRACTS = Path(__file__).resolve().parent
 ARTIFACTS = CONTRACTS.parent / "chain" / "artifacts"
 NAMES = ("Registry", "Rounds", "Staking", "Tasks")
-MAX_RUNTIME_BYTES = 24_576 - 1_024
-"""EIP-170, less one KiB kept free for repairs."""
+MAX_RUNTIME_BYTES = 24_576 - 512
+"""EIP-170, less half a KiB kept free for repairs."""
 
 
 def list_sources(name: str) -> list[Path]:

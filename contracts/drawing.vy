@@ -4,9 +4,10 @@
 """
 @title Who is drawn for a round
 @license Apache-2.0
-@notice The seed is made from the hash of the block before the one that opens the round, which was
-        final when that block was proposed. Whoever proposes may still choose whether to include the
-        opening transaction: that is one bit of choice a block, and docs/economics.md weighs it.
+@notice The seed is made from the hash of the block before the one that opens the round, so nobody
+        who commits can choose it afterwards. It spreads the work; it does not keep out somebody who
+        proposes blocks: the proposer of the block before can try many hashes. docs/economics.md
+        says what follows from that.
 """
 
 import bitmaps

@@ -37,6 +37,14 @@ UNIFORM: constant(uint8) = 2
 CLOSE_TIMEOUT_SECONDS: constant(uint256) = 86_400
 
 
+# What a participant brings; all zero for a stranger.
+struct Seat:
+    seat: uint256
+    stake: uint256
+    samples: uint256
+    active_from: uint256
+
+
 # The terms of a task that its rounds follow.
 struct Plan:
     publisher: address
@@ -63,9 +71,10 @@ struct Settlement:
     task: uint256
     round: uint256
     outcome: uint8
-    # The rest is empty unless the round was aggregated, except `silent`.
+    # Empty unless the round was aggregated.
     model: fedavg.Blob
     saturated: uint256
+    # Whom to pay, and by which shares of the pool.
     clients: DynArray[address, fedavg.MAX_CLIENTS]
     shares: DynArray[uint256, fedavg.MAX_CLIENTS]
     # Bitmap of the seats that committed and did not reveal.
@@ -73,7 +82,7 @@ struct Settlement:
 
 
 interface Tasks:
-    def get_seat(task: uint256, participant: address) -> (uint256, uint256, uint256, uint256): view
+    def get_seat(task: uint256, participant: address) -> Seat: view
     def get_seated(task: uint256, seats: uint256) -> DynArray[address, fedavg.MAX_CLIENTS]: view
     def settle(settlement: Settlement) -> (bool, uint256, uint256): nonpayable
     def pay_closer(
@@ -91,5 +100,4 @@ interface Rounds:
     def drop(task: uint256, seat: uint256): nonpayable
     def stop(task: uint256): nonpayable
     def is_idle(task: uint256) -> bool: view
-    def is_due(task: uint256) -> bool: view
     def get_due(task: uint256) -> uint256: view

@@ -113,6 +113,7 @@ event RoundSkipped:
     revealed: uint256
 
 
+plans: HashMap[uint256, seam.Plan]
 rounds: HashMap[uint256, HashMap[uint256, Round]]
 packed: HashMap[uint256, HashMap[uint256, HashMap[address, Packed]]]
 # Seats that have shown an update of this origin.
@@ -127,52 +128,53 @@ def _commit(
     participant: address,
     origin: uint256,
     commitment: bytes32,
-    plan: seam.Plan,
 ):
-    current: Round = self.rounds[task][round]
-    assert block.timestamp < current.commit_ends, "rounds: commit period is over"
-    assert not bitmaps._has(current.committed, seat), "rounds: already committed"
+    committed: uint256 = self.rounds[task][round].committed
+    assert (
+        block.timestamp < self.rounds[task][round].commit_ends
+    ), "rounds: commit period is over"
+    assert not bitmaps._has(committed, seat), "rounds: already committed"
     assert commitment != empty(bytes32), "rounds: empty commitment"
     assert (
-        origin <= round and origin + plan.max_staleness >= round
+        origin <= round and origin + self.plans[task].max_staleness >= round
     ), "rounds: origin out of range"
     assert bitmaps._has(self.rounds[task][origin].drawn, seat), "rounds: not drawn"
     assert not bitmaps._has(self.answered[task][origin], seat), "rounds: already answered"
 
-    committed: uint256 = current.committed | (1 << seat)
-    self.rounds[task][round].committed = committed
+    self.rounds[task][round].committed = committed | (1 << seat)
     self.packed[task][round][participant].commitment = commitment
     self.packed[task][round][participant].facts = origin
     log Committed(
         task=task, round=round, participant=participant, origin=origin, commitment=commitment
     )
-    self._open_reveals(task, round, current.drawn, committed, plan)
+    self._open_reveals(task, round)
 
 
 @internal
-def _drop(task: uint256, round: uint256, seat: uint256, plan: seam.Plan):
+def _drop(task: uint256, round: uint256, seat: uint256):
     """
     @notice Stop waiting for the commitment of a participant who leaves without one.
     """
-    current: Round = self.rounds[task][round]
-    assert not bitmaps._has(current.committed, seat), "rounds: bound by a commitment"
+    assert not bitmaps._has(
+        self.rounds[task][round].committed, seat
+    ), "rounds: bound by a commitment"
 
-    drawn: uint256 = current.drawn & ~(1 << seat)
-    self.rounds[task][round].drawn = drawn
-    if block.timestamp < current.commit_ends:
-        self._open_reveals(task, round, drawn, current.committed, plan)
+    self.rounds[task][round].drawn &= ~(1 << seat)
+    if block.timestamp < self.rounds[task][round].commit_ends:
+        self._open_reveals(task, round)
 
 
 @internal
-def _open_reveals(
-    task: uint256, round: uint256, drawn: uint256, committed: uint256, plan: seam.Plan
-):
+def _open_reveals(task: uint256, round: uint256):
     """
     @notice End the commit period now if everybody drawn has committed, and they are enough.
     """
-    if drawn & ~committed != 0 or bitmaps._count(committed) < plan.min_clients:
+    missing: uint256 = (
+        self.rounds[task][round].drawn & ~self.rounds[task][round].committed
+    )
+    if missing > 0 or self._is_short(task, round):
         return
-    reveal_ends: uint256 = block.timestamp + plan.reveal_seconds
+    reveal_ends: uint256 = block.timestamp + self.plans[task].reveal_seconds
     self.rounds[task][round].commit_ends = block.timestamp
     self.rounds[task][round].reveal_ends = reveal_ends
     log RevealOpened(task=task, round=round, reveal_ends=reveal_ends)
@@ -189,10 +191,9 @@ def _check_reveal(
     samples: uint256,
     salt: bytes32,
     origin: uint256,
-    min_clients: uint256,
 ):
-    submission: Packed = self.packed[task][round][participant]
-    assert submission.commitment != empty(bytes32), "rounds: no commitment"
+    commitment: bytes32 = self.packed[task][round][participant].commitment
+    assert commitment != empty(bytes32), "rounds: no commitment"
     assert not bitmaps._has(self.rounds[task][round].revealed, seat), "rounds: already revealed"
     assert (
         block.timestamp >= self.rounds[task][round].commit_ends
@@ -201,12 +202,10 @@ def _check_reveal(
         block.timestamp < self.rounds[task][round].reveal_ends
     ), "rounds: reveal period is over"
     # Otherwise an update could be copied by somebody who commits when the round is extended.
+    assert not self._is_short(task, round), "rounds: too few commitments"
     assert (
-        bitmaps._count(self.rounds[task][round].committed) >= min_clients
-    ), "rounds: too few commitments"
-    assert (
-        submission.facts == origin
-        and submission.commitment
+        self.packed[task][round][participant].facts == origin
+        and commitment
         == self._compute_commitment(task, round, origin, participant, update, samples, salt)
     ), "rounds: differs from the commitment"
 
@@ -214,31 +213,33 @@ def _check_reveal(
 @view
 @internal
 def _verify(
-    task: uint256,
-    round: uint256,
-    origin: uint256,
-    participant: address,
-    update: fedavg.Blob,
-    plan: seam.Plan,
+    task: uint256, round: uint256, origin: uint256, participant: address, update: fedavg.Blob
 ) -> uint256:
     """
     @notice Make sure that `update` cannot make an aggregation fail: neither by its content nor, as
             long as the round may be extended and then closed, by expiring.
     @return Its squared norm.
     """
-    current: Round = self.rounds[task][round]
     norm2: uint256 = staticcall fedavg.Fedavg(fedavg.FEDAVG).verify(
-        update, task, origin, self.rounds[task][origin].base, participant, plan.admission_norm2
+        update,
+        task,
+        origin,
+        self.rounds[task][origin].base,
+        participant,
+        self.plans[task].admission_norm2,
     )
-    readable_until: uint256 = (
-        current.reveal_ends
-        + (plan.max_extensions - current.extensions) * plan.reveal_seconds
-        + seam.CLOSE_TIMEOUT_SECONDS
-    )
+    readable_until: uint256 = self.rounds[task][round].reveal_ends + seam.CLOSE_TIMEOUT_SECONDS
+    if self.plans[task].max_extensions > 0:
+        readable_until += self.plans[task].reveal_seconds * (
+            self.plans[task].max_extensions - self.rounds[task][round].extensions
+        )
+    velocity: fedavg.Blob = self.rounds[task][round].velocity
     assert fedavg._get_expiry(update) >= readable_until, "rounds: update expires too soon"
-    assert fedavg._get_expiry(current.base) >= readable_until, "rounds: model expires too soon"
     assert (
-        current.velocity.size == 0 or fedavg._get_expiry(current.velocity) >= readable_until
+        fedavg._get_expiry(self.rounds[task][round].base) >= readable_until
+    ), "rounds: model expires too soon"
+    assert (
+        velocity.size == 0 or fedavg._get_expiry(velocity) >= readable_until
     ), "rounds: velocity expires too soon"
     return norm2
 
@@ -276,19 +277,18 @@ def _reveal(
 
 
 @internal
-def _extend(task: uint256, round: uint256, is_short: bool, plan: seam.Plan):
+def _extend(task: uint256, round: uint256):
     """
     @notice Give a failed quorum more time: to commit if there are too few commitments, else to
             reveal.
     """
     commit_ends: uint256 = self.rounds[task][round].commit_ends
-    reveal_ends: uint256 = block.timestamp + plan.reveal_seconds
-    if is_short:
-        commit_ends = block.timestamp + plan.commit_seconds
-        reveal_ends = commit_ends + plan.reveal_seconds
+    if self._is_short(task, round):
+        commit_ends = block.timestamp + self.plans[task].commit_seconds
         self.rounds[task][round].commit_ends = commit_ends
-    self.rounds[task][round].reveal_ends = reveal_ends
+    reveal_ends: uint256 = max(commit_ends, block.timestamp) + self.plans[task].reveal_seconds
     extensions: uint256 = self.rounds[task][round].extensions + 1
+    self.rounds[task][round].reveal_ends = reveal_ends
     self.rounds[task][round].extensions = extensions
     log RoundExtended(
         task=task,
@@ -312,8 +312,22 @@ def _skip(task: uint256, round: uint256):
 
 @view
 @internal
-def _is_short(task: uint256, round: uint256, min_clients: uint256) -> bool:
-    return bitmaps._count(self.rounds[task][round].committed) < min_clients
+def _is_short(task: uint256, round: uint256) -> bool:
+    """
+    @notice Whether there are too few commitments for an aggregation.
+    """
+    return bitmaps._count(self.rounds[task][round].committed) < self.plans[task].min_clients
+
+
+@view
+@internal
+def _get_silent(task: uint256, round: uint256) -> uint256:
+    """
+    @notice Seats that committed and did not reveal, although they could.
+    """
+    if self._is_short(task, round):
+        return 0
+    return self.rounds[task][round].committed & ~self.rounds[task][round].revealed
 
 
 @view
@@ -325,12 +339,12 @@ def _is_open(task: uint256, round: uint256) -> bool:
 
 @view
 @internal
-def _get_due(task: uint256, round: uint256, min_clients: uint256) -> uint256:
+def _get_due(task: uint256, round: uint256) -> uint256:
     """
     @notice When the round may be closed, as things stand: with too few commitments nothing can be
             revealed.
     """
-    if self._is_short(task, round, min_clients):
+    if self._is_short(task, round):
         return self.rounds[task][round].commit_ends
     return self.rounds[task][round].reveal_ends
 
