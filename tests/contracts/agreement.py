@@ -453,6 +453,21 @@ class Ledger:
 
         return Verdict(reasons, effect)
 
+    def release(self, task: Task, who: Address) -> Verdict:
+        """Anybody takes a participant out of a task that is over; it claims its stake."""
+        member = task.members.get(who)
+        reasons = collect(
+            not_over=task.state not in {FINISHED, ABORTED}, not_a_participant=member is None
+        )
+
+        def effect(events: Sequence[Event]) -> Transfers:
+            gone = task.members.pop(who)
+            task.claimable[task.publisher] += gone.sponsored
+            task.claimable[who] += gone.stake - gone.sponsored
+            return {}
+
+        return Verdict(reasons, effect)
+
     def abort(self, now: int, task: Task) -> Verdict:
         """Anybody ends what cannot go on."""
         if not task.is_open:
@@ -483,19 +498,21 @@ class Ledger:
         silent: int,
         events: Sequence[Event],
     ) -> Transfers:
-        """Pay who has a share, burn the bonds of the silent, and move on."""
+        """Pay who has a share, burn the bonds of the silent, and move on.
+
+        Only a round that made a model pays the platform and raises reputations.
+        """
         terms, round_ = task.terms, task.round
-        if outcome == MADE:
-            platform = round_.pool * terms["platform_share"] // ONE
-            task.claimable[terms["platform"]] += platform
-            task.books.update(platform=platform, reward_left=-platform)
-            for who, share in shares.items():
-                pay = (round_.pool - platform) * share // ONE
-                task.claimable[who] += pay
-                task.books.update(paid=pay, reward_left=-pay)
-                if share:
-                    before = self.get_reputation(task.publisher, who)
-                    self.reputations[task.publisher, who] = before + (ONE - before) // 16
+        platform = round_.pool * terms["platform_share"] // ONE if outcome == MADE else 0
+        task.claimable[terms["platform"]] += platform
+        task.books.update(platform=platform, reward_left=-platform)
+        for who, share in shares.items():
+            pay = (round_.pool - platform) * share // ONE
+            task.claimable[who] += pay
+            task.books.update(paid=pay, reward_left=-pay)
+            if share and outcome == MADE:
+                before = self.get_reputation(task.publisher, who)
+                self.reputations[task.publisher, who] = before + (ONE - before) // 16
         burned = 0
         for seat in list_seats(silent):
             who = task.find_at(seat)

@@ -17,7 +17,8 @@ from steelyard.chain.cid import compute_blob_name
 from steelyard.chain.environment import Environment
 from steelyard.chain.errors import UnavailableBlob
 from steelyard.chain.evm import REVERT_SELECTOR, BlockState, Execution, Result
-from steelyard.chain.params import ROUNDS_ADDRESS, TASKS_ADDRESS
+from steelyard.chain.genesis import GUARD_CODE
+from steelyard.chain.params import FEDAVG_ADDRESS, ROUNDS_ADDRESS, TASKS_ADDRESS
 from steelyard.chain.trie import EMPTY_ROOT
 from steelyard.chain.types import Address, BlobName, Domain, Hash, Height
 from steelyard.client.abi import Contract, Event, Log
@@ -97,6 +98,8 @@ class Arena:
         self._state = self._begin_block()
         for name, address in ADDRESSES.items():
             self._state.process_account(address, balance=0, nonce=1, code=codes[name].runtime)
+        precompile = Address(FEDAVG_ADDRESS)
+        self._state.process_account(precompile, balance=0, nonce=1, code=GUARD_CODE)
         for person in people:
             self._state.process_account(person, balance=WEALTH, nonce=0, code=b"")
         self.supply = self.count_ether()

@@ -208,7 +208,8 @@ class Course(Ledger):
                 gives_up = not is_enough and task.terms["on_failed_quorum"] == 2
                 round_.state = SKIPPED
                 outcome = FAILED if gives_up else NOT_MADE
-                transfers = self.settle(now, task, outcome, {}, self._list_silent(task), events)
+                shares = {} if is_enough else self._compensate(task, events)
+                transfers = self.settle(now, task, outcome, shares, self._list_silent(task), events)
             self._pay_closer(task, sender, number, is_last, events)
             return transfers
 
@@ -220,7 +221,7 @@ class Course(Ledger):
         weights = {}
         for who in map(task.find_at, list_seats(round_.revealed)):
             said = round_.submissions[who]
-            weight = (said.samples, said.stake, 1)[terms["weighting"]] * ONE
+            weight = self._weigh(task, said.samples, said.stake)
             for _ in range(task.number - said.origin):
                 weight = weight * terms["staleness_discount"] // ONE
             weights[who] = weight
@@ -232,6 +233,24 @@ class Course(Ledger):
         return samples <= member.samples and needed <= member.stake
 
     # -- inside ----------------------------------------------------------------------------------
+    def _weigh(self, task: Task, samples: int, stake: int) -> int:
+        return int((samples, stake, 1)[task.terms["weighting"]] * ONE)
+
+    def _compensate(self, task: Task, events: Sequence[Event]) -> Mapping[Address, int]:
+        """Return what those who revealed would have got if the silent had, at their most."""
+        silent = [task.members[task.find_at(seat)] for seat in list_seats(self._list_silent(task))]
+        if not silent:
+            return {}
+        weights = self.compute_weights(task)
+        total = sum(weights.values())
+        total += sum(self._weigh(task, member.samples, member.stake) for member in silent)
+        shares = {who: weight * ONE // total for who, weight in weights.items()}
+        paid = [event.values for event in events if event.name == "Compensated"]
+        assert [(item["clients"], item["shares"]) for item in paid] == (
+            [(list(shares), list(shares.values()))] if shares else []
+        )
+        return shares
+
     def _is_current(self, task: Task, number: int) -> bool:
         return number > 0 and task.number == number and task.round.state == OPEN
 

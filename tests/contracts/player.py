@@ -16,7 +16,9 @@ from steelyard.chain.types import Round as RoundNumber
 from steelyard.chain.update import Mode, UpdateHeader, encode_update
 
 from .agreement import (
+    ABORTED,
     CLOSE_TIMEOUT_SECONDS,
+    FINISHED,
     FLOOR,
     LOBBY,
     ONE,
@@ -300,7 +302,7 @@ class Player(Referee):
         for who, said in sorted(task.round.submissions.items()):
             shown = self.sealed[number, task.number, who]
             is_covered = self.model.is_covered(task, task.members[who], shown.samples)
-            if said.update is None and shown.is_valid and is_covered:
+            if said.update is None and shown.is_valid and shown.samples and is_covered:
                 found.append(who)
         return found
 
@@ -360,6 +362,12 @@ class Player(Referee):
         number, task = self.pick_task(random, LOBBY, RUNNING, PAUSED)
         verdict = self.model.abort(self.arena.now, task)
         self.perform(random.choice(PEOPLE), "Tasks", "abort", number, verdict=verdict)
+
+    def release(self, random: Random) -> None:
+        number, task = self.pick_task(random, FINISHED, ABORTED)
+        who = self.pick_client(random, sorted(task.members))
+        verdict = self.model.release(task, who)
+        self.perform(random.choice(PEOPLE), "Tasks", "release", number, who, verdict=verdict)
 
     def intrude(self, random: Random) -> None:
         """Call what only the other contract may call."""
@@ -428,7 +436,7 @@ ACTIONS = {
     "wait": 4, "publish": 3, "fund": 1, "invite": 2, "uninvite": 1, "sponsor": 3, "unsponsor": 1,
     "pause": 1, "resume": 1, "cancel": 1, "refund": 1, "apply": 1, "join": 6, "add_stake": 3,
     "commit": 4, "reveal": 3, "report": 2, "request_evaluation": 1, "claim": 2, "leave": 2,
-    "start": 1, "close": 2, "abort": 1, "intrude": 1,
+    "start": 1, "close": 2, "abort": 1, "intrude": 1, "release": 1,
 }  # fmt: skip
 """Anything that may be done, and how often."""
 NAMES, WEIGHTS = list(ACTIONS), list(ACTIONS.values())
