@@ -44,21 +44,20 @@ def test_whoever_left_may_join_again(world):
     assert world.tasks.get_participants(task) == [world.hospitals[0]]
 
 
-def test_the_list_has_no_hole_after_a_departure(world):
+def test_nobody_is_moved_by_a_departure(world):
     task = world.publish(max_clients=4)
     for hospital in world.hospitals[:3]:
         world.join(task, hospital)
     world.tasks.leave(task, sender=world.hospitals[0])
-    assert world.tasks.get_participants(task) == [world.hospitals[2], world.hospitals[1]]
-    world.tasks.leave(task, sender=world.hospitals[2])
-    world.tasks.leave(task, sender=world.hospitals[1])
-    assert world.tasks.get_participants(task) == []
+    assert world.tasks.get_participants(task) == world.hospitals[1:3]
+    assert world.tasks.get_seat(task, world.hospitals[2]).seat == 2
+    assert world.tasks.get_seats(task) == (0b110, 0b110)
 
 
 def test_leaving_while_bound_by_a_commitment_is_refused(world):
     task = world.start()
     world.commit(task, 1, world.hospitals[0])
-    with ape.reverts("tasks: bound by a commitment"):
+    with ape.reverts("rounds: bound by a commitment"):
         world.tasks.leave(task, sender=world.hospitals[0])
 
 
@@ -67,7 +66,7 @@ def test_a_reveal_does_not_loosen_the_commitment(world):
     for value, hospital in enumerate(world.hospitals[:2], start=1):
         world.commit(task, 1, hospital, value=value)
     world.reveal(task, 1, world.hospitals[0])
-    with ape.reverts("tasks: bound by a commitment"):
+    with ape.reverts("rounds: bound by a commitment"):
         world.tasks.leave(task, sender=world.hospitals[0])
 
 
@@ -82,7 +81,7 @@ def test_a_closed_round_frees_its_participants(world):
 def test_a_participant_without_a_commitment_may_leave_a_running_task(world):
     task = world.start(count=3)
     world.tasks.leave(task, sender=world.hospitals[2])
-    assert world.tasks.get_round(task, 1).active == 2
+    assert world.rounds.get_round(task, 1).drawn == 0b11
 
 
 def test_nobody_waits_for_a_participant_who_left(world):
@@ -90,7 +89,7 @@ def test_nobody_waits_for_a_participant_who_left(world):
     for value, hospital in enumerate(world.hospitals[:2], start=1):
         world.commit(task, 1, hospital, value=value)
     receipt = world.tasks.leave(task, sender=world.hospitals[2])
-    assert world.tasks.get_round(task, 1).commit_ends == receipt.timestamp
+    assert world.rounds.get_round(task, 1).commit_ends == receipt.timestamp
     for hospital in world.hospitals[:2]:
         world.reveal(task, 1, hospital)
     world.close(task, 1)
@@ -100,10 +99,10 @@ def test_a_departure_in_the_reveal_period_moves_no_deadline(world):
     task = world.start(count=3)
     for value, hospital in enumerate(world.hospitals[:2], start=1):
         world.commit(task, 1, hospital, value=value)
-    before = world.tasks.get_round(task, 1)
+    before = world.rounds.get_round(task, 1)
     world.advance_to(before.commit_ends)
     world.tasks.leave(task, sender=world.hospitals[2])
-    assert world.tasks.get_round(task, 1).reveal_ends == before.reveal_ends
+    assert world.rounds.get_round(task, 1).reveal_ends == before.reveal_ends
 
 
 def test_a_task_that_everybody_left_still_ends(world):
@@ -127,7 +126,7 @@ def test_aborting_a_round_that_is_not_due_is_refused(world):
 
 def test_aborting_just_before_the_time_out_is_refused(world):
     task = world.start()
-    world.advance_to(world.tasks.get_round(task, 1).commit_ends + CLOSE_TIMEOUT_SECONDS - 2)
+    world.advance_to(world.rounds.get_round(task, 1).commit_ends + CLOSE_TIMEOUT_SECONDS - 2)
     with ape.reverts("tasks: too early to abort"):
         world.tasks.abort(task, sender=world.stranger)
 
@@ -138,7 +137,7 @@ def test_anybody_may_abort_a_round_that_nobody_closes(world):
     for value, hospital in enumerate(world.hospitals[:2], start=1):
         world.commit(task, 1, hospital, value=value)
     world.reveal(task, 1, world.hospitals[0])
-    world.advance_to(world.tasks.get_round(task, 1).reveal_ends + CLOSE_TIMEOUT_SECONDS)
+    world.advance_to(world.rounds.get_round(task, 1).reveal_ends + CLOSE_TIMEOUT_SECONDS)
     world.tasks.abort(task, sender=world.stranger)
     assert world.tasks.get_task(task).state == ABORTED
     for hospital in world.hospitals[:2]:
@@ -169,34 +168,32 @@ def test_a_task_that_is_over_cannot_be_aborted(world):
         world.tasks.abort(task, sender=world.publisher)
 
 
-def test_the_publisher_may_give_up_after_a_skipped_round(world):
-    task = world.start(count=2, rounds=10_000, close_reserve=0, close_bounty=0)
-    world.skip_round(task, 1)
-    world.tasks.abort(task, sender=world.publisher)
-    assert world.tasks.get_task(task).state == ABORTED
+# -- release ---------------------------------------------------------------------------------------
 
 
-def test_a_commitment_holds_the_publisher_to_the_round(world):
-    task = world.start(count=2)
-    world.skip_round(task, 1)
-    world.commit(task, 2, world.hospitals[0])
-    with ape.reverts("tasks: too early to abort"):
-        world.tasks.abort(task, sender=world.publisher)
+def test_anybody_may_release_a_participant_of_a_task_that_is_over(world):
+    task, hospital = world.publish(), world.hospitals[0]
+    world.tasks.sponsor(task, hospital, 0, value=compute_stake(10), sender=world.publisher)
+    world.join(task, hospital, value=7)
+    world.tasks.cancel(task, sender=world.publisher)
+    before = hospital.balance
+    world.tasks.release(task, hospital, sender=world.stranger)
+    assert hospital.balance == before, "nothing is sent to who has not asked"
+    assert world.tasks.claimable(task, hospital) == 7
+    assert world.tasks.claimable(task, world.publisher) == compute_stake(10)
+    assert world.tasks.get_participants(task) == []
+    with ape.reverts("tasks: not a participant"):
+        world.tasks.release(task, hospital, sender=world.stranger)
+    with ape.reverts("tasks: not a participant"):
+        world.tasks.leave(task, sender=hospital)
+    world.tasks.claim(task, sender=hospital)
 
 
-def test_an_aggregated_round_ends_the_publishers_way_out(world):
-    task = world.start(count=2, rounds=3)
-    world.skip_round(task, 1)
-    world.play_round(task, 2, world.hospitals[:2])
-    with ape.reverts("tasks: too early to abort"):
-        world.tasks.abort(task, sender=world.publisher)
-
-
-def test_a_stranger_cannot_abort_after_a_skipped_round(world):
-    task = world.start(count=2)
-    world.skip_round(task, 1)
-    with ape.reverts("tasks: too early to abort"):
-        world.tasks.abort(task, sender=world.stranger)
+def test_nobody_is_released_from_a_task_that_goes_on(world):
+    task = world.publish()
+    world.join(task, world.hospitals[0])
+    with ape.reverts("tasks: not over"):
+        world.tasks.release(task, world.hospitals[0], sender=world.publisher)
 
 
 # -- claim and refund ------------------------------------------------------------------------------
@@ -245,7 +242,7 @@ def test_a_refund_returns_what_nobody_earned(world):
 
 def test_a_second_refund_is_refused(world):
     task = world.publish()
-    world.tasks.abort(task, sender=world.publisher)
+    world.tasks.cancel(task, sender=world.publisher)
     world.tasks.refund(task, sender=world.publisher)
     with ape.reverts("tasks: nothing to refund"):
         world.tasks.refund(task, sender=world.publisher)
@@ -259,7 +256,7 @@ def test_a_refund_before_the_end_is_refused(world):
 
 def test_only_the_publisher_is_refunded(world):
     task = world.publish()
-    world.tasks.abort(task, sender=world.publisher)
+    world.tasks.cancel(task, sender=world.publisher)
     with ape.reverts("tasks: not the publisher"):
         world.tasks.refund(task, sender=world.stranger)
 
@@ -303,6 +300,6 @@ def test_without_a_reserve_closing_is_not_paid(world):
 
 def test_the_periods_of_a_round_follow_each_other(world):
     task = world.start()
-    current = world.tasks.get_round(task, 1)
+    current = world.rounds.get_round(task, 1)
     assert current.reveal_ends - current.commit_ends == REVEAL_SECONDS
     assert current.commit_ends - world.now == COMMIT_SECONDS

@@ -5,6 +5,7 @@ import pytest
 from world import (
     ABORT,
     ABORTED,
+    INVITED,
     JOIN_SECONDS,
     LOBBY,
     RUNNING,
@@ -47,13 +48,13 @@ def test_samples_out_of_range_are_refused(world, samples):
 def test_a_stake_that_could_overflow_a_weight_is_refused(world):
     task = world.publish()
     with ape.reverts("tasks: stake out of range"):
-        world.join(task, world.hospitals[0], value=2**120 + 1)
+        world.join(task, world.hospitals[0], value=2**100 + 1)
 
 
 def test_the_largest_stake_is_taken(world):
-    task = world.publish()
-    world.join(task, world.hospitals[0], samples=2**64 - 1, value=2**120)
-    assert world.tasks.get_participant(task, world.hospitals[0]).stake == 2**120
+    task = world.publish(stake_per_sample=2**35)
+    world.join(task, world.hospitals[0], samples=2**64 - 1, value=2**100)
+    assert world.tasks.get_participant(task, world.hospitals[0]).stake == 2**100
 
 
 def test_joining_twice_is_refused(world):
@@ -64,13 +65,13 @@ def test_joining_twice_is_refused(world):
 
 
 def test_a_stranger_is_refused_where_there_is_an_allowlist(world):
-    task = world.publish(allowlist=world.hospitals[:2])
+    task = world.publish(admission=INVITED, invited=world.hospitals[:2])
     with ape.reverts("tasks: not invited"):
         world.join(task, world.stranger)
 
 
 def test_the_invited_are_let_in(world):
-    task = world.publish(allowlist=world.hospitals[:2])
+    task = world.publish(admission=INVITED, invited=world.hospitals[:2])
     world.join(task, world.hospitals[1])
     assert world.tasks.get_participants(task) == [world.hospitals[1]]
 
@@ -101,7 +102,7 @@ def test_the_last_free_place_starts_the_task(world):
     receipt = world.join(task, world.hospitals[1])
     assert world.tasks.get_task(task).state == RUNNING
     assert [event.participants for event in receipt.decode_logs(world.tasks.Started)] == [2]
-    assert world.tasks.get_round(task, 1).active == 2
+    assert world.rounds.get_round(task, 1).drawn == 0b11
 
 
 def test_a_lobby_whose_time_is_over_takes_nobody(world):
@@ -180,7 +181,7 @@ def test_a_stranger_cannot_abort_a_lobby_that_may_start(world):
 
 def test_the_publisher_may_call_off_a_lobby(world):
     task = world.publish()
-    world.tasks.abort(task, sender=world.publisher)
+    world.tasks.cancel(task, sender=world.publisher)
     assert world.tasks.get_task(task).state == ABORTED
 
 
@@ -191,11 +192,11 @@ def test_joining_a_running_task_counts_from_the_next_round(world):
     world.tasks.start(task, sender=world.publisher)
     late = world.hospitals[2]
     world.join(task, late)
-    assert world.tasks.get_round(task, 1).active == 2
-    with ape.reverts("tasks: active from the next round"):
+    assert world.rounds.get_round(task, 1).drawn == 0b11
+    with ape.reverts("rounds: not active in that round"):
         world.commit(task, 1, late)
     world.play_round(task, 1, world.hospitals[:2])
-    assert world.tasks.get_round(task, 2).active == 3
+    assert world.rounds.get_round(task, 2).drawn == 0b111
     world.commit(task, 2, late)
 
 

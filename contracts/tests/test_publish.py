@@ -2,23 +2,48 @@
 
 import ape
 import pytest
-from world import JOIN_SECONDS, LOBBY, NO_BLOB, PARAMETERS, as_tuple
+from world import (
+    APPLICANTS,
+    BASE_STAKE,
+    COMMIT_SECONDS,
+    EXTEND,
+    INVITED,
+    JOIN_SECONDS,
+    LOBBY,
+    NO_BLOB,
+    ONE,
+    PARAMETERS,
+    REFUND,
+    REVEAL_SECONDS,
+    as_tuple,
+)
+
+PLATFORM = "0x" + "77" * 20
+
+
+def make_rule(kind, bound=0, max_share=ONE, server_lr=4096, momentum=0):
+    return (kind, bound, max_share, server_lr, momentum)
 
 
 def test_publish_opens_a_lobby_and_takes_the_escrow(world):
     before = world.tasks.balance
-    task = world.publish(allowlist=world.hospitals[:2])
+    task = world.publish(admission=INVITED, invited=world.hospitals[:2])
     published = world.tasks.get_task(task)
     escrow = PARAMETERS["reward"] + 2 * PARAMETERS["close_reserve"]
     assert published.state == LOBBY
     assert published.publisher == world.publisher
     assert published.name == "heart"
-    assert published.invited_only
+    assert published.parameters.admission == INVITED
     assert published.round == 0
     assert published.join_ends == world.now + JOIN_SECONDS
     assert published.parameters.reward == PARAMETERS["reward"]
     assert world.tasks.balance - before == escrow
-    assert tuple(world.tasks.get_account(task)) == (escrow, escrow, 0, 0, 0)
+    assert tuple(world.tasks.get_account(task)) == (
+        escrow,
+        escrow,
+        PARAMETERS["reward"],
+        *[0] * 7,
+    )
     assert world.tasks.is_invited(task, world.hospitals[1])
     assert not world.tasks.is_invited(task, world.hospitals[2])
 
@@ -53,16 +78,44 @@ def test_an_escrow_that_differs_by_one_wei_is_refused(world, difference):
         ({"weighting": 3}, "unknown weighting"),
         ({"weighting": 1, "base_stake": 0}, "weighting by stake needs a base stake"),
         ({"bits": 4}, "bits must be 8 or 16"),
-        ({"rule": (2, 1)}, "unknown rule"),
-        ({"rule": (0, 1)}, "bound does not fit the rule"),
-        ({"rule": (1, 0)}, "bound does not fit the rule"),
-        ({"rule": (1, 2**128)}, "bound does not fit the rule"),
+        ({"rule": make_rule(4, 1)}, "unknown rule"),
+        ({"rule": make_rule(0, 1)}, "bound does not fit the rule"),
+        ({"rule": make_rule(1, 0)}, "bound does not fit the rule"),
+        ({"rule": make_rule(1, 2**128)}, "bound does not fit the rule"),
         ({"admission_norm2": 0}, "no admission norm"),
-        ({"base_stake": 2**120 + 1}, "amount out of range"),
-        ({"stake_per_sample": 2**120 + 1}, "amount out of range"),
-        ({"reward": 2**120 + 1}, "amount out of range"),
-        ({"close_reserve": 2**120 + 1}, "amount out of range"),
+        ({"base_stake": 2**100 + 1}, "amount out of range"),
+        ({"stake_per_sample": 2**100 + 1}, "amount out of range"),
+        ({"reward": 2**100 + 1}, "amount out of range"),
+        ({"close_reserve": 2**100 + 1}, "amount out of range"),
         ({"close_bounty": PARAMETERS["close_reserve"] + 1}, "bounty above the reserve"),
+        ({"fraction_fit": 0}, "drawing out of range"),
+        ({"fraction_fit": ONE + 1}, "drawing out of range"),
+        ({"spare_clients": 129}, "drawing out of range"),
+        ({"max_staleness": 9}, "staleness out of range"),
+        ({"staleness_discount": ONE + 1}, "staleness out of range"),
+        ({"on_failed_quorum": 3}, "unknown quorum policy"),
+        ({"on_failed_quorum": EXTEND}, "extensions do not fit the policy"),
+        ({"on_failed_quorum": EXTEND, "max_extensions": 17}, "extensions do not fit the policy"),
+        ({"max_extensions": 1}, "extensions do not fit the policy"),
+        ({"evaluate_every": 10_001}, "evaluations out of range"),
+        ({"admission": 3}, "unknown admission"),
+        ({"min_reputation": ONE + 1}, "reputation out of range"),
+        ({"rule": make_rule(2, 1), "min_clients": 3}, "the trimmed mean needs uniform weighting"),
+        ({"rule": make_rule(2, 1), "weighting": 2}, "too few clients for the rule"),
+        (
+            {"rule": make_rule(3, 1), "min_clients": 4, "max_clients": 4},
+            "too few clients for the rule",
+        ),
+        ({"rule": make_rule(3, 0)}, "bound does not fit the rule"),
+        ({"rule": make_rule(0, max_share=0)}, "share cap out of range"),
+        ({"rule": make_rule(0, max_share=ONE + 1)}, "share cap out of range"),
+        ({"rule": make_rule(0, server_lr=0)}, "server step out of range"),
+        ({"rule": make_rule(0, server_lr=2**15 + 1)}, "server step out of range"),
+        ({"rule": make_rule(0, momentum=4096 - 15)}, "server step out of range"),
+        ({"bond": BASE_STAKE + 1}, "bond above the base stake"),
+        ({"platform_share": 1}, "platform share out of range"),
+        ({"platform": PLATFORM}, "platform share out of range"),
+        ({"platform": PLATFORM, "platform_share": ONE // 5 + 1}, "platform share out of range"),
         ({"name": ""}, "no name"),
     ],
 )
@@ -78,11 +131,18 @@ def test_parameters_out_of_bounds_are_refused(world, changes, reason):
         {"min_clients": 3},
         {"min_clients": 1, "max_clients": 1},
         {"weighting": 1},
-        {"weighting": 2, "base_stake": 0, "stake_per_sample": 0},
+        {"weighting": 2, "base_stake": 0, "stake_per_sample": 0, "bond": 0},
         {"bits": 16},
-        {"rule": (1, 1)},
-        {"rule": (1, 2**128 - 1)},
+        {"rule": make_rule(1, 1)},
+        {"rule": make_rule(1, 2**128 - 1)},
         {"reward": 0, "close_reserve": 0, "close_bounty": 0},
+        {"rule": make_rule(2, 1), "weighting": 2, "min_clients": 3},
+        {"rule": make_rule(3, 1, server_lr=2**15), "min_clients": 5, "max_clients": 5},
+        {"rule": make_rule(0, max_share=1, server_lr=1, momentum=4096 - 16), "bond": BASE_STAKE},
+        {"fraction_fit": 1, "spare_clients": 128, "max_staleness": 8, "staleness_discount": 0},
+        {"on_failed_quorum": EXTEND, "max_extensions": 16, "evaluate_every": 10_000},
+        {"on_failed_quorum": REFUND, "admission": APPLICANTS, "min_reputation": ONE},
+        {"platform": PLATFORM, "platform_share": ONE // 5},
     ],
 )
 def test_parameters_at_their_bounds_are_taken(world, changes):
@@ -90,11 +150,11 @@ def test_parameters_at_their_bounds_are_taken(world, changes):
 
 
 def test_a_task_that_could_not_be_closed_within_a_block_is_refused(world):
-    """128 clients at 50,000 gas each are 6.4 million: too much for a block of 8 million."""
+    """128 clients alone are more than three quarters of a block of 8 million gas."""
     world.publish(max_clients=128)
     with (
         world.limited_block_gas(8_000_000),
-        ape.reverts("tasks: a round would not fit in a block"),
+        ape.reverts("rounds: a round would not fit in a block"),
     ):
         world.publish(max_clients=128)
 
@@ -119,8 +179,20 @@ def test_a_blob_that_is_not_a_model_is_refused(world):
 
 def test_a_model_that_expires_before_the_first_close_is_refused(world):
     name = world.declare(world.make_model(), retention_seconds=86_400)
-    with ape.reverts("tasks: model expires too soon"):
+    with ape.reverts("rounds: model expires too soon"):
         world.publish(model=name)
+
+
+def test_a_model_must_outlive_every_extension_of_the_first_round(world):
+    """Otherwise extending could make the close impossible."""
+    extended = {"on_failed_quorum": EXTEND, "max_extensions": 3}
+    needed = JOIN_SECONDS + 4 * (COMMIT_SECONDS + REVEAL_SECONDS) + 86_400
+    name = world.declare(world.make_model(), retention_seconds=needed - 1)
+    with ape.reverts("rounds: model expires too soon"):
+        world.publish(model=name, **extended)
+    world.publish(model=name)
+    name = world.declare(world.make_model(), retention_seconds=needed + 10)
+    world.publish(model=name, **extended)
 
 
 def test_money_without_a_call_is_not_taken(world):

@@ -4,16 +4,19 @@ import ape
 import pytest
 from world import (
     AGGREGATED,
+    BOND,
     CLOSE,
     CLOSE_TIMEOUT_SECONDS,
     COMMIT_SECONDS,
     FINISHED,
+    NO_BLOB,
     OPEN,
     PARAMETERS,
     REVEAL_SECONDS,
     SKIPPED,
     WAIT,
     as_tuple,
+    compute_stake,
 )
 
 from steelyard.chain.model import decode_model
@@ -28,10 +31,10 @@ SHARES = 2**20
 def test_a_commitment_is_recorded(world):
     task = world.start()
     world.commit(task, 1, world.hospitals[0])
-    submission = world.tasks.get_submission(task, 1, world.hospitals[0])
+    submission = world.rounds.get_submission(task, 1, world.hospitals[0])
     assert bytes(submission.commitment) != bytes(32)
     assert submission.update.size == 0
-    assert world.tasks.get_round(task, 1).committed == 1
+    assert world.rounds.get_round(task, 1).committed == 0b1
 
 
 def test_the_view_computes_the_documented_commitment(world):
@@ -39,75 +42,76 @@ def test_the_view_computes_the_documented_commitment(world):
     world.commit(task, 1, world.hospitals[0])
     sealed = world.sealed[task, 1, world.hospitals[0].address]
     assert (
-        world.tasks.compute_commitment(
+        world.rounds.compute_commitment(
             task,
+            1,
             1,
             world.hospitals[0],
             (sealed.name.digest, sealed.name.size),
             sealed.samples,
             sealed.salt,
         )
-        == world.tasks.get_submission(task, 1, world.hospitals[0]).commitment
+        == world.rounds.get_submission(task, 1, world.hospitals[0]).commitment
     )
 
 
 def test_a_late_commit_is_refused(world):
     task = world.start()
-    world.advance_to(world.tasks.get_round(task, 1).commit_ends)
-    with ape.reverts("tasks: commit period is over"):
+    world.advance_to(world.rounds.get_round(task, 1).commit_ends)
+    with ape.reverts("rounds: commit period is over"):
         world.commit(task, 1, world.hospitals[0])
 
 
 def test_a_second_commitment_is_refused(world):
     task = world.start()
     world.commit(task, 1, world.hospitals[0])
-    with ape.reverts("tasks: already committed"):
+    with ape.reverts("rounds: already committed"):
         world.commit(task, 1, world.hospitals[0], value=2)
 
 
 def test_a_stranger_cannot_commit(world):
     task = world.start()
-    with ape.reverts("tasks: not a participant"):
+    with ape.reverts("rounds: not a participant"):
         world.commit(task, 1, world.stranger)
 
 
 @pytest.mark.parametrize("round", [0, 2])
 def test_only_the_current_round_takes_commitments(world, round):
     task = world.start()
-    with ape.reverts("tasks: not the current round"):
-        world.tasks.commit(task, round, b"\1" * 32, sender=world.hospitals[0])
+    with ape.reverts("rounds: not the current round"):
+        world.rounds.commit(task, round, round, b"\1" * 32, sender=world.hospitals[0])
 
 
 def test_a_lobby_takes_no_commitments(world):
     task = world.publish()
     world.join(task, world.hospitals[0])
-    with ape.reverts("tasks: not running"):
-        world.tasks.commit(task, 0, b"\1" * 32, sender=world.hospitals[0])
+    with ape.reverts("rounds: not the current round"):
+        world.rounds.commit(task, 0, 0, b"\1" * 32, sender=world.hospitals[0])
 
 
 def test_an_empty_commitment_is_refused(world):
     task = world.start()
-    with ape.reverts("tasks: empty commitment"):
-        world.tasks.commit(task, 1, bytes(32), sender=world.hospitals[0])
+    with ape.reverts("rounds: empty commitment"):
+        world.rounds.commit(task, 1, 1, bytes(32), sender=world.hospitals[0])
 
 
 def test_the_last_commitment_opens_the_reveals_at_once(world):
     task = world.start(count=2)
     world.commit(task, 1, world.hospitals[0])
     receipt = world.commit(task, 1, world.hospitals[1])
-    current = world.tasks.get_round(task, 1)
+    current = world.rounds.get_round(task, 1)
     assert current.commit_ends == receipt.timestamp
     assert current.reveal_ends == receipt.timestamp + REVEAL_SECONDS
-    (event,) = receipt.decode_logs(world.tasks.RevealOpened)
+    (event,) = receipt.decode_logs(world.rounds.RevealOpened)
     assert event.reveal_ends == current.reveal_ends
 
 
 def test_the_commit_period_lasts_while_somebody_is_missing(world):
     task = world.start(count=3)
-    ends = world.tasks.get_round(task, 1).commit_ends
+    ends = world.rounds.get_round(task, 1).commit_ends
     for hospital in world.hospitals[:2]:
         world.commit(task, 1, hospital)
-    assert world.tasks.get_round(task, 1).commit_ends == ends
+    assert world.rounds.get_round(task, 1).commit_ends == ends
 
 
 # -- reveal ----------------------------------------------------------------------------------------
@@ -119,59 +123,59 @@ def revealing(world):
     task = world.start(count=3)
     for value, hospital in enumerate(world.hospitals[:2], start=1):
         world.commit(task, 1, hospital, value=value)
-    world.advance_to(world.tasks.get_round(task, 1).commit_ends)
+    world.advance_to(world.rounds.get_round(task, 1).commit_ends)
     return task
 
 
 def test_a_reveal_is_recorded_with_its_norm(world, revealing):
     receipt = world.reveal(revealing, 1, world.hospitals[0])
-    submission = world.tasks.get_submission(revealing, 1, world.hospitals[0])
+    submission = world.rounds.get_submission(revealing, 1, world.hospitals[0])
     assert (
         bytes(submission.update.digest)
         == world.sealed[revealing, 1, world.hospitals[0].address].name.digest
     )
     assert submission.samples == 10
-    (event,) = receipt.decode_logs(world.tasks.Revealed)
+    (event,) = receipt.decode_logs(world.rounds.Revealed)
     assert event.norm2 == 8 * 2**8, "eight values of 1 x 2**-20, in units of 2**-48"
 
 
 def test_a_late_reveal_is_refused(world, revealing):
-    world.advance_to(world.tasks.get_round(revealing, 1).reveal_ends)
-    with ape.reverts("tasks: reveal period is over"):
+    world.advance_to(world.rounds.get_round(revealing, 1).reveal_ends)
+    with ape.reverts("rounds: reveal period is over"):
         world.reveal(revealing, 1, world.hospitals[0])
 
 
 def test_a_reveal_before_the_commit_period_ends_is_refused(world):
     task = world.start(count=3)
     world.commit(task, 1, world.hospitals[0])
-    with ape.reverts("tasks: commit period is running"):
+    with ape.reverts("rounds: commit period is running"):
         world.reveal(task, 1, world.hospitals[0])
 
 
 def test_a_reveal_without_commit_is_refused(world, revealing):
-    with ape.reverts("tasks: no commitment"):
+    with ape.reverts("rounds: no commitment"):
         world.reveal(revealing, 1, world.hospitals[0], sender=world.hospitals[2])
 
 
 def test_a_second_reveal_is_refused(world, revealing):
     world.reveal(revealing, 1, world.hospitals[0])
-    with ape.reverts("tasks: already revealed"):
+    with ape.reverts("rounds: already revealed"):
         world.reveal(revealing, 1, world.hospitals[0])
 
 
 def test_a_wrong_salt_is_refused(world, revealing):
-    with ape.reverts("tasks: differs from the commitment"):
+    with ape.reverts("rounds: differs from the commitment"):
         world.reveal(revealing, 1, world.hospitals[0], salt=b"\7" * 32)
 
 
 def test_other_samples_than_committed_are_refused(world, revealing):
-    with ape.reverts("tasks: differs from the commitment"):
+    with ape.reverts("rounds: differs from the commitment"):
         world.reveal(revealing, 1, world.hospitals[0], samples=9)
 
 
 def test_another_update_than_committed_is_refused(world, revealing):
     other = world.sealed[revealing, 1, world.hospitals[1].address].name
-    with ape.reverts("tasks: differs from the commitment"):
+    with ape.reverts("rounds: differs from the commitment"):
         world.reveal(revealing, 1, world.hospitals[0], name=other)
 
 
@@ -180,10 +184,10 @@ def test_somebody_elses_commitment_cannot_be_revealed(world):
     task = world.start(count=3)
     owner, thief = world.hospitals[:2]
     world.commit(task, 1, owner)
-    stolen = world.tasks.get_submission(task, 1, owner).commitment
-    world.tasks.commit(task, 1, stolen, sender=thief)
-    world.advance_to(world.tasks.get_round(task, 1).commit_ends)
-    with ape.reverts("tasks: differs from the commitment"):
+    stolen = world.rounds.get_submission(task, 1, owner).commitment
+    world.rounds.commit(task, 1, 1, stolen, sender=thief)
+    world.advance_to(world.rounds.get_round(task, 1).commit_ends)
+    with ape.reverts("rounds: differs from the commitment"):
         world.reveal(task, 1, owner, sender=thief)
     world.reveal(task, 1, owner)
 
@@ -217,10 +221,10 @@ def test_an_update_bound_to_something_else_is_refused(world, changes, code):
     salt = b"\3" * 32
     name = world.declare(data)
     commitment = world.compute_commitment(task, 1, hospital, name, 10, salt)
-    world.tasks.commit(task, 1, commitment, sender=hospital)
+    world.rounds.commit(task, 1, 1, commitment, sender=hospital)
     world.commit(task, 1, world.hospitals[1])
     with ape.reverts(f"fedavg: {code}"):
-        world.tasks.reveal(task, 1, (name.digest, name.size), 10, salt, sender=hospital)
+        world.rounds.reveal(task, 1, 1, (name.digest, name.size), 10, salt, sender=hospital)
 
 
 @pytest.mark.parametrize(
@@ -234,22 +238,24 @@ def test_an_update_bound_to_something_else_is_refused(world, changes, code):
         ("update_value", lambda data: data[:200] + b"\x80" + data[201:]),
     ],
 )
-def test_a_damaged_update_is_refused_and_its_stake_returns_after_the_round(world, code, damage):
+def test_a_damaged_update_is_refused_and_costs_its_maker_the_bond(world, code, damage):
+    before = world.tasks.balance
     task = world.start(count=2)
     hospital, other = world.hospitals[:2]
     data = world.make_update(task, 1, world.get_base(task, 1), hospital)
     name, salt = world.declare(damage(data)), b"\3" * 32
     commitment = world.compute_commitment(task, 1, hospital, name, 10, salt)
-    world.tasks.commit(task, 1, commitment, sender=hospital)
+    world.rounds.commit(task, 1, 1, commitment, sender=hospital)
     world.commit(task, 1, other)
     with ape.reverts(f"fedavg: {code}"):
-        world.tasks.reveal(task, 1, (name.digest, name.size), 10, salt, sender=hospital)
+        world.rounds.reveal(task, 1, 1, (name.digest, name.size), 10, salt, sender=hospital)
     world.reveal(task, 1, other)
-    world.advance_to(world.tasks.get_round(task, 1).reveal_ends)
+    world.advance_to(world.rounds.get_round(task, 1).reveal_ends)
     world.close(task, 1)
-    assert world.tasks.get_round(task, 1).state == SKIPPED
+    assert world.rounds.get_round(task, 1).state == SKIPPED
+    assert world.tasks.get_participant(task, hospital).stake == compute_stake(10) - BOND
     world.tasks.leave(task, sender=hospital)
-    assert world.tasks.balance == world.compute_promises([task])
+    assert world.tasks.balance - before == world.compute_promises([task])
 
 
 def test_an_update_above_the_admission_norm_is_refused(world):
@@ -265,7 +271,7 @@ def test_more_samples_than_staked_for_are_refused(world):
     task = world.start(count=2)
     world.commit(task, 1, world.hospitals[0], samples=11)
     world.commit(task, 1, world.hospitals[1], samples=20)
-    with ape.reverts("tasks: samples not covered by stake"):
+    with ape.reverts("rounds: samples not covered by stake"):
         world.reveal(task, 1, world.hospitals[0])
     world.reveal(task, 1, world.hospitals[1])
 
@@ -274,7 +280,7 @@ def test_no_samples_are_refused(world):
     task = world.start(count=2)
     world.commit(task, 1, world.hospitals[0], samples=0)
     world.commit(task, 1, world.hospitals[1])
-    with ape.reverts("tasks: samples out of range"):
+    with ape.reverts("rounds: samples out of range"):
         world.reveal(task, 1, world.hospitals[0])
 
 
@@ -289,9 +295,9 @@ def test_an_update_that_could_expire_before_the_close_is_refused(world, revealin
     """Otherwise one participant could make every close revert and stop the task."""
     sealed = world.sealed[revealing, 1, world.hospitals[0].address]
     data = world.shelf.blobs[sealed.name]
-    left = world.tasks.get_round(revealing, 1).reveal_ends - world.now
+    left = world.rounds.get_round(revealing, 1).reveal_ends - world.now
     world.declare(data, retention_seconds=left + CLOSE_TIMEOUT_SECONDS - 1)
-    with ape.reverts("tasks: update expires too soon"):
+    with ape.reverts("rounds: update expires too soon"):
         world.reveal(revealing, 1, world.hospitals[0])
     world.declare(data, retention_seconds=left + CLOSE_TIMEOUT_SECONDS)
     world.reveal(revealing, 1, world.hospitals[0])
@@ -300,7 +306,7 @@ def test_an_update_that_could_expire_before_the_close_is_refused(world, revealin
 def test_a_base_model_that_could_expire_must_be_declared_again(world, revealing):
     model = world.make_model()
     world.declare(model, retention_seconds=REVEAL_SECONDS)
-    with ape.reverts("tasks: model expires too soon"):
+    with ape.reverts("rounds: model expires too soon"):
         world.reveal(revealing, 1, world.hospitals[0])
     world.declare(model)
     world.reveal(revealing, 1, world.hospitals[0])
@@ -310,7 +316,7 @@ def test_a_closed_round_takes_no_reveal(world, revealing):
     for hospital in world.hospitals[:2]:
         world.reveal(revealing, 1, hospital)
     world.close(revealing, 1)
-    with ape.reverts("tasks: not the current round"):
+    with ape.reverts("rounds: not the current round"):
         world.reveal(revealing, 1, world.hospitals[0])
 
 
@@ -323,13 +329,13 @@ def test_a_round_with_enough_reveals_makes_the_next_model(world, revealing):
         world.reveal(revealing, 1, hospital)
     assert tuple(world.tasks.next_action(revealing)) == (CLOSE, 1)
     receipt = world.close(revealing, 1)
-    closed = world.tasks.get_round(revealing, 1)
+    closed = world.rounds.get_round(revealing, 1)
     assert closed.state == AGGREGATED
-    assert closed.revealed == 2
+    assert closed.revealed == 0b11
     name = BlobName(bytes(closed.model.digest), closed.model.size)
     assert decode_model(world.shelf.blobs[name]).values.tolist() == [24 + i for i in range(8)]
     assert world.tasks.get_task(revealing).model == closed.model
-    opened = world.tasks.get_round(revealing, 2)
+    opened = world.rounds.get_round(revealing, 2)
     assert opened.state == OPEN
     assert opened.base == closed.model
     assert opened.commit_ends == receipt.timestamp + COMMIT_SECONDS
@@ -339,14 +345,17 @@ def test_a_round_with_enough_reveals_makes_the_next_model(world, revealing):
 def test_the_record_holds_what_an_auditor_needs(world, revealing):
     for hospital in world.hospitals[:2]:
         world.reveal(revealing, 1, hospital)
-    (record,) = world.close(revealing, 1).decode_logs(world.tasks.Aggregated)
+    (record,) = world.close(revealing, 1).decode_logs(world.rounds.Aggregated)
     assert (record.task, record.round) == (revealing, 1)
     assert record.clients == [hospital.address for hospital in world.hospitals[:2]]
     assert [tuple(update) for update in record.updates] == [
         as_tuple(world.sealed[revealing, 1, hospital.address].name)
         for hospital in world.hospitals[:2]
     ]
-    assert record.raw_weights == [10, 10]
+    assert record.raw_weights == [10 * SHARES, 10 * SHARES]
+    assert record.origins == [1, 1]
+    assert record.pool == world.rounds.get_round(revealing, 1).pool == PARAMETERS["reward"] // 2
+    assert tuple(record.velocity) == tuple(record.velocity_before) == NO_BLOB
     assert record.shares == [SHARES // 2, SHARES // 2]
     assert len(record.scores) == len(record.flags) == 2
     assert record.saturated == 0
@@ -362,8 +371,8 @@ def test_raw_weights_follow_the_weighting(world, weighting, expected):
     world.commit(task, 1, world.hospitals[1], samples=20, value=2)
     for hospital in world.hospitals[:2]:
         world.reveal(task, 1, hospital)
-    (record,) = world.close(task, 1).decode_logs(world.tasks.Aggregated)
-    assert record.raw_weights == expected
+    (record,) = world.close(task, 1).decode_logs(world.rounds.Aggregated)
+    assert record.raw_weights == [weight * SHARES for weight in expected]
 
 
 def test_pay_follows_the_shares_rounded_down(world):
@@ -372,7 +381,7 @@ def test_pay_follows_the_shares_rounded_down(world):
     world.commit(task, 1, world.hospitals[1], samples=20, value=2)
     for hospital in world.hospitals[:2]:
         world.reveal(task, 1, hospital)
-    (record,) = world.close(task, 1).decode_logs(world.tasks.Aggregated)
+    (record,) = world.close(task, 1).decode_logs(world.rounds.Aggregated)
     pool = (10**18 + 7) // 2
     pay = [world.tasks.claimable(task, hospital) for hospital in world.hospitals[:2]]
     assert pay == [pool * share // SHARES for share in record.shares]
@@ -380,7 +389,7 @@ def test_pay_follows_the_shares_rounded_down(world):
 
 
 def test_the_clipped_rule_pays_by_the_shares_before_clipping(world):
-    task = world.start(count=2, rule=(1, 2**6))
+    task = world.start(count=2, rule=(1, 2**6, SHARES, 4096, 0))
     world.play_round(task, 1, world.hospitals[:2])
     pool = PARAMETERS["reward"] // 2
     pay = [world.tasks.claimable(task, hospital) for hospital in world.hospitals[:2]]
@@ -388,39 +397,39 @@ def test_the_clipped_rule_pays_by_the_shares_before_clipping(world):
 
 
 def test_a_round_with_too_few_reveals_is_skipped_on_the_same_base(world, revealing):
-    base = world.tasks.get_round(revealing, 1).base
+    base = world.rounds.get_round(revealing, 1).base
     world.reveal(revealing, 1, world.hospitals[0])
-    world.advance_to(world.tasks.get_round(revealing, 1).reveal_ends)
+    world.advance_to(world.rounds.get_round(revealing, 1).reveal_ends)
     receipt = world.close(revealing, 1)
-    assert world.tasks.get_round(revealing, 1).state == SKIPPED
-    assert world.tasks.get_round(revealing, 1).model.size == 0
-    assert world.tasks.get_round(revealing, 2).base == base
+    assert world.rounds.get_round(revealing, 1).state == SKIPPED
+    assert world.rounds.get_round(revealing, 1).model.size == 0
+    assert world.rounds.get_round(revealing, 2).base == base
     assert world.tasks.get_account(revealing).paid == 0
-    (event,) = receipt.decode_logs(world.tasks.RoundSkipped)
+    (event,) = receipt.decode_logs(world.rounds.RoundSkipped)
     assert (event.committed, event.revealed) == (2, 1)
 
 
 def test_too_few_commitments_make_a_round_due_without_waiting_for_reveals(world):
     task = world.start(count=3)
     world.commit(task, 1, world.hospitals[0])
-    current = world.tasks.get_round(task, 1)
+    current = world.rounds.get_round(task, 1)
     assert tuple(world.tasks.next_action(task)) == (WAIT, 1)
     world.advance_to(current.commit_ends)
     assert world.now < current.reveal_ends
     assert tuple(world.tasks.next_action(task)) == (CLOSE, 1)
     world.close(task, 1)
-    assert world.tasks.get_round(task, 1).state == SKIPPED
+    assert world.rounds.get_round(task, 1).state == SKIPPED
 
 
 def test_closing_in_the_commit_period_is_refused(world):
     task = world.start()
-    with ape.reverts("tasks: not due"):
+    with ape.reverts("rounds: not due"):
         world.close(task, 1)
 
 
 def test_closing_while_a_reveal_is_missing_is_refused(world, revealing):
     world.reveal(revealing, 1, world.hospitals[0])
-    with ape.reverts("tasks: not due"):
+    with ape.reverts("rounds: not due"):
         world.close(revealing, 1)
 
 
@@ -428,7 +437,7 @@ def test_closing_twice_is_refused(world, revealing):
     for hospital in world.hospitals[:2]:
         world.reveal(revealing, 1, hospital)
     world.close(revealing, 1)
-    with ape.reverts("tasks: not the current round"):
+    with ape.reverts("rounds: not the current round"):
         world.close(revealing, 1)
 
 
@@ -438,7 +447,7 @@ def test_the_last_close_finishes_the_task(world):
     assert world.tasks.get_task(task).state == FINISHED
     assert len(receipt.decode_logs(world.tasks.Finished)) == 1
     assert tuple(world.tasks.next_action(task)) == (WAIT, 1)
-    with ape.reverts("tasks: not running"):
+    with ape.reverts("rounds: not the current round"):
         world.close(task, 1)
 
 
@@ -449,4 +458,4 @@ def test_sixteen_bit_updates_are_taken(world):
     for hospital in world.hospitals[:2]:
         world.reveal(task, 1, hospital)
     world.close(task, 1)
-    assert world.tasks.get_round(task, 1).state == AGGREGATED
+    assert world.rounds.get_round(task, 1).state == AGGREGATED
