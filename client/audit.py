@@ -2,48 +2,57 @@
 
 `audit_round` follows one chain of evidence and says at each link YES, REFUTED or UNKNOWN:
 
-    genesis, or a checkpoint -> validator sets -> certificate -> header
-    header -> receipts root -> the record (event)
-    header -> state root -> storage: the task's terms, who submitted what with which weight
+    genesis, or a checkpoint -> validator sets -> certificate -> header        (two blocks: the one
+    header -> receipts root -> the record (event)                     that opened the round, and the
+    header -> state root -> storage of Tasks and Rounds                         one that closed it)
+    parent's hash -> seed -> who was drawn; reward left -> the round's pool
+    terms, submissions, seats -> raw weights; the state before -> base and velocity
     record -> blobs by name -> updates verified -> aggregate recomputed -> same model, same shares
-    storage before and after the block -> everybody was credited what the shares say
+    storage before and after the block -> everybody was paid what the shares say, and who kept
+    silent lost its bond
 
 The recomputation is `chain/reference.py`: plain Python integers, no code shared with the kernels.
-A node can withhold (UNKNOWN); it cannot make a wrong round look right.
+A node can withhold (UNKNOWN); it cannot make a wrong round look right. docs/auditing.md says what
+is checked and what is not.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
-from steelyard.chain.block import Block, decode_block
-from steelyard.chain.cid import compute_blob_name, encode_cid
+from steelyard.chain.block import Block
+from steelyard.chain.cid import encode_cid
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.following import Checkpoint
-from steelyard.chain.genesis import Genesis, parse_genesis
-from steelyard.chain.model import decode_model
-from steelyard.chain.receipts import Log as ChainLog
-from steelyard.chain.receipts import Receipt as ChainReceipt
-from steelyard.chain.receipts import compute_receipts_root
-from steelyard.chain.rules import Aggregate, Rule, RuleKind
 from steelyard.chain.trie import InvalidProof, MissingState
-from steelyard.chain.types import Address, BlobName, Hash, Round, TaskId
-from steelyard.chain.update import Binding
+from steelyard.chain.types import Address, BlobName
 
 from .abi import Event
-from .contracts import Tasks
-from .errors import ClientError, NodeRefused, NodeUnreachable
-from .finality import MAX_BLOCK_ANSWER_BYTES, can_check_certificates, verify_certificate
-from .proven import ProvenRound, read_money, read_round
-from .reckoning import compute_credits, compute_weight
-from .records import RoundState
-from .rpc import Json, Rpc, as_bytes, as_hex, as_int
+from .contracts import Rounds, Tasks
+from .errors import ClientError, NodeUnreachable
+from .events import get_events
+from .finalized import Trail
+from .moments import Moment, read_moment
+from .proven import ProvenTask, Storage
+from .reckoning import (
+    Settlement,
+    compute_credits,
+    compute_draw,
+    compute_seed,
+    compute_settlement,
+    compute_weight,
+    list_seats,
+)
+from .recomputing import Fetch, Recomputation
+from .records import RoundInfo, RoundState, SubmissionInfo
+from .rpc import Rpc, as_hex
 from .verdicts import Report, Stop, Verdict
 
-MAX_GENESIS_BYTES: Final = 16 * 2**20
-MAX_TYPE: Final = 0x7F
-"""EIP-2718."""
-
-Fetch = Callable[[BlobName], bytes]
+SETTLED_AGGREGATED: Final = 1
+"""The outcome that `Settled` gives a round with a model; contracts/seam.vy."""
+MAX_SHOWN: Final = 200
+"""Characters of a value in a report."""
 
 
 def audit_round(
@@ -62,316 +71,345 @@ def audit_round(
     there. `fetch`: where blobs come from instead of the node; names are checked here.
     """
     report = Report(f"round {round_number} of task {task}")
-    audit = _RoundAudit(rpc, task, round_number, report)
+    with noting(report):
+        trail = Trail(rpc, report, genesis, checkpoint)
+        audit = RoundAudit(rpc, trail, report, task, round_number)
+        audit.run(fetch or rpc.get_blob)
+    return report
+
+
+@contextmanager
+def noting(report: Report) -> Iterator[None]:
+    """Turn what a node withholds, or garbles, into a link of the report."""
     try:
-        event = audit.find_record()
-        block, chain_id, logs = audit.check_finality(event, genesis, checkpoint)
-        terms = audit.check_storage(event, block, logs)
-        audit.recompute(event, terms, chain_id, fetch or audit.fetch)
-        audit.check_payments(event, terms, block, logs)
+        yield
     except Stop:
         pass
     except NodeUnreachable as error:
         report.add("node", Verdict.UNKNOWN, error.message)
     except SteelyardError as error:
         report.add("node", Verdict.UNKNOWN, f"{error.code}: {error.message}")
-    return report
 
 
-class _RoundAudit:
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A final block and what happened to the task in it. `place`: of the event looked at."""
+
+    block: Block
+    parent: Block
+    events: Sequence[Event]
+    place: int
+
+    @property
+    def earlier(self) -> Sequence[Event]:
+        """The task's events before the one looked at."""
+        return self.events[: self.place]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What storage proves about the round, as it was closed. `rounds`: this one and the origins."""
+
+    terms: ProvenTask
+    rounds: Mapping[int, RoundInfo]
+    submissions: Sequence[SubmissionInfo]
+    before: Moment
+
+
+class RoundAudit:
     """One audit in progress; every method adds links to the report."""
 
-    def __init__(self, rpc: Rpc, task: int, round_number: int, report: Report) -> None:
-        self._rpc, self._task, self._round = rpc, task, round_number
-        self._tasks = Tasks(rpc)
-        self._report = report
+    def __init__(
+        self, rpc: Rpc, trail: Trail, report: Report, task: int, round_number: int
+    ) -> None:
+        self._rpc, self._trail, self._report = rpc, trail, report
+        self._task, self._round = task, round_number
 
-    # -- the record --------------------------------------------------------------------------------
-    def find_record(self) -> Event:
+    def run(self, fetch: Fetch) -> None:
+        """Follow the evidence to its end. Raises Stop where it breaks; SteelyardError."""
+        record = self._find_record()
+        closing = self._set_scene(record, "")
+        opened = self._find_event("RoundOpened", "opening")
+        opening = self._set_scene(opened, "opening")
+        facts = self._check_storage(record, closing)
+        self._check_opening(opened, opening, facts)
+        chain_id = self._trail.genesis.chain_id
+        Recomputation(self._report, fetch, chain_id, self._task).run(
+            record, facts.terms.parameters, facts.rounds
+        )
+        self._check_payments(record, closing, facts)
+
+    # -- records and blocks ------------------------------------------------------------------------
+    def _find_record(self) -> Event:
         """Find the Aggregated event of the round."""
-        info = self._tasks.get_task(self._task)
-        state = self._tasks.get_round(self._task, self._round)
+        info = Tasks(self._rpc).get_task(self._task)
+        state = Rounds(self._rpc).get_round(self._task, self._round)
         if state.state is not RoundState.AGGREGATED:
-            self._report.add(
+            self._trail.give_up(
                 "record",
-                Verdict.UNKNOWN,
                 f"round {self._round} is {state.state.name.lower()}: it has made no model"
                 f" (the task is in round {info.round})",
             )
-            raise Stop
-        events = self._tasks.get_events(self._task, ["Aggregated"], round_number=self._round)
-        if len(events) != 1:
-            self._report.add(
-                "record", Verdict.REFUTED, f"the node shows {len(events)} records of one round"
+        event = self._find_event("Aggregated", "record")
+        if event.values["model"] != state.model:
+            self._trail.refute(
+                "record",
+                f"model {encode_cid(event.values['model'])}, but the state says "
+                f"{encode_cid(state.model)}",
             )
-            raise Stop
-        event = events[0]
-        same = event.values["model"] == state.model
-        self._report.add(
+        self._say(
             "record",
-            Verdict.YES if same else Verdict.REFUTED,
             f"height {event.height}, {len(event.values['updates'])} updates, "
-            f"model {encode_cid(event.values['model'])}"
-            + ("" if same else f", but the state says {encode_cid(state.model)}"),
+            f"model {encode_cid(event.values['model'])}",
         )
         return event
 
-    # -- finality ----------------------------------------------------------------------------------
-    def check_finality(
-        self, event: Event, trusted: bytes | None, checkpoint: Checkpoint | None
-    ) -> tuple[Block, int, list[ChainLog]]:
-        """Follow certificate, header and receipts root down to the record.
+    def _find_event(self, name: str, link: str) -> Event:
+        """Return the only event of its name about the round, as the node shows it."""
+        events = get_events(self._rpc, self._task, [name], round_number=self._round)
+        if not events:
+            self._trail.give_up(link, f"the node shows no {name} of this round; ask another node")
+        if len(events) > 1:
+            self._trail.refute(link, f"the node shows {len(events)} times {name} of one round")
+        return events[0]
 
-        Returns the block, the chain id of its genesis and the proven logs of Tasks in it.
-        """
-        block = self._fetch_block(event.height)
-        chain_id = self._check_certificate(block, trusted, checkpoint)
-        return block, chain_id, self._check_receipts(block, event)
+    def _set_scene(self, event: Event, prefix: str) -> Scene:
+        """Follow certificate, header and receipts root down to an event."""
+        block = self._trail.fetch_block(event.height, prefix or "header")
+        self._trail.check_finality(block, prefix or "finality")
+        parent = self._trail.fetch_parent(block, prefix or "header")
+        events = self._trail.fetch_events(block, self._task, prefix or "receipts")
+        place = self._trail.find(events, event, prefix or "receipts")
+        if not prefix:
+            self._say("receipts", f"root in the header, record and {len(events) - 1} events inside")
+        return Scene(block, parent, events, place)
 
-    def _fetch_block(self, height: int) -> Block:
-        data = self._rpc.get_bytes(f"/chain/blocks/{height}", MAX_BLOCK_ANSWER_BYTES)
-        try:
-            block = decode_block(data)
-        except SteelyardError as error:
-            self._report.add("header", Verdict.REFUTED, f"the block is malformed: {error.message}")
-            raise Stop from None
-        if block.height != height:
-            self._report.add("header", Verdict.REFUTED, f"the node sent block {block.height}")
-            raise Stop
-        return block
-
-    def _check_certificate(
-        self, block: Block, trusted: bytes | None, checkpoint: Checkpoint | None
-    ) -> int:
-        genesis = check_genesis(self._rpc, self._report, trusted)
-        if can_check_certificates():
-            verdict, detail = verify_certificate(self._rpc, block, genesis, checkpoint)
-        else:
-            verdict = Verdict.UNKNOWN
-            detail = "not checked: pip install 'steelyard[audit]' for BLS signatures"
-        self._report.add("finality", verdict, detail)
-        if verdict is Verdict.REFUTED:
-            raise Stop
-        return genesis.chain_id
-
-    def _check_receipts(self, block: Block, event: Event) -> list[ChainLog]:
-        answer = self._rpc.call("eth_getBlockReceipts", hex(event.height))
-        receipts = decode_receipts(answer)
-        if compute_receipts_root(receipts) != block.header.receipts_root:
-            self._report.add(
-                "receipts", Verdict.REFUTED, "the receipts do not hash to the header's root"
-            )
-            raise Stop
-        topics = [
-            self._tasks.contract.get_topic("Aggregated"),
-            self._task.to_bytes(32, "big"),
-            self._round.to_bytes(32, "big"),
-        ]
-        logs = [
-            log
-            for receipt in receipts
-            for log in receipt.logs
-            if log.address == self._tasks.contract.address
-        ]
-        proven = [self._tasks.decode_chain_log(log) for log in logs if list(log.topics) == topics]
-        if [found.values for found in proven] != [event.values]:
-            self._report.add("receipts", Verdict.REFUTED, "the record is not in this block")
-            raise Stop
-        self._report.add(
-            "receipts", Verdict.YES, f"{len(receipts)} receipts, root in the header, record inside"
+    # -- how the round began -----------------------------------------------------------------------
+    def _check_opening(self, opened: Event, scene: Scene, facts: Facts) -> None:
+        """Draw again, and divide the reward again, as of the block that opened the round."""
+        values, found = opened.values, facts.rounds[self._round]
+        terms = facts.terms.parameters
+        with self._proofs("draw"):
+            before = Storage(self._rpc, scene.parent)
+            then = read_moment(before, self._task, facts.terms, scene.earlier)
+        seats = values["seats"]
+        seed = compute_seed(scene.block.header.parent_hash, self._task, self._round)
+        target = terms.compute_drawn(seats.bit_count())
+        drawn = compute_draw(seed, seats, target)
+        pool = then.reward_left // (terms.rounds - self._round + 1)
+        self._compare(
+            "draw",
+            "recomputed",
+            {
+                "seats": (seats, then.ready),
+                "seed": (values["seed"], seed),
+                "draw": (values["drawn"], drawn),
+                "pool": (values["pool"], pool),
+            },
         )
-        return logs
+        self._compare(
+            "draw",
+            "in storage",
+            {
+                "seed": (values["seed"], found.seed),
+                "pool": (values["pool"], found.pool),
+                "base": (values["base"], found.base),
+                "velocity": (values["velocity"], found.velocity),
+                # Who left the task before committing is no longer drawn.
+                "draw": (found.drawn & ~values["drawn"], 0),
+            },
+        )
+        self._say(
+            "draw",
+            f"{drawn.bit_count()} of {seats.bit_count()} seats by the hash of block "
+            f"{scene.parent.height}, a pool of {pool} wei; recomputed",
+        )
 
     # -- storage -----------------------------------------------------------------------------------
-    def check_storage(self, event: Event, block: Block, logs: Sequence[ChainLog]) -> ProvenRound:
-        """Compare the record with what the contract stores: terms, submissions and weights."""
+    def _check_storage(self, event: Event, scene: Scene) -> Facts:
+        """Compare the record with what the contracts store: terms, submissions and weights."""
         values = event.values
-        if len({len(values[name]) for name in ("clients", "updates", "raw_weights")}) != 1:
-            self._report.add("storage", Verdict.REFUTED, "the record's lists differ in length")
-            raise Stop
-        try:
-            found = read_round(self._rpc, block, self._task, self._round, values["clients"])
-        except (InvalidProof, MissingState) as error:
-            self._report.add("storage", Verdict.REFUTED, f"{error.code}: {error.message}")
-            raise Stop from None
-        leavers = self._find_leavers(logs)
-        weights = [
-            compute_weight(found.parameters.weighting, one, leavers.get(client, one.stake))
-            for client, one in zip(values["clients"], found.submissions, strict=True)
-        ]
-        rule = (values["rule"]["kind"], values["rule"]["bound"])
-        wrong = [
-            name
-            for name, is_same in {
-                "state": found.is_aggregated,
-                "rule": rule == found.parameters.rule,
-                "base": values["base"] == found.base,
-                "model": values["model"] == found.model,
-                "saturated": values["saturated"] == found.saturated,
-                "clients": len(set(values["clients"])) == len(values["clients"]) == found.revealed,
-                "updates": list(values["updates"]) == [one.update for one in found.submissions],
-                "raw weights": list(values["raw_weights"]) == weights,
-            }.items()
-            if not is_same
-        ]
+        lists = ("clients", "origins", "updates", "raw_weights", "shares", "scores", "flags")
+        if len({len(values[name]) for name in lists}) != 1:
+            self._trail.refute("storage", "the record's lists differ in length")
+        with self._proofs("storage"):
+            facts = self._read_facts(values, scene)
+        found, terms = facts.rounds[self._round], facts.terms.parameters
+        before, origins = facts.before, [one.origin for one in facts.submissions]
+        seated = [before.seats.get(seat) for seat in list_seats(found.revealed)]
+        self._compare(
+            "storage",
+            "in storage",
+            {
+                "state": (RoundState.AGGREGATED, found.state),
+                "rule": (tuple(values["rule"].values()), terms.rule.encode()),
+                "base": (values["base"], found.base),
+                "velocity": (values["velocity_before"], found.velocity),
+                "pool": (values["pool"], found.pool),
+                "model": (values["model"], found.model),
+                "saturated": (values["saturated"], found.saturated),
+                "clients": (list(values["clients"]), seated),
+                "updates": (list(values["updates"]), [one.update for one in facts.submissions]),
+                "origins": (list(values["origins"]), origins),
+            },
+        )
+        self._compare(
+            "storage",
+            "what the rounds before left",
+            {
+                "base": (values["base"], before.model),
+                "velocity": (values["velocity_before"], before.velocity),
+            },
+        )
+        self._check_submissions(values, facts)
+        late = sum(origin != self._round for origin in origins)
+        self._say(
+            "storage",
+            "terms, seats, updates and weights are the contracts', proven"
+            + (f"; {late} late" if late else "")
+            + (f"; closed in {found.pages} pages" if found.pages else ""),
+        )
+        return facts
+
+    def _read_facts(self, values: Mapping[str, Any], scene: Scene) -> Facts:
+        after, before = Storage(self._rpc, scene.block), Storage(self._rpc, scene.parent)
+        terms = after.read_task(self._task)
+        if not all(0 < origin <= self._round for origin in values["origins"]):
+            self._trail.refute("storage", "the record has an update for a round to come")
+        numbers = dict.fromkeys([self._round, *values["origins"]])
+        rounds = after.read_rounds(self._task, numbers)
+        submissions = after.read_submissions(self._task, self._round, values["clients"])
+        seats = list_seats(rounds[self._round].committed)
+        moment = read_moment(before, self._task, terms, scene.earlier, seats)
+        return Facts(terms, rounds, submissions, moment)
+
+    def _check_submissions(self, values: Mapping[str, Any], facts: Facts) -> None:
+        """Compare weights, and check that each update was one that this round could take."""
+        terms, found = facts.terms.parameters, facts.rounds[self._round]
+        weights = [compute_weight(terms, one, self._round) for one in facts.submissions]
+        self._compare(
+            "storage",
+            "from samples and stakes",
+            {"weights": (list(values["raw_weights"]), weights)},
+        )
+        wrong = ""
+        if found.revealed & ~found.committed:
+            wrong = "somebody revealed without a commitment"
+        if found.revealed.bit_count() < terms.min_clients:
+            wrong = f"fewer than {terms.min_clients} updates were revealed"
+        seats = list_seats(found.revealed)
+        for client, seat, one in zip(values["clients"], seats, facts.submissions, strict=True):
+            if self._round - one.origin > terms.max_staleness:
+                wrong = f"{as_hex(client)} was more than {terms.max_staleness} rounds late"
+            elif not facts.rounds[one.origin].is_drawn(seat):
+                wrong = f"{as_hex(client)} was not drawn for round {one.origin}"
+            elif one.stake < terms.compute_stake(one.samples):
+                wrong = f"the samples of {as_hex(client)} are not covered by its stake"
         if wrong:
-            self._report.add(
-                "storage", Verdict.REFUTED, f"the record has another {wrong[0]} than the contract"
-            )
-            raise Stop
-        self._report.add(
-            "storage", Verdict.YES, "terms, updates and weights are the contract's, proven"
-        )
-        return found
+            self._trail.refute("storage", wrong)
 
-    def _find_leavers(self, logs: Sequence[ChainLog]) -> dict[Address, int]:
-        """Return the stakes that left after the record, in its own block: no longer in storage."""
-        left: dict[Address, int] = {}
-        is_after = False
-        for event in map(self._tasks.decode_chain_log, logs):
-            if event.values.get("task") != self._task:
-                continue
-            is_after = is_after or (
-                event.name == "Aggregated" and event.values["round"] == self._round
-            )
-            if is_after and event.name == "Left":
-                left.setdefault(event.values["participant"], event.values["stake"])
-        return left
-
-    def check_payments(
-        self, event: Event, terms: ProvenRound, block: Block, logs: Sequence[ChainLog]
-    ) -> None:
-        """Compare what the block credited to each client with what its events say it should."""
-        clients = list(dict.fromkeys(event.values["clients"]))
-        before = self._fetch_block(block.height - 1)
-        if before.hash != block.header.parent_hash:
-            self._report.add("payments", Verdict.REFUTED, "the node sent another parent block")
-            raise Stop
-        try:
-            then = read_money(self._rpc, before, self._task, clients)
-            now = read_money(self._rpc, block, self._task, clients)
-        except (InvalidProof, MissingState) as error:
-            self._report.add("payments", Verdict.REFUTED, f"{error.code}: {error.message}")
-            raise Stop from None
-        events = [self._tasks.decode_chain_log(log) for log in logs]
-        mine = [one for one in events if one.values.get("task") == self._task]
-        paid, credits = compute_credits(mine, terms.parameters)
-        for client, old, new in zip(clients, then.claimable, now.claimable, strict=True):
-            if new - old != credits.get(client, 0):
-                self._report.add(
-                    "payments",
-                    Verdict.REFUTED,
-                    f"{as_hex(client)} was credited {new - old} wei, not {credits.get(client, 0)}",
+    # -- money -------------------------------------------------------------------------------------
+    def _check_payments(self, event: Event, scene: Scene, facts: Facts) -> None:
+        """Compare what the block paid and burned with what shares and silence come to."""
+        terms, found = facts.terms.parameters, facts.rounds[self._round]
+        silent = self._find_silent(found, facts.before)
+        due = compute_settlement(terms, found.pool, event.values["shares"], silent)
+        self._check_settled(scene, found, due)
+        clients = list(event.values["clients"])
+        owners = list(dict.fromkeys([*clients, terms.platform, facts.terms.publisher]))
+        with self._proofs("payments"):
+            old, new = Storage(self._rpc, scene.parent), Storage(self._rpc, scene.block)
+            claims = [one.read_claimable(self._task, owners) for one in (old, new)]
+            was, now = old.read_account(self._task), new.read_account(self._task)
+        credits = compute_credits(scene.events, terms, facts.terms.publisher)
+        for owner, before, after in zip(owners, *claims, strict=True):
+            expected = credits.owners.get(owner, 0)
+            if after - before not in (expected, expected + credits.released.get(owner, 0)):
+                self._trail.refute(
+                    "payments", f"{as_hex(owner)} was credited {after - before} wei, not {expected}"
                 )
-                raise Stop
-        if now.paid - then.paid != paid:
-            self._report.add(
-                "payments", Verdict.REFUTED, f"{now.paid - then.paid} wei were paid, not {paid}"
-            )
-            raise Stop
-        self._report.add("payments", Verdict.YES, f"{paid} wei credited by the shares, proven")
-
-    # -- recomputing -------------------------------------------------------------------------------
-    def fetch(self, name: BlobName) -> bytes:
-        """Fetch a blob from the node."""
-        return self._rpc.get_blob(name)
-
-    def recompute(self, event: Event, terms: ProvenRound, chain_id: int, fetch: Fetch) -> None:
-        """Fetch the blobs, verify the updates, aggregate with plain integers, and compare."""
-        from steelyard.chain import reference
-
-        values = event.values
-        base, *updates = self._fetch_all([values["base"], *values["updates"]], fetch)
-        self._check_updates(terms.parameters.admission_norm2, chain_id, values, base, updates)
-        kind, bound = terms.parameters.rule
-        named = list(zip(values["updates"], updates, strict=True))
-        try:
-            rule = Rule(RuleKind(kind), bound)
-            found = reference.aggregate(rule, values["base"], base, named, values["raw_weights"])
-        except (SteelyardError, ValueError) as error:
-            self._report.add("aggregate", Verdict.REFUTED, str(error))
-            raise Stop from None
-        self._compare(values, found)
-
-    def _fetch_all(self, names: Sequence[BlobName], fetch: Fetch) -> list[bytes]:
-        """Return the blobs, each checked against its name here, whoever served it."""
-        blobs = []
-        for place, name in enumerate(names):
-            what = "base model" if place == 0 else f"update {place} of {len(names) - 1}"
-            try:
-                data = fetch(name)
-            except NodeUnreachable as error:
-                self._report.add("blobs", Verdict.UNKNOWN, f"{what}: {error.message}")
-                raise Stop from None
-            except ClientError as error:
-                verdict = Verdict.REFUTED if error.code == "blob_mismatch" else Verdict.UNKNOWN
-                self._report.add("blobs", verdict, f"{what}: {error.message}")
-                raise Stop from None
-            if compute_blob_name(data) != name:
-                self._report.add(
-                    "blobs",
-                    Verdict.REFUTED,
-                    f"{what}: digest mismatch, the bytes are "
-                    f"{encode_cid(compute_blob_name(data))} and not {encode_cid(name)}",
-                )
-                raise Stop
-            blobs.append(data)
-        self._report.add(
-            "blobs", Verdict.YES, f"base and {len(names) - 1} updates match their names"
-        )
-        return blobs
-
-    def _check_updates(
-        self, max_norm2: int, chain_id: int, values: Any, base: bytes, updates: Sequence[bytes]
-    ) -> None:
-        """Verify format, binding, ranges and norm of every update."""
-        from steelyard.chain import reference
-
-        try:
-            model = decode_model(base)
-        except SteelyardError as error:
-            self._report.add("updates", Verdict.REFUTED, f"the base: {error}")
-            raise Stop from None
-        for client, data in zip(values["clients"], updates, strict=True):
-            binding = Binding(
-                chain_id, TaskId(self._task), Round(self._round), values["base"], client
-            )
-            try:
-                reference.verify_update(data, model, binding, max_norm2)
-            except SteelyardError as error:
-                self._report.add(
-                    "updates", Verdict.REFUTED, f"{as_hex(client)}: {error.code}: {error.message}"
-                )
-                raise Stop from None
-        self._report.add(
-            "updates", Verdict.YES, f"{len(updates)} are bound to their senders, in range and norm"
-        )
-
-    def _compare(self, values: Any, found: Aggregate) -> None:
-        """Compare the recomputed aggregation with the record, and name what differs."""
-        model = compute_blob_name(found.model)
-        recorded = {
-            "model": (encode_cid(values["model"]), encode_cid(model)),
-            "shares": (list(values["shares"]), list(found.shares)),
-            "scores": (list(values["scores"]), list(found.scores)),
-            "flags": ([int(f) for f in values["flags"]], [int(f) for f in found.flags]),
-            "saturated": (values["saturated"], found.saturated),
+        books = {
+            name: (getattr(now, name) - getattr(was, name), getattr(credits, name))
+            for name in ("paid", "platform", "fees", "burned")
         }
-        wrong = [name for name, (said, computed) in recorded.items() if said != computed]
-        for name in wrong:
-            said, computed = recorded[name]
-            self._report.add(
-                name,
-                Verdict.REFUTED,
-                f"the record says {said!s:.200}, recomputed {computed!s:.200}",
-            )
-        if wrong:
-            raise Stop
-        self._report.add(
-            "aggregate",
-            Verdict.YES,
-            f"recomputed {encode_cid(model)}, shares, scores and flags agree",
+        self._compare("payments", "by the events", books)
+        if credits.fees > terms.close_reserve * max(1, count_closed(scene.events)):
+            self._trail.refute("payments", f"closing cost {credits.fees} wei, above the reserve")
+        told = f"{due.paid} wei credited by the shares"
+        told += f", {due.platform} to the platform" if due.platform else ""
+        told += f", {due.burned} burned of {len(due.losses)} silent seats" if due.losses else ""
+        self._say("payments", f"{told}; proven")
+
+    def _find_silent(self, found: RoundInfo, before: Moment) -> dict[Address, Any]:
+        seats = list_seats(found.committed & ~found.revealed)
+        unknown = [seat for seat in seats if before.seats.get(seat) not in before.members]
+        if unknown:
+            self._trail.refute("payments", f"nobody sat on seat {unknown[0]}, which committed")
+        return {before.seats[seat]: before.members[before.seats[seat]] for seat in seats}
+
+    def _check_settled(self, scene: Scene, found: RoundInfo, due: Settlement) -> None:
+        """Compare Settled and Slashed of this round with what is due."""
+        mine = [one for one in scene.events if one.values.get("round") == self._round]
+        settled = [one.values for one in mine if one.name == "Settled"]
+        if len(settled) != 1:
+            self._trail.refute("payments", f"the round was settled {len(settled)} times")
+        slashed = {
+            one.values["participant"]: (one.values["amount"], one.values["sponsored"])
+            for one in mine
+            if one.name == "Slashed"
+        }
+        self._compare(
+            "payments",
+            "recomputed",
+            {
+                "outcome": (settled[0]["outcome"], SETTLED_AGGREGATED),
+                "pool": (settled[0]["pool"], found.pool),
+                "pay": (settled[0]["paid"], due.paid),
+                "platform fee": (settled[0]["platform"], due.platform),
+                "bonds": (slashed, dict(due.losses)),
+                "burned": (settled[0]["burned"], due.burned),
+            },
         )
+
+    # -- saying it ---------------------------------------------------------------------------------
+    def _compare(self, link: str, source: str, pairs: Mapping[str, tuple[object, object]]) -> None:
+        """Refute the first pair that differs: what the chain recorded, and what it should have."""
+        for name, (recorded, expected) in pairs.items():
+            if recorded != expected:
+                self._trail.refute(
+                    link,
+                    f"another {name}: the record says {show(recorded)}, {source} {show(expected)}",
+                )
+
+    @contextmanager
+    def _proofs(self, link: str) -> Iterator[None]:
+        """Refute what is not under the state root."""
+        try:
+            yield
+        except (InvalidProof, MissingState) as error:
+            self._trail.refute(link, f"{error.code}: {error.message}")
+
+    def _say(self, link: str, detail: str) -> None:
+        self._report.add(link, Verdict.YES, detail)
+
+
+def count_closed(events: Sequence[Event]) -> int:
+    """Return how many of a task's rounds were closed, or a page of them, in these events."""
+    return len({event.values["round"] for event in events if event.name == "ClosePaid"})
+
+
+def show(value: object) -> str:
+    """Return a value of a record for people, not too long."""
+    match value:
+        case BlobName():
+            return encode_cid(value) if value.size else "none"
+        case bytes():
+            return as_hex(value)
+        case list() | tuple():
+            return f"[{', '.join(map(show, value))}]"[:MAX_SHOWN]
+        case dict():
+            return f"{{{', '.join(f'{show(k)}: {show(v)}' for k, v in value.items())}}}"[:MAX_SHOWN]
+    return str(value)[:MAX_SHOWN]
 
 
 def audit_replay(
@@ -397,58 +435,3 @@ def audit_replay(
         ) from None
 
     return replay_chain(rpc, genesis, last_height, progress, checkpoint, upgrades)
-
-
-def check_genesis(rpc: Rpc, report: Report, trusted: bytes | None) -> Genesis:
-    """Return the genesis that the evidence starts from. A trusted one must be a document.
-
-    Raises: Stop, with the reason in the report; ClientError.
-    """
-    mine = None if trusted is None else parse_genesis(trusted)
-    try:
-        served = parse_genesis(rpc.get_bytes("/chain/genesis", MAX_GENESIS_BYTES))
-    except ClientError:
-        raise
-    except SteelyardError as error:
-        report.add("genesis", Verdict.REFUTED, f"{error.code}: {error.message}")
-        raise Stop from None
-    if mine is not None and mine.hash != served.hash:
-        report.add("genesis", Verdict.REFUTED, "the node serves another genesis document")
-        raise Stop
-    whose = "yours" if mine is not None else "as this node serves it; compare with --genesis FILE"
-    report.add("genesis", Verdict.YES, f"{served.name}, document 0x{served.hash.hex()} ({whose})")
-    return served
-
-
-def decode_receipts(answer: Json) -> list[ChainReceipt]:
-    """Return a block's receipts in the consensus form. Raises NodeRefused `rpc_answer`."""
-    try:
-        return [
-            ChainReceipt(
-                type=read_type(value["type"]),
-                status=as_int(value["status"]),
-                cumulative_gas_used=as_int(value["cumulativeGasUsed"]),
-                gas_used=as_int(value["gasUsed"]),
-                effective_gas_price=as_int(value["effectiveGasPrice"]),
-                logs=tuple(
-                    ChainLog(
-                        Address(as_bytes(log["address"], 20)),
-                        tuple(Hash(as_bytes(topic, 32)) for topic in log["topics"]),
-                        as_bytes(log["data"]),
-                    )
-                    for log in value["logs"]
-                ),
-                contract_address=None,
-            )
-            for value in answer
-        ]
-    except (KeyError, TypeError):
-        raise NodeRefused("rpc_answer", "the node's receipts are malformed") from None
-
-
-def read_type(value: Json) -> int:
-    """Return a transaction's type, one byte in its encoding. Raises NodeRefused `rpc_answer`."""
-    kind = as_int(value)
-    if kind > MAX_TYPE:
-        raise NodeRefused("rpc_answer", f"the node's receipt has type {kind}")
-    return kind

@@ -32,9 +32,9 @@ from steelyard.chain.segments import check_body
 from steelyard.chain.transactions import decode_transaction
 from steelyard.chain.types import Address, Hash
 
-from .audit import check_genesis, decode_receipts
 from .errors import NodeUnreachable
 from .finality import Follower, can_check_certificates, fetch_block
+from .finalized import check_genesis, decode_receipts
 from .rpc import Rpc, as_hex, as_int
 from .verdicts import Report, Stop, Verdict
 

@@ -1,4 +1,4 @@
-"""What Tasks stores about one round, read from a node that nobody trusts.
+"""What Tasks and Rounds store, read from a node that nobody trusts.
 
 Every word comes with its Merkle-Patricia proof (EIP-1186) against a state root that the caller has
 established. The account's code must be the contract that ships with this package: only then do
@@ -6,131 +6,225 @@ the slots below mean what they say. Slots follow contracts/*.vy as Vyper lays th
 asks the compiler.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from eth_hash.auto import keccak
 
 from steelyard.chain.artifacts import get_artifact
 from steelyard.chain.block import Block
-from steelyard.chain.params import TASKS_ADDRESS
 from steelyard.chain.proofs import Account, AccountProof, StorageProof, check_proof
 from steelyard.chain.types import Address, BlobName, Digest, Hash
 
+from .contracts import ADDRESSES
 from .errors import ClientError, NodeRefused
-from .records import Parameters, RoundState
+from .records import (
+    AccountInfo,
+    Parameters,
+    ParticipantInfo,
+    RoundInfo,
+    RoundState,
+    RuleTerms,
+    SubmissionInfo,
+)
 from .rpc import Json, Rpc, as_bytes, as_hex, as_int
 
-SLOTS: Final = {
-    "accounts": 0,
-    "claimable": 1,
-    "participants": 4,
-    "rounds": 7,
-    "submissions": 8,
-    "tasks": 11,
+SLOTS: Final[Mapping[str, Mapping[str, int]]] = {
+    "Tasks": {
+        "accounts": 0,
+        "claimable": 1,
+        "participants": 6,
+        "seats": 7,
+        "ready": 9,
+        "tasks": 11,
+    },
+    "Rounds": {"rounds": 4, "packed": 5, "velocities": 10},
 }
-"""First slots of the contract's maps."""
-PAID_OFFSET: Final = 2
-"""Of `paid` in an account of the escrow."""
-PARAMETERS_OFFSET: Final = 6
-PARAMETERS_WORDS: Final = 16
-"""Of `parameters` in a task; the name takes three words."""
-ROUND_WORDS: Final = 11
-SUBMISSION_WORDS: Final = 4
+"""First slots of the contracts' maps."""
+PUBLISHER_OFFSET: Final = 3
+"""Of `publisher` in a task: the name takes three words."""
+PARAMETERS_OFFSET: Final = 2
+"""Of `parameters` after `publisher`."""
+PARAMETERS_WORDS: Final = 32
+RULE_WORDS: Final = 5
+TASK_WORDS: Final = PARAMETERS_OFFSET + PARAMETERS_WORDS + 4
+"""From `publisher` to `model`."""
+ACCOUNT_WORDS: Final = 10
+MEMBER_WORDS: Final = 5
+ROUND_WORDS: Final = 17
+SUBMISSION_WORDS: Final = 3
+SLOTS_AT_ONCE: Final = 1_000
+"""In one eth_getProof; our nodes take 1024."""
 
 
 @dataclass(frozen=True, slots=True)
-class ProvenSubmission:
-    """One client's update and samples in a round, and its stake; `update.size` 0: none."""
+class ProvenTask:
+    """Who published a task, on which terms, and its newest model."""
 
-    update: BlobName
-    samples: int
-    stake: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProvenRound:
-    """A round, its task's frozen parameters, and the submissions of the clients asked for."""
-
+    publisher: Address
     parameters: Parameters
-    state: int
-    base: BlobName
-    revealed: int
     model: BlobName
-    saturated: int
-    submissions: tuple[ProvenSubmission, ...]
-
-    @property
-    def is_aggregated(self) -> bool:
-        """Whether the round made a model."""
-        return self.state == RoundState.AGGREGATED
 
 
-@dataclass(frozen=True, slots=True)
-class ProvenMoney:
-    """What a task has credited for updates, and what each client asked for may claim. Wei."""
+class Storage:
+    """The contracts' storage after one block. Everything here raises InvalidProof, MissingState;
+    NodeRefused; NodeUnreachable; ClientError `contract_unknown`.
+    """
 
-    paid: int
-    claimable: tuple[int, ...]
+    def __init__(self, rpc: Rpc, block: Block) -> None:
+        self._rpc, self._block = rpc, block
+
+    def read_task(self, task: int) -> ProvenTask:
+        """Return a task."""
+        first = compute_slot("Tasks", "tasks", task) + PUBLISHER_OFFSET
+        words = self.read_words("Tasks", range(first, first + TASK_WORDS))
+        return ProvenTask(
+            publisher=read_address(words[0]),
+            parameters=read_parameters(words[PARAMETERS_OFFSET:][:PARAMETERS_WORDS]),
+            model=read_name(*words[-2:]),
+        )
+
+    def read_account(self, task: int) -> AccountInfo:
+        """Return a task's money."""
+        first = compute_slot("Tasks", "accounts", task)
+        return AccountInfo(*self.read_words("Tasks", range(first, first + ACCOUNT_WORDS)))
+
+    def read_claimable(self, task: int, owners: Sequence[Address]) -> tuple[int, ...]:
+        """Return what each of `owners` may claim, in wei."""
+        slots = [compute_slot("Tasks", "claimable", task, owner) for owner in owners]
+        return tuple(self.read_words("Tasks", slots))
+
+    def read_ready(self, task: int) -> int:
+        """Return the seats that can be drawn from."""
+        (ready,) = self.read_words("Tasks", [compute_slot("Tasks", "ready", task)])
+        return ready
+
+    def read_seats(self, task: int, seats: Iterable[int]) -> dict[int, Address]:
+        """Return who sits on `seats`, without the free ones."""
+        wanted = list(seats)
+        first = compute_slot("Tasks", "seats", task)
+        words = self.read_words("Tasks", [first + seat for seat in wanted])
+        return {seat: read_address(word) for seat, word in zip(wanted, words, strict=True) if word}
+
+    def read_participants(
+        self, task: int, participants: Iterable[Address]
+    ) -> dict[Address, ParticipantInfo]:
+        """Return those of `participants` who take part."""
+        wanted = list(participants)
+        starts = [compute_slot("Tasks", "participants", task, one) for one in wanted]
+        rows = self._read_rows("Tasks", starts, MEMBER_WORDS)
+        found = [ParticipantInfo(*row) for row in rows]
+        return {who: one for who, one in zip(wanted, found, strict=True) if one.position}
+
+    def read_rounds(self, task: int, numbers: Iterable[int]) -> dict[int, RoundInfo]:
+        """Return rounds by number."""
+        wanted = list(numbers)
+        starts = [compute_slot("Rounds", "rounds", task, number) for number in wanted]
+        rows = self._read_rows("Rounds", starts, ROUND_WORDS)
+        return dict(zip(wanted, map(read_round, rows), strict=True))
+
+    def read_submissions(
+        self, task: int, round_number: int, clients: Iterable[Address]
+    ) -> tuple[SubmissionInfo, ...]:
+        """Return what each of `clients` did in a round."""
+        starts = [compute_slot("Rounds", "packed", task, round_number, one) for one in clients]
+        return tuple(map(read_submission, self._read_rows("Rounds", starts, SUBMISSION_WORDS)))
+
+    def read_velocity(self, task: int) -> BlobName:
+        """Return a task's newest momentum."""
+        first = compute_slot("Rounds", "velocities", task)
+        return read_name(*self.read_words("Rounds", [first, first + 1]))
+
+    def _read_rows(self, contract: str, starts: Sequence[int], width: int) -> list[list[int]]:
+        slots = [start + offset for start in starts for offset in range(width)]
+        words = self.read_words(contract, slots)
+        return [words[at : at + width] for at in range(0, len(words), width)]
+
+    def read_words(self, contract: str, slots: Sequence[int]) -> list[int]:
+        """Return storage words of a contract, each proven against the block's state root."""
+        words: list[int] = []
+        for at in range(0, len(slots), SLOTS_AT_ONCE):
+            words += self._prove(contract, slots[at : at + SLOTS_AT_ONCE])
+        return words
+
+    def _prove(self, contract: str, slots: Sequence[int]) -> list[int]:
+        address = Address(ADDRESSES[contract])
+        keys = [as_hex(slot.to_bytes(32, "big")) for slot in slots]
+        answer = self._rpc.call("eth_getProof", as_hex(address), keys, hex(self._block.height))
+        proof = decode_proof(answer, address, slots)
+        check_proof(self._block.header.state_root, proof)
+        if proof.account.code_hash != get_artifact(contract).runtime_hash:
+            raise ClientError(
+                "contract_unknown",
+                f"this chain runs another version of {contract} than this auditor knows; use the "
+                "release that the chain was founded with",
+            )
+        return [item.value for item in proof.storage]
 
 
-def read_round(
-    rpc: Rpc, block: Block, task: int, round_number: int, clients: Sequence[Address]
-) -> ProvenRound:
-    """Return a round as it is after `block`. Raises InvalidProof; NodeRefused; NodeUnreachable."""
-    first = compute_slot("tasks", task) + PARAMETERS_OFFSET
-    parameters = list(range(first, first + PARAMETERS_WORDS))
-    first = compute_slot("rounds", task, round_number)
-    whole = list(range(first, first + ROUND_WORDS))
-    slots = [*parameters, *whole]
-    for client in clients:
-        first = compute_slot("submissions", task, round_number, client)
-        slots += range(first, first + SUBMISSION_WORDS)
-        slots.append(compute_slot("participants", task, client))
-    words = read_words(rpc, block, slots)
-    kind, bound, *others = words[:PARAMETERS_WORDS]
-    row = words[PARAMETERS_WORDS : PARAMETERS_WORDS + ROUND_WORDS]
-    rest = words[PARAMETERS_WORDS + ROUND_WORDS :]
-    step = SUBMISSION_WORDS + 1
-    return ProvenRound(
-        Parameters((kind, bound), *others),
-        state=row[0],
-        base=build_name(row[1], row[2]),
-        revealed=row[7],
-        model=build_name(row[8], row[9]),
-        saturated=row[10],
-        submissions=tuple(
-            ProvenSubmission(build_name(rest[at + 1], rest[at + 2]), rest[at + 3], rest[at + 4])
-            for at in range(0, len(rest), step)
-        ),
+# -- words -----------------------------------------------------------------------------------------
+def read_parameters(words: Sequence[int]) -> Parameters:
+    """Return a task's parameters from their words."""
+    names = Parameters.__slots__[1:]
+    numbers: dict[str, Any] = dict(zip(names, words[RULE_WORDS:], strict=True))
+    numbers["platform"] = read_address(numbers["platform"])
+    return Parameters(RuleTerms(*words[:RULE_WORDS]), **numbers)
+
+
+def read_round(words: Sequence[int]) -> RoundInfo:
+    """Return a round from its words."""
+    state, *words = words
+    return RoundInfo(
+        state=RoundState(state),
+        base=read_name(*words[0:2]),
+        velocity=read_name(*words[2:4]),
+        pool=words[4],
+        seed=words[5].to_bytes(32, "big"),
+        drawn=words[6],
+        committed=words[7],
+        revealed=words[8],
+        commit_ends=words[9],
+        reveal_ends=words[10],
+        extensions=words[11],
+        model=read_name(*words[12:14]),
+        saturated=words[14],
+        pages=words[15],
     )
 
 
-def read_money(rpc: Rpc, block: Block, task: int, clients: Sequence[Address]) -> ProvenMoney:
-    """Return a task's money as it is after `block`. Raises as `read_round`."""
-    paid = compute_slot("accounts", task) + PAID_OFFSET
-    claimable = [compute_slot("claimable", task, client) for client in clients]
-    first, *others = read_words(rpc, block, [paid, *claimable])
-    return ProvenMoney(first, tuple(others))
+def read_submission(words: Sequence[int]) -> SubmissionInfo:
+    """Return a submission from its three words, as contracts/submissions.vy packs it."""
+    commitment, digest, facts = words
+    return SubmissionInfo(
+        commitment=commitment.to_bytes(32, "big"),
+        origin=facts & (2**16 - 1),
+        update=read_name(digest, facts >> 16 & (2**32 - 1)),
+        samples=facts >> 48 & (2**64 - 1),
+        stake=facts >> 112,
+    )
 
 
-def read_words(rpc: Rpc, block: Block, slots: Sequence[int]) -> list[int]:
-    """Return storage words of Tasks after `block`, each proven against the block's state root."""
-    keys = [as_hex(slot.to_bytes(32, "big")) for slot in slots]
-    answer = rpc.call("eth_getProof", as_hex(TASKS_ADDRESS), keys, hex(block.height))
-    proof = decode_proof(answer, slots)
-    check_proof(block.header.state_root, proof)
-    if proof.account.code_hash != get_artifact("Tasks").runtime_hash:
-        raise ClientError(
-            "contract_unknown",
-            "this chain runs another version of Tasks than this auditor knows; use the release "
-            "that the chain was founded with",
-        )
-    return [item.value for item in proof.storage]
+def read_name(digest: int, size: int) -> BlobName:
+    """Return a blob's name from its two words."""
+    return BlobName(Digest(digest.to_bytes(32, "big")), size)
 
 
-def decode_proof(answer: Json, slots: Sequence[int]) -> AccountProof:
+def read_address(word: int) -> Address:
+    """Return an address from its word."""
+    return Address((word & (2**160 - 1)).to_bytes(20, "big"))
+
+
+def compute_slot(contract: str, name: str, *keys: int | bytes) -> int:
+    """Return the slot of an entry in one of a contract's maps; nested maps take several keys."""
+    slot = SLOTS[contract][name]
+    for key in keys:
+        word = key.to_bytes(32, "big") if isinstance(key, int) else key.rjust(32, b"\0")
+        slot = int.from_bytes(keccak(slot.to_bytes(32, "big") + word), "big")
+    return slot
+
+
+def decode_proof(answer: Json, address: Address, slots: Sequence[int]) -> AccountProof:
     """Return the proof in an answer of eth_getProof for `slots`. Raises NodeRefused."""
     try:
         account = Account(
@@ -146,18 +240,4 @@ def decode_proof(answer: Json, slots: Sequence[int]) -> AccountProof:
         nodes = tuple(as_bytes(node) for node in answer["accountProof"])
     except (KeyError, TypeError, ValueError):
         raise NodeRefused("rpc_answer", "the node's proof is malformed") from None
-    return AccountProof(Address(TASKS_ADDRESS), account, nodes, storage)
-
-
-def compute_slot(name: str, *keys: int | bytes) -> int:
-    """Return the slot of an entry in one of the contract's maps; nested maps take several keys."""
-    slot = SLOTS[name]
-    for key in keys:
-        word = key.to_bytes(32, "big") if isinstance(key, int) else key.rjust(32, b"\0")
-        slot = int.from_bytes(keccak(slot.to_bytes(32, "big") + word), "big")
-    return slot
-
-
-def build_name(digest: int, size: int) -> BlobName:
-    """Return a blob's name from its two words."""
-    return BlobName(Digest(digest.to_bytes(32, "big")), size)
+    return AccountProof(address, account, nodes, storage)

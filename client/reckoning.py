@@ -1,42 +1,146 @@
-"""What the contract should have done with weights and money, reckoned again by an auditor."""
+"""What the contracts should have done with seats, weights and money, reckoned again by an auditor.
 
-from collections.abc import Sequence
-from typing import Final
+Plain integers, after docs/tasks.md.
+"""
 
-from steelyard.chain.params import WEIGHT_TOTAL
-from steelyard.chain.types import Address
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from eth_abi.abi import encode
+from eth_hash.auto import keccak
+
+from steelyard.chain.params import WEIGHT_BITS
+from steelyard.chain.types import Address, Hash
 
 from .abi import Event
-from .proven import ProvenSubmission
-from .records import Parameters
-
-BY_SAMPLES: Final = 0
-BY_STAKE: Final = 1
+from .records import Parameters, ParticipantInfo, SubmissionInfo
+from .weighing import BY_SAMPLES, BY_STAKE, compute_platform_fee
 
 
-def compute_weight(weighting: int, submission: ProvenSubmission, stake: int) -> int:
-    """Return a client's raw weight, as contracts/terms.vy has it."""
-    return {BY_SAMPLES: submission.samples, BY_STAKE: stake}.get(weighting, 1)
+# -- seats -----------------------------------------------------------------------------------------
+def list_seats(bitmap: int) -> list[int]:
+    """Return the seats of a set, ascending."""
+    return [seat for seat in range(bitmap.bit_length()) if bitmap >> seat & 1]
 
 
-def compute_credits(
-    events: Sequence[Event], parameters: Parameters
-) -> tuple[int, dict[Address, int]]:
-    """Return what one block's events of a task pay for updates, and each account's net credit."""
-    pool = parameters.reward // parameters.rounds
-    paid, credits = 0, dict[Address, int]()
+def compute_seed(parent_hash: Hash, task: int, round_number: int) -> bytes:
+    """Return the seed of a round that a child of this block opened."""
+    return keccak(
+        encode(["bytes32", "uint256", "uint256"], [bytes(parent_hash), task, round_number])
+    )
+
+
+def compute_draw(seed: bytes, seats: int, target: int) -> int:
+    """Return the first `target` seats of the shuffle of `seats`, as a set."""
+    order = list_seats(seats)
+    if target == len(order):
+        return seats
+    drawn = 0
+    for index in range(target):
+        number = int.from_bytes(keccak(encode(["bytes32", "uint256"], [seed, index])), "big")
+        other = index + number % (len(order) - index)
+        order[index], order[other] = order[other], order[index]
+        drawn |= 1 << order[index]
+    return drawn
+
+
+# -- weights ---------------------------------------------------------------------------------------
+def compute_weight(parameters: Parameters, submission: SubmissionInfo, round_number: int) -> int:
+    """Return a raw weight, discounted for each round that the update is late."""
+    counted = {BY_SAMPLES: submission.samples, BY_STAKE: submission.stake}
+    weight = counted.get(parameters.weighting, 1) << WEIGHT_BITS
+    for _ in range(round_number - submission.origin):
+        weight = weight * parameters.staleness_discount >> WEIGHT_BITS
+    return weight
+
+
+# -- money -----------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a round that made a model pays and takes, in wei."""
+
+    pays: tuple[int, ...]
+    """In the order of the clients."""
+    platform: int
+    losses: Mapping[Address, tuple[int, int]]
+    """Of who kept silent: what it loses, and how much of that a sponsor had given."""
+
+    @property
+    def paid(self) -> int:
+        """All that clients get."""
+        return sum(self.pays)
+
+    @property
+    def burned(self) -> int:
+        """All that is lost by silence."""
+        return sum(amount for amount, _ in self.losses.values())
+
+
+def compute_settlement(
+    parameters: Parameters,
+    pool: int,
+    shares: Iterable[int],
+    silent: Mapping[Address, ParticipantInfo],
+) -> Settlement:
+    """Return what follows from a round's shares. `silent`: as they stood before it was closed."""
+    fee = compute_platform_fee(pool, parameters)
+    losses = {}
+    for who, member in silent.items():
+        lost = min(parameters.bond, member.stake)
+        losses[who] = (lost, lost - min(lost, member.stake - member.sponsored))
+    return Settlement(tuple((pool - fee) * share >> WEIGHT_BITS for share in shares), fee, losses)
+
+
+@dataclass(slots=True)
+class Credits:
+    """What one block's events of a task did to what can be claimed, and to its books. Wei."""
+
+    paid: int = 0
+    platform: int = 0
+    fees: int = 0
+    burned: int = 0
+    owners: dict[Address, int] = field(default_factory=dict)
+    """Net, for each account."""
+    released: dict[Address, int] = field(default_factory=dict)
+    """Stakes that left after the end of the task: sent, or credited by `release`."""
+
+    def credit(self, owner: Address, amount: int) -> None:
+        """Add to what an account can claim."""
+        self.owners[owner] = self.owners.get(owner, 0) + amount
+
+
+def compute_credits(events: Sequence[Event], parameters: Parameters, publisher: Address) -> Credits:
+    """Return what one block's events of a task should have credited."""
+    pools = {e.values["round"]: e.values["pool"] for e in events if e.name == "Settled"}
+    done, is_over = Credits(), False
     for event in events:
         values = event.values
-        amounts: list[tuple[Address, int]] = []
         match event.name:
-            case "Aggregated":
-                pays = [pool * share // WEIGHT_TOTAL for share in values["shares"]]
-                amounts = list(zip(values["clients"], pays, strict=True))
-                paid += sum(pays)
+            case "Aggregated" | "Compensated":
+                _credit_round(done, event, parameters, pools.get(values["round"], 0))
             case "ClosePaid":
-                amounts = [(values["closer"], values["fee"])]
+                done.fees += values["fee"]
+                done.credit(values["closer"], values["fee"])
+            case "Slashed":
+                done.burned += values["amount"]
             case "Claimed":
-                amounts = [(values["owner"], -values["amount"])]
-        for address, amount in amounts:
-            credits[address] = credits.get(address, 0) + amount
-    return paid, credits
+                done.credit(values["owner"], -values["amount"])
+            case "Left":
+                done.credit(publisher, values["sponsored"])
+                if is_over:
+                    done.released[values["participant"]] = values["stake"]
+            case "Finished" | "Aborted":
+                is_over = True
+    return done
+
+
+def _credit_round(done: Credits, event: Event, parameters: Parameters, pool: int) -> None:
+    """A round without a model pays no platform. In a final block the lists are of one length."""
+    fee = compute_platform_fee(pool, parameters) if event.name == "Aggregated" else 0
+    done.platform += fee
+    if fee:
+        done.credit(parameters.platform, fee)
+    for client, share in zip(event.values["clients"], event.values["shares"], strict=False):
+        pay = (pool - fee) * share >> WEIGHT_BITS
+        done.paid += pay
+        done.credit(client, pay)

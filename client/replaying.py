@@ -14,9 +14,9 @@ from steelyard.chain.replay import replay
 from steelyard.chain.segments import InvalidSegment
 from steelyard.chain.types import BlobName
 
-from .audit import MAX_GENESIS_BYTES
 from .errors import ClientError, NodeUnreachable
 from .finality import MAX_BLOCK_ANSWER_BYTES, Follower
+from .finalized import MAX_GENESIS_BYTES
 from .rpc import Rpc, as_int
 from .verdicts import Report, Verdict
 
