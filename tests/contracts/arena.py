@@ -209,10 +209,20 @@ class Arena:
         answers = self.contracts[contract].decode_output(name, result.output)
         return answers[0] if len(answers) == 1 else answers
 
+    def install(self, address: Address, runtime: bytes, balance: int) -> None:
+        """Put another contract here, with money that comes into being."""
+        self._state.process_account(address, balance=balance, nonce=1, code=runtime)
+        self.people.append(address)
+        self.supply += balance
+
     # -- money -----------------------------------------------------------------------------------
     def get_balances(self) -> dict[Address, int]:
         """Return what everybody has, in wei."""
         return {person: self._state.get_balance(person) for person in self.people}
+
+    def get_balance(self, person: Address) -> int:
+        """Return what one account has, in wei."""
+        return self._state.get_balance(person)
 
     def count_ether(self) -> int:
         """Return all the ether there is, and what was burned as base fees, in wei."""
