@@ -13,7 +13,7 @@ from eth_account.signers.local import LocalAccount
 from steelyard.chain.block import decode_block
 from steelyard.chain.cid import encode_cid
 from steelyard.chain.types import Address, BlobName
-from steelyard.client import audit
+from steelyard.client import finalized
 from steelyard.client.amounts import coins
 from steelyard.client.audit import audit_replay, audit_round
 from steelyard.client.contracts import Tasks
@@ -23,7 +23,14 @@ from steelyard.client.explain import explain_round
 from steelyard.client.organisation import Organisation, PublishedTask
 from steelyard.client.outbox import Receipt
 from steelyard.client.participant import Client, Summary
-from steelyard.client.records import TaskState
+from steelyard.client.proven import (
+    ACCOUNT_WORDS,
+    PARAMETERS_OFFSET,
+    ROUND_WORDS,
+    RULE_WORDS,
+    TASK_WORDS,
+)
+from steelyard.client.records import Parameters, TaskState
 from steelyard.client.rpc import Network, Rpc
 from steelyard.client.terms import Task
 from steelyard.client.training import Result
@@ -285,11 +292,21 @@ def lie_about_receipts(receipts: list[dict[str, object]]) -> list[dict[str, obje
     return [{**r, "logs": lie_about_logs(r["logs"])} for r in receipts]
 
 
-def lie_about_storage(proof: dict[str, object]) -> dict[str, object]:
-    """Twice the admission norm, under the true proof."""
-    words = [dict(word) for word in proof["storageProof"]]
-    words[11]["value"] = hex(2 * int(words[11]["value"], 16))
-    return {**proof, "storageProof": words}
+def change_word(width: int, place: int):
+    """Return a lie: one bit of one word in the proofs of that many words, under the true proof."""
+
+    def lie(proof: dict[str, object]) -> dict[str, object]:
+        words = [dict(word) for word in proof["storageProof"]]
+        if len(words) == width:
+            words[place]["value"] = hex(int(words[place]["value"], 16) ^ 1)
+        return {**proof, "storageProof": words}
+
+    return lie
+
+
+TASK, ROUND, CLAIMS = TASK_WORDS, ROUND_WORDS, 4
+"""Words in one proof. Claims are those of two clients, the platform and the publisher."""
+NORM = PARAMETERS_OFFSET + RULE_WORDS + Parameters.__slots__[1:].index("admission_norm2")
 
 
 @pytest.mark.parametrize(
@@ -300,12 +317,15 @@ def lie_about_storage(proof: dict[str, object]) -> dict[str, object]:
             {"eth_getLogs": lie_about_logs, "eth_getBlockReceipts": lie_about_receipts},
             "receipts",
         ),
-        ({"eth_getLogs": lambda logs: []}, "record"),
         ({"eth_getLogs": lambda logs: logs * 2}, "record"),
         ({"blocks": flip_last_byte}, "header"),
         ({"certificates": flip_last_byte}, "finality"),
         ({"genesis": lambda data: b"{}"}, "genesis"),
-        ({"eth_getProof": lie_about_storage}, "storage"),
+        ({"eth_getProof": change_word(TASK, NORM)}, "storage"),
+        ({"eth_getProof": change_word(ROUND, 6)}, "storage"),
+        ({"eth_getProof": change_word(1, 0)}, "storage"),
+        ({"eth_getProof": change_word(ACCOUNT_WORDS, 3)}, "storage"),
+        ({"eth_getProof": change_word(CLAIMS, 0)}, "payments"),
     ],
 )
 def test_a_lying_node_is_refuted_where_it_lies(chain: Chain, lies: dict, name: str) -> None:
@@ -334,24 +354,20 @@ def test_payments_are_proven_from_both_sides_of_the_block(chain: Chain) -> None:
     paid = sum(REWARD // ROUNDS * share // 2**20 for share in (3 * 2**18, 2**18))
     assert get_check(report, "payments") == (
         Verdict.YES,
-        f"{paid} wei credited by the shares, proven",
+        f"{paid} wei credited by the shares; proven",
     )
 
-    def pay_less(proof: dict[str, object]) -> dict[str, object]:
-        if len(proof["storageProof"]) != 3:
-            return proof
-        first, *others = proof["storageProof"]
-        return {**proof, "storageProof": [{**first, "value": "0x0"}, *others]}
 
-    report = audit_round(Liar(chain.url, {"eth_getProof": pay_less}), chain.task.number, 2)
-    assert get_check(report, "payments")[0] is Verdict.REFUTED
+def test_a_node_that_shows_no_record_proves_nothing(chain: Chain) -> None:
+    report = audit_round(Liar(chain.url, {"eth_getLogs": lambda logs: []}), chain.task.number, 2)
+    assert (report.verdict, report.checks[-1].name) == (Verdict.UNKNOWN, "record")
 
 
 def test_without_signatures_checked_nothing_is_confirmed(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node could forge the whole block; a thin install must not say YES to it."""
-    monkeypatch.setattr(audit, "can_check_certificates", lambda: False)
+    monkeypatch.setattr(finalized, "can_check_certificates", lambda: False)
     report = audit_round(Rpc(chain.url), chain.task.number, 2)
     assert report.verdict is Verdict.UNKNOWN
     assert "pip install" in get_check(report, "finality")[1]
