@@ -12,8 +12,9 @@
     silent lost its bond
 
 The recomputation is `chain/reference.py`: plain Python integers, no code shared with the kernels.
-A node can withhold (UNKNOWN); it cannot make a wrong round look right. docs/auditing.md says what
-is checked and what is not.
+A node can withhold (UNKNOWN); it cannot make a wrong round look right. Not recomputed here: the
+gas in a closer's fee (only that it stays within the reserves), reputations, the pages on the way;
+`audit replay` re-executes everything.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
