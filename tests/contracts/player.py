@@ -27,7 +27,7 @@ from .agreement import (
     Task,
     Verdict,
 )
-from .arena import CHAIN_ID, Done
+from .arena import CHAIN_ID, Arena, Done
 from .course import Reveal, compute_commitment
 from .referee import CLIENTS, KEEPER, NO_BLOB, PEOPLE, PLATFORM, PUBLISHERS, Referee
 from .terms import make_terms
@@ -43,6 +43,14 @@ MAX_TASKS = 4
 
 def as_tuple(name: BlobName) -> tuple[bytes, int]:
     return name.digest, name.size
+
+
+def encode_terms(arena: Arena, terms: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the parameters of a task in the order of the ABI."""
+    function = arena.contracts["Tasks"]._functions["publish"]
+    names = [entry["name"] for entry in function["inputs"][1]["components"]]
+    rule = tuple(terms["rule"].values())
+    return tuple(rule if name == "rule" else terms[name] for name in names)
 
 
 class Player(Referee):
@@ -90,19 +98,13 @@ class Player(Referee):
         split = pick_split(random, terms["rule"]["kind"])
         with force_split(*split) if any(split) else nullcontext():
             done = self.perform(
-                sender, "Tasks", "publish", "heart", self.encode_terms(terms), as_tuple(model),
-                as_tuple(NO_BLOB), invited, verdict=verdict, value=value, blobs=[model],
+                sender, "Tasks", "publish", "heart", encode_terms(self.arena, terms),
+                as_tuple(model), as_tuple(NO_BLOB), invited, verdict=verdict, value=value,
+                blobs=[model],
             )  # fmt: skip
         if done.reason is None:
             number = len(self.model.tasks)
             self.model.tasks[number].pages = sum(split)
-
-    def encode_terms(self, terms: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return the terms in the order of the ABI."""
-        function = self.arena.contracts["Tasks"]._functions["publish"]
-        names = [entry["name"] for entry in function["inputs"][1]["components"]]
-        rule = tuple(terms["rule"].values())
-        return tuple(rule if name == "rule" else terms[name] for name in names)
 
     def fund(self, random: Random) -> None:
         number, task = self.pick_task(random, LOBBY, RUNNING, PAUSED)

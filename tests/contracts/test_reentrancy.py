@@ -20,8 +20,8 @@ from steelyard.chain.types import Address
 
 from .agreement import ONE
 from .arena import ZERO, Arena, get_codes
-from .player import MANIFEST, VALUES, Player, as_tuple
-from .referee import CLIENTS, KEEPER, NO_BLOB, PUBLISHERS
+from .player import MANIFEST, VALUES, as_tuple, encode_terms
+from .referee import CLIENTS, KEEPER, NO_BLOB, PEOPLE, PUBLISHERS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 CODES = get_codes()
@@ -100,8 +100,7 @@ class Stage:
     """A task, and a wallet that can act and attack."""
 
     def __init__(self, runtime: bytes) -> None:
-        self.player = Player(CODES)
-        self.arena: Arena = self.player.arena
+        self.arena = Arena(PEOPLE, CODES)
         self.arena.install(WALLET, runtime, balance=MONEY)
 
     def act(self, contract: str, name: str, *arguments: Any, value: int = 0) -> str | None:
@@ -118,7 +117,7 @@ class Stage:
         """Publish a task from an account, or from the wallet."""
         model = self.arena.put(encode_model(MANIFEST, np.zeros(VALUES, np.int32)))
         arguments = (
-            "heart", self.player.encode_terms(TERMS), as_tuple(model), as_tuple(NO_BLOB), [],
+            "heart", encode_terms(self.arena, TERMS), as_tuple(model), as_tuple(NO_BLOB), [],
         )  # fmt: skip
         value = TERMS["reward"] + TERMS["rounds"] * TERMS["close_reserve"]
         if publisher is None:
