@@ -15,6 +15,7 @@ import threading
 from steelyard.chain.epochs import EpochSet
 from steelyard.chain.errors import UnavailableBlob
 from steelyard.chain.trie import MissingState
+from steelyard.chain.types import Address
 
 from .calls import start_thread
 from .importing import ForkOrBug
@@ -74,9 +75,12 @@ class Driver:
             self._woken = self._has_blob = True
             self._inbox.condition.notify_all()
 
-    def deliver(self, message: Incoming) -> None:
-        """A message from another validator, or final blocks from anybody. Never blocks."""
-        self._inbox.put(message)
+    def deliver(self, message: Incoming, sender: Address | None = None) -> None:
+        """A message from another validator, or final blocks from anybody. Never blocks.
+
+        `sender` is refused (`Outbox.refuse`) if no honest validator sends this.
+        """
+        self._inbox.put(message, sender)
 
     @property
     def progress(self) -> Progress:

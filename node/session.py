@@ -48,7 +48,8 @@ from steelyard.chain.consensus.messages import (
 from steelyard.chain.consensus.simplex import Settings, Simplex
 from steelyard.chain.epochs import get_boundary
 from steelyard.chain.errors import InvalidVote
-from steelyard.chain.types import Epoch, Hash, View
+from steelyard.chain.segments import InvalidSegment
+from steelyard.chain.types import Address, Epoch, Hash, View
 
 from .bodies import Bodies
 from .directory import check_space
@@ -58,8 +59,8 @@ from .inbox import (
     BlockAnswered,
     BlockWanted,
     CertificatesWanted,
+    Delivery,
     Inbox,
-    Incoming,
     PlaceHeard,
     Segment,
 )
@@ -119,8 +120,8 @@ class Session:
         self.machine = self._recover(certificates)
         self._step(Started())
         self._tell_place()
-        while (message := held.take()) is not None:
-            inbox.put(message)
+        while (early := held.take()) is not None:
+            inbox.put(early.message, early.sender)
 
     def _recover(self, certificates: list[Certificate]) -> Simplex:
         parts, root = self._parts, self.tree.root
@@ -188,9 +189,9 @@ class Session:
         if self._answers:
             self._step(self._answers.popleft())
             return True
-        message = self._take_message()
-        if message is not None:
-            self._receive(message)
+        delivery = self._take_message()
+        if delivery is not None:
+            self._receive(delivery)
             return True
         event = self._take_due()
         if event is not None:
@@ -219,11 +220,11 @@ class Session:
     def _get_now(self) -> float:
         return self._parts.clock.get_seconds()
 
-    def _take_message(self) -> Incoming | None:
+    def _take_message(self) -> Delivery | None:
         """The next message, unless a flood of them keeps the rest waiting."""
-        message = self._inbox.take() if self._streak < MAX_STREAK else None
-        self._streak = 0 if message is None else self._streak + 1
-        return message
+        delivery = self._inbox.take() if self._streak < MAX_STREAK else None
+        self._streak = 0 if delivery is None else self._streak + 1
+        return delivery
 
     def _take_due(self) -> Event | None:
         """The timer, or news of work."""
@@ -268,19 +269,23 @@ class Session:
         if answer is not None:
             self._step(answer)
 
-    def _step(self, event: Event) -> bool:
-        """Step the machine and do what it asks. False if it refused a message."""
-        try:
-            effects = self.machine.step(event, self._parts.clock.get_ms())
-        except InvalidVote as error:
-            log_event("message_refused", code=error.code, message=error.message)
-            return False
-        for effect in effects:
+    def _step(self, event: Event) -> None:
+        """Step the machine and do what it asks. Raises InvalidVote for a message it refuses."""
+        for effect in self.machine.step(event, self._parts.clock.get_ms()):
             self._perform(effect)
-        return True
 
     # -- what others send --------------------------------------------------------------------------
-    def _receive(self, message: Incoming) -> None:
+    def _receive(self, delivery: Delivery) -> None:
+        """Deal with a message. Whoever sends what is wrongly signed, or no block, hears of it."""
+        try:
+            self._sort(delivery)
+        except (InvalidVote, InvalidSegment) as error:
+            log_event("message_refused", code=error.code, message=error.message)
+            if delivery.sender is not None:
+                self._outbox.refuse(delivery.sender, error.code)
+
+    def _sort(self, delivery: Delivery) -> None:
+        message = delivery.message
         match message:
             case PlaceHeard(address, height, epoch, view):
                 self._voter.hear(address, height, (epoch, view))
@@ -296,18 +301,19 @@ class Session:
                 self._check_own(CertificateReceived(message.certificate))
                 self._importer.take(message)
             case _:
-                self._receive_vote(message)
+                self._receive_vote(message, delivery.sender)
 
-    def _receive_vote(self, message: Network) -> None:
+    def _receive_vote(self, message: Network, sender: Address | None) -> None:
         """A vote, a certificate or a proposal; those of the next epoch are for the next session."""
         epoch = get_epoch(message)
         if epoch == self.epoch_set.epoch + 1 or (epoch == self.epoch_set.epoch and self.is_asleep):
-            self._held.put(message)
+            self._held.put(message, sender)
         if epoch != self.epoch_set.epoch:
             return
         if isinstance(message, Arrival):
             self._receive_proposal(message)
-        elif self._step(message):
+        else:
+            self._step(message)
             self._check_own(message)
 
     def _receive_proposal(self, arrival: Arrival) -> None:
@@ -315,16 +321,24 @@ class Session:
         block, vote = arrival.block, arrival.vote
         proposal = Proposal(get_candidate(block), vote)
         is_new = proposal.candidate.view == proposal.view >= self.machine.view
-        is_kept = self._bodies.has_kept(block, proposal.view, self.machine)
+        try:
+            is_kept = self._bodies.has_kept(block, proposal.view, self.machine)
+        except InvalidSegment:
+            self._step(VoteReceived(vote))  # it counts: others may have the block itself
+            raise
         if not is_kept and not self.tree.has(block.hash):
             self._step(VoteReceived(vote))  # a second proposal of the leader is an offence still
-        elif self._step(ProposalReceived(proposal)):
-            self._bodies.set_first(proposal.view, block.hash)
-            if is_new:
-                self._compare_clocks(block)
-            self._check_own(VoteReceived(vote))
-        elif is_kept:
-            self._bodies.drop(block.hash)
+            return
+        try:
+            self._step(ProposalReceived(proposal))
+        except InvalidVote:
+            if is_kept:
+                self._bodies.drop(block.hash)
+            raise
+        self._bodies.set_first(proposal.view, block.hash)
+        if is_new:
+            self._compare_clocks(block)
+        self._check_own(VoteReceived(vote))
 
     def _compare_clocks(self, block: Block) -> None:
         """The leader's clock said so when it built this."""

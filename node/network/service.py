@@ -75,7 +75,8 @@ SEGMENTS_PER_SECOND: Final = 4.0
 MAX_SEGMENTS: Final = 8.0
 """Segments that are served to one validator: at this rate, and at once."""
 
-
+Deliver: TypeAlias = Callable[[Incoming, Address | None], None]
+"""Hands the driver a message, and who answers for it."""
 Unrouted: TypeAlias = (
     TransactionMessage
     | Announcement
@@ -167,11 +168,11 @@ class Network:
         self._place: Place | None = None
         self._said: Status | None = None
         self._said_at = self._look_at = float("-inf")
-        self._deliver: Callable[[Incoming], None] = lambda _: None
+        self._deliver: Deliver = lambda _message, _sender: None
         self._wake: Callable[[], None] = lambda: None
 
     # -- life --------------------------------------------------------------------------------------
-    def attach(self, deliver: Callable[[Incoming], None], wake: Callable[[], None]) -> None:
+    def attach(self, deliver: Deliver, wake: Callable[[], None]) -> None:
         """Connect the driver's `deliver` and `wake`, the pool and the blobs."""
         self._deliver, self._wake = deliver, wake
         self._parts.mempool.on_added = self.on_added
@@ -237,13 +238,17 @@ class Network:
         for certificate in certificates:
             self.mesh.send(address, CertificateMessage(certificate))
 
+    def refuse(self, address: Address, code: str) -> None:
+        """See `Outbox`."""
+        self._blame(Lane.CONSENSUS, address, code)
+
     def set_place(self, epoch_sets: tuple[EpochSet, ...], view: View, head: Header) -> None:
         """See `Outbox`."""
         before, self._place = self._place, Place(epoch_sets, view, head)
         if before is None or before.epoch_sets != epoch_sets:
             self._set_members(epoch_sets)
-        for early in self.router.set_current(epoch_sets[0]):
-            self._deliver(early)
+        for sender, early in self.router.set_current(epoch_sets[0]):
+            self._deliver(early, sender)
         self.loop.post(lambda: self._on_place(epoch_sets, head))
 
     def _set_members(self, epoch_sets: tuple[EpochSet, ...]) -> None:
@@ -278,7 +283,7 @@ class Network:
         incoming = self.router.route(sender, message, self._get_seconds())
         if incoming is None:
             return
-        self._deliver(incoming)
+        self._deliver(incoming, sender)
         match message:
             case Status():
                 self._do(self.loop, lambda _: self._on_status(sender, message), sender)
@@ -353,7 +358,7 @@ class Network:
     def _give_segment(self, now: float) -> None:
         segment = self.catch_up.take_segment(now)
         if segment is not None:
-            self._deliver(segment)
+            self._deliver(segment, None)  # it names its source, and was checked
 
     def _on_no_segment(self, sender: Address, height: int) -> None:
         self.catch_up.on_absent(sender, height, self._get_seconds())

@@ -410,3 +410,18 @@ def test_a_request_for_a_blob_is_answered_with_the_blob_or_its_absence(web: Web)
     web.run(0.1)
     assert (web.sent["BlobChunk"], web.sent["Absent"]) == (1, 1)
     assert web.spots[2].network.exchange.counters.chunks_unasked == 1
+
+
+def test_the_driver_learns_who_sent_a_message_and_can_have_it_held_against_that_one(
+    web: Web,
+) -> None:
+    web.run(0.1)
+    sender = web.spots[0].address
+    web.spots[1].incoming.clear()
+    web.spots[1].senders.clear()
+    web.spots[0].network.broadcast(VOTE, None)
+    web.run(0.1)
+    heard = dict(zip(web.spots[1].incoming, web.spots[1].senders, strict=True))
+    assert heard[VoteReceived(VOTE)] == sender
+    web.spots[1].network.refuse(sender, "vote_signature")
+    assert web.wires[1].refused == [(sender, "vote_signature")]

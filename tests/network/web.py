@@ -40,6 +40,8 @@ class Spot:
     ) -> None:
         self.address = FOUR.members[place].address
         self.incoming: list[Incoming] = []
+        self.senders: list[Address | None] = []
+        """Who answers for each."""
         self.woken = 0
         self.store = ChainStore(path / "chain", 2**24)
         self.store.commit([FinalBlock(GENESIS, (), {}, ())], None, {})
@@ -68,9 +70,10 @@ class Spot:
         self.network.attach(self.take, self.wake)
         self.epoch_sets: tuple[EpochSet, ...] = (FOUR,)
 
-    def take(self, incoming: Incoming) -> None:
+    def take(self, incoming: Incoming, sender: Address | None = None) -> None:
         """As the driver does: segments are made final."""
         self.incoming.append(incoming)
+        self.senders.append(sender)
         if isinstance(incoming, Segment):
             self.finalize(incoming.blocks, incoming.certificate)
 
