@@ -159,8 +159,9 @@ def _find_signing(facts: Facts) -> Iterable[Alarm]:
     elif state == State.WAITING:
         yield Alarm(
             "validator_displaced",
-            "higher stakes took all places; add to the stake, then enter again: steelyard node "
-            "deposit DIR --stake MORE, or leave: steelyard node exit DIR",
+            "higher stakes took all places; the keeper enters again when there is one for this "
+            "stake; add to it: steelyard node deposit DIR --stake MORE, or leave: steelyard node "
+            "exit DIR",
         )
     elif state == State.NOBODY and facts.has_voted:
         yield Alarm(

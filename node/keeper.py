@@ -17,6 +17,7 @@ from eth_abi.abi import decode
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.params import TASKS_ADDRESS
 
+from .alarms import compute_stall_seconds
 from .calls import start_thread
 from .logs import log_alarm, log_event
 from .store import CorruptData
@@ -87,15 +88,34 @@ class Keeper:
         while not self._stopping.wait(PAUSE_SECONDS):
             self._woken.wait(self._config.interval_seconds)
             self._woken.clear()
-            for chore in self._chores:
-                if self._stopping.is_set():
-                    break
-                try:
-                    chore()
-                except (SteelyardError, CorruptData) as error:
-                    log_event("keeper_failed", error=error)
-                except Exception as error:  # the keeper is a service: the node goes on without it
-                    log_alarm("keeper_failed", trace=True, error=repr(error))
+            self.work()
+
+    def work(self) -> None:
+        """One round of all chores, if there is any point in it."""
+        if not self.is_near_head():
+            return
+        for chore in self._chores:
+            if self._stopping.is_set():
+                break
+            try:
+                chore()
+            except (SteelyardError, CorruptData) as error:
+                log_event("keeper_failed", error=error)
+            except Exception as error:  # the keeper is a service: the node goes on without it
+                log_alarm("keeper_failed", trace=True, error=repr(error))
+
+    def is_near_head(self) -> bool:
+        """Is our head the chain's, as far as its age tells? While catching up, everything that was
+        due once would be sent, and paid for or refused. Nobody can make the head look old by
+        claiming to be further, so no liar keeps us from checking in.
+
+        The time of genesis says nothing: there a validator is near once it may vote.
+        """
+        head, consensus = self._node.get_head(), self._node.genesis.consensus
+        if head.height == 0:
+            return self._node.driver.is_validator()
+        age_seconds = self._node.clock.get_unix_seconds() - head.timestamp
+        return age_seconds <= compute_stall_seconds(consensus.heartbeat_ms, consensus.timeout_ms)
 
     def look(self) -> None:
         """Look at the next tasks and do what is due."""

@@ -302,12 +302,12 @@ def test_the_absent_are_jailed_and_return_by_themselves(begin: Begin) -> None:
 
 def test_who_may_not_unjail_itself_stays(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     node = begin((90, 10), 0).nodes[0]
-    monkeypatch.setattr(node.duties, "_may_unjail", False)
+    monkeypatch.setattr(node.duties, "_may_return", False)
     monkeypatch.setattr(node.duties._wallet, "ask", lambda *_: (2).to_bytes(32, "big"))
     node.duties.look()
     assert not node.get_pending()
     monkeypatch.setattr(node.duties, "_settled_epoch", -1)
-    monkeypatch.setattr(node.duties, "_may_unjail", True)
+    monkeypatch.setattr(node.duties, "_may_return", True)
     submitted: list[bytes] = []
 
     def submit(_to: bytes, data: bytes) -> Hash:
@@ -317,3 +317,42 @@ def test_who_may_not_unjail_itself_stays(begin: Begin, monkeypatch: pytest.Monke
     monkeypatch.setattr(node.duties._wallet, "submit", submit)
     node.duties.look()
     assert submitted == [encode_call("unjail()")]
+
+
+@pytest.mark.parametrize("may_return", [True, False])
+def test_a_waiting_validator_enters_once_a_place_is_free_if_it_may(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, may_return: bool
+) -> None:
+    cluster = begin((90, 10), 0)
+    node, tried, submitted = cluster.nodes[0], list[bytes](), list[bytes]()
+    refusals: list[str | None] = ["staking: the set is full", None]
+    answers = {"next_duty(address)": 0, "get_standing(address)": State.WAITING}
+
+    def try_out(_to: bytes, data: bytes) -> str | None:
+        tried.append(data)
+        return refusals[len(tried) - 1]
+
+    def submit(_to: bytes, data: bytes) -> Hash:
+        submitted.append(data)
+        return Hash(bytes(32))
+
+    wallet = node.duties._wallet
+    monkeypatch.setattr(
+        wallet, "ask", lambda _to, signature, *_: answers.get(signature, 0).to_bytes(32, "big") * 4
+    )
+    monkeypatch.setattr(wallet, "find_refusal", try_out)
+    monkeypatch.setattr(wallet, "submit", submit)
+    monkeypatch.setattr(node.duties, "_may_return", may_return)
+    for _ in range(2):  # a second look at the same block is no second try
+        node.duties._do_own(0)
+    assert (len(tried), submitted) == (1 if may_return else 0, [])
+    make_block(cluster)
+    node.duties._do_own(0)
+    assert submitted == ([encode_call("enter()")] if may_return else [])
+
+
+def test_staking_refuses_to_let_in_who_does_not_wait(begin: Begin) -> None:
+    wallet = begin((90, 10), 0).nodes[0].duties._wallet
+    refusal = wallet.find_refusal(STAKING_ADDRESS, encode_call("enter()"))
+    assert refusal == "staking: not waiting"
+    assert wallet.find_refusal(STAKING_ADDRESS, encode_call("request_exit()")) is None
