@@ -11,6 +11,7 @@ two faults is in `session`.
 """
 
 import threading
+from collections import Counter
 
 from steelyard.chain.epochs import EpochSet
 from steelyard.chain.errors import UnavailableBlob
@@ -91,6 +92,10 @@ class Driver:
         """The view of consensus; 0 before the start."""
         session = self._session
         return 0 if session is None else session.machine.view
+
+    def count_dropped(self) -> Counter[str]:
+        """Messages that found no room, by kind."""
+        return self._inbox.count_dropped() + self._held.count_dropped()
 
     def get_epoch_set(self) -> EpochSet:
         """The validators that decide the block after the finalized head."""

@@ -135,5 +135,10 @@ class Inbox:
             self._waiting[type(delivery.message)] -= 1
             return delivery
 
+    def count_dropped(self) -> Counter[str]:
+        """A copy of `dropped`, from any thread."""
+        with self.condition:
+            return self.dropped.copy()
+
     def is_empty(self) -> bool:
         return not self._messages

@@ -9,7 +9,7 @@ mesh never blocks) or left to one of the two threads, each of which owns its par
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Final, Protocol, TypeAlias
 
@@ -26,6 +26,7 @@ from ..clock import Clock
 from ..config import NetworkConfig
 from ..inbox import Incoming
 from ..mempool import Mempool
+from ..records import NetworkTotals
 from ..store import ChainStore
 from .catchup import CatchUp
 from .exchange import Exchange
@@ -36,6 +37,7 @@ from .outgoing import Outgoing
 from .quota import Bucket
 from .reports import NetworkStatus, create_report
 from .requests import Requests
+from .roster import Totals
 from .routing import Routed, Router
 from .serving import build_segment
 from .wire import (
@@ -99,6 +101,7 @@ class MeshLike(Protocol):
     def send(self, address: Address, message: Message) -> None: ...
     def refuse(self, address: Address, lane: Lane, code: str) -> None: ...
     def get_peers(self) -> tuple[PeerStatus, ...]: ...
+    def get_totals(self) -> Totals: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,7 +443,7 @@ class Network:
 
     # -- asking ------------------------------------------------------------------------------------
     def get_status(self) -> NetworkStatus:
-        """For /health, /metrics and `node status`. From any thread."""
+        """All of it, for tests and tools in this process. From any thread."""
         statuses, muted = self.statuses, self.router.muted
         peers = tuple(
             create_report(one, statuses.get(one.peer.address), muted.get(one.peer.address))
@@ -452,9 +455,30 @@ class Network:
             waiting_blobs=self.exchange.count_waiting(),
             is_catching_up=target is not None,
             target_height=target,
-            dropped=dict(self.router.dropped)
-            | {"network": self.loop.dropped, "blobs": self.bulk.dropped},
+            dropped=self._count_dropped(),
         )
+
+    def get_totals(self) -> NetworkTotals:
+        """The counters alone, for /health and /metrics. From any thread."""
+        mesh, exchange = self.mesh.get_totals(), self.exchange
+        parts = (exchange.counters, self.catch_up.counters, self.gossip.counters)
+        work = {name: count for part in parts for name, count in asdict(part).items()}
+        served = {
+            "chunks_served": exchange.chunks_served,
+            "requests_absent": exchange.requests_absent,
+            "requests_dropped": exchange.requests_dropped,
+        }
+        return NetworkTotals(
+            dropped=self._count_dropped() | {"queue": mesh.dropped},
+            refused=dict(mesh.refused),
+            work=work | served,
+            muted=sum(one.is_muted for one in self.mesh.get_peers()),
+        )
+
+    def _count_dropped(self) -> dict[str, int]:
+        """Messages of others that nothing was done with, by reason."""
+        own = {"network": self.loop.dropped, "blobs": self.bulk.dropped}
+        return dict(self.router.dropped) | own
 
 
 def rank_peer(peer: PeerStatus, now: float) -> tuple[bool, bool]:

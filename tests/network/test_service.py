@@ -139,6 +139,10 @@ def test_one_that_announces_and_never_serves_and_one_that_serves_wrong_bytes_sto
     partners = web.spots[3].network.exchange.partners
     assert (partners[silent].timeouts, partners[liar].wrong_blobs) == (1, 1)
     assert web.wires[3].refused == [(liar, "blob_wrong")]
+    totals = web.spots[3].network.get_totals()
+    assert (totals.work["wrong_blobs"], totals.work["chunk_timeouts"]) == (1, 1)
+    assert totals.refused == {"blob_wrong": 1}
+    assert sum(one.network.get_totals().work["chunks_served"] for one in web.spots) >= 4
 
 
 def test_what_a_block_needs_is_fetched_without_a_transaction(web: Web) -> None:
@@ -159,6 +163,8 @@ def test_a_large_flood_from_one_validator_is_dropped_and_the_others_are_served(w
     network.on_message(ben, TransactionMessage(FIRST))
     assert network.loop.dropped > 9_000
     assert network.bulk.dropped > 9_000
+    dropped = network.get_totals().dropped
+    assert (dropped["network"], dropped["blobs"]) == (network.loop.dropped, network.bulk.dropped)
     web.run(0.1)
     assert web.spots[0].has(FIRST)
 

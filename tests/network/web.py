@@ -18,6 +18,7 @@ from steelyard.node.config import BlobsConfig, MempoolConfig, NetworkConfig
 from steelyard.node.inbox import Incoming, Segment
 from steelyard.node.mempool import Mempool, Sender
 from steelyard.node.network.mesh import Peer, PeerStatus
+from steelyard.node.network.roster import Totals
 from steelyard.node.network.service import MeshLike, Network, NetworkParts
 from steelyard.node.network.wire import KINDS, Lane, Message, decode_message, encode_message
 from steelyard.node.store import ChainStore, FinalBlock
@@ -137,6 +138,9 @@ class Wire:
     def refuse(self, address: Address, lane: Lane, code: str) -> None:
         assert lane in Lane
         self.refused.append((address, code))
+
+    def get_totals(self) -> Totals:
+        return Totals(0, Counter(code for _, code in self.refused))
 
     def get_peers(self) -> tuple[PeerStatus, ...]:
         return tuple(
