@@ -32,6 +32,8 @@ LOOKS_AT_ONCE = 32
 """Tasks looked at in one round of the keeper, so that many tasks cannot occupy a node."""
 RANK_SECONDS = 5.0
 """Each rank behind the leader waits this much longer, so that keepers do not race."""
+STATE_SECONDS = 10.0
+"""Whether a task is over is asked this often; it costs a validator more than what is due."""
 FINISHED = 3
 
 
@@ -66,6 +68,7 @@ class Keeper:
         self._chores = (self.look, *chores)
         self._open: deque[int] = deque()
         self._known = 0
+        self._ask_state_at: dict[int, float] = {}
         self.attempts = Attempts(node)
         self._stopping, self._woken = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -138,6 +141,10 @@ class Keeper:
         if code in (Step.START, Step.CLOSE, Step.ABORT):
             self._attempt(Due(task, Step(code), number))
             return True
+        now = self._node.clock.get_seconds()
+        if now < self._ask_state_at.get(task, now):
+            return True
+        self._ask_state_at[task] = now + STATE_SECONDS
         if self._get_state(task) < FINISHED:
             return True
         signature = "claimable(uint256,address)"
@@ -146,6 +153,7 @@ class Keeper:
         if owed:
             self._attempt(Due(task, Step.CLAIM, 0))
         else:
+            del self._ask_state_at[task]
             self.attempts.forget(lambda due: isinstance(due, Due) and due.task == task)
         return bool(owed)
 
