@@ -19,7 +19,7 @@ from steelyard.chain.block import Block, decode_block
 from steelyard.chain.cid import compute_blob_name, encode_cid
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.following import Checkpoint
-from steelyard.chain.genesis import Genesis, parse_genesis
+from steelyard.chain.genesis import Genesis, build_genesis, parse_genesis
 from steelyard.chain.model import decode_model
 from steelyard.chain.receipts import Log as ChainLog
 from steelyard.chain.receipts import Receipt as ChainReceipt
@@ -414,8 +414,20 @@ def check_genesis(rpc: Rpc, report: Report, trusted: bytes | None) -> Genesis:
         report.add("genesis", Verdict.REFUTED, "the node serves another genesis document")
         raise Stop
     whose = "yours" if mine is not None else "as this node serves it; compare with --genesis FILE"
-    report.add("genesis", Verdict.YES, f"{served.name}, document 0x{served.hash.hex()} ({whose})")
+    report.add("genesis", Verdict.YES, f"{describe_genesis(served)} ({whose})")
     return served
+
+
+def describe_genesis(genesis: Genesis) -> str:
+    """The chain's name and both its hashes, under the labels of `steelyard node status`.
+
+    Only who has the EVM can compute block 0, whose hash nodes show as genesis_hash.
+    """
+    text = f"{genesis.name}, genesis_document_hash {as_hex(genesis.hash)}"
+    try:
+        return f"{text}, genesis_hash {as_hex(build_genesis(genesis).block.hash)}"
+    except ModuleNotFoundError:
+        return text
 
 
 def decode_receipts(answer: Json) -> list[ChainReceipt]:

@@ -123,6 +123,8 @@ class NodeStatus:
     alarms: tuple[Alarm, ...] = ()
     following: FollowingStatus | None = None
     """None if this node follows nobody over HTTP."""
+    genesis_document_hash: str = ""
+    """Of genesis.json, for which votes are signed; `genesis_hash` is that of block 0."""
     upgrades: tuple[str, ...] = ()
     """`NAME=HEIGHT`: all rule changes of this chain that the node knows of."""
     network: NetworkTotals = field(default_factory=NetworkTotals)

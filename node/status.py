@@ -46,6 +46,7 @@ def build_status(node: "Node") -> NodeStatus:
         alarms=node.watcher.get_alarms(),
         following=node.following.get_status(),
         network=count_traffic(node),
+        genesis_document_hash="0x" + node.genesis.hash.hex(),
         upgrades=tuple(f"{name}={height}" for name, height in node.rules.forks),
     )
 

@@ -106,6 +106,11 @@ def test_a_bad_entry_is_refused_by_name(data: bytes, code: str) -> None:
     assert get_code(lambda: parse_entry(data)) == code
 
 
+def test_an_entry_that_proves_nothing_says_whom_to_ask() -> None:
+    with pytest.raises(InvalidEntry, match="ask its operator for the file"):
+        parse_entry(change(proof_of_possession="0x" + "00" * 96))
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert get_code(lambda: read_entry(tmp_path / "missing")) == "entry_file"
     assert get_code(lambda: read_entry(tmp_path)) == "entry_file"
