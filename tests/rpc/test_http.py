@@ -139,6 +139,18 @@ def test_health_shows_the_status_and_turns_503_with_an_alarm(
     assert 'steelyard_alarm{code="disk_full"} 1.0' in rpc.http.get("/metrics").text
 
 
+@pytest.mark.parametrize(
+    ("alarm", "code"),
+    [(None, 200), ("disk_full", 200), ("fork_or_bug", 200), ("driver_failed", 503)],
+)
+def test_only_an_alarm_that_a_restart_may_end_asks_for_one(
+    rpc: Rpc, node: DoubleNode, monkeypatch: pytest.MonkeyPatch, alarm: str | None, code: int
+) -> None:
+    monkeypatch.setattr(node, "alarm", alarm)
+    response = rpc.http.get("/alive")
+    assert (response.status_code, response.json()) == (code, {"alive": code == 200})
+
+
 def test_metrics_and_health_show_what_the_network_counted(
     rpc: Rpc, node: DoubleNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
