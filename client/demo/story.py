@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Final
 
 import numpy as np
+import torch
 
 from steelyard.chain.cid import encode_cid
 
@@ -23,7 +24,7 @@ from ..keys import create_key
 from ..organisation import Organisation, PublishedTask, Task
 from ..torch import dump, load
 from . import heart, training
-from .auditors import audit, audit_forged, audit_tampered
+from .auditors import audit_all
 from .heart import Patients, Row
 from .outage import Outage
 from .processes import Processes, Running
@@ -59,6 +60,7 @@ class Ward:
 
 def run_demo(processes: Processes, options: Options, say: Say) -> list[Story]:
     """Run every split and return what happened. Raises ClientError `demo_process`."""
+    torch.set_num_threads(1)  # for 62 parameters more threads only wait for each other
     stage = prepare_stage(processes, options, say)
     with stage.organisation:
         stories = []
@@ -89,9 +91,9 @@ def prepare_stage(processes: Processes, options: Options, say: Say) -> Stage:
         poll_seconds=POLL_SECONDS,
     )
     stage = Stage(processes, validators, organisation, addresses, options, say, started)
-    status, count = validators.get_status(), len(validators.urls)
+    count = len(validators.urls)
     stage.tell(
-        f"validators  {count}/{count} finalizing, height {status['height']}     "
+        f"validators  {count}/{count} finalizing, height {validators.height}     "
         f"node {stage.url}/health"
     )
     return stage
@@ -135,13 +137,14 @@ def run_split(stage: Stage, ward: Ward, *, with_intruder: bool) -> Story:
     for task in attacked:
         follow_quietly(stage, task)
     paid = collect_payments(stage, sites, honest)
+    verdicts = audit_all(stage, honest)
     story = Story(
         rounds=rounds,
         accuracies=compare(stage, ward, honest),
         money=settle(honest, paid),
-        audit=audit(stage, "audit", stage.url, honest),
-        tampered=audit_tampered(stage, honest),
-        forged=audit_forged(stage, honest),
+        audit=verdicts[0],
+        tampered=verdicts[1],
+        forged=verdicts[2],
         recovery=recovery,
         intrusion=describe_intrusion(stage, ward, attacked) if attacked else None,
     )
