@@ -46,6 +46,7 @@ from steelyard.chain.consensus.messages import (
     WorkArrived,
 )
 from steelyard.chain.consensus.simplex import Settings, Simplex
+from steelyard.chain.consensus.votes import Kind
 from steelyard.chain.epochs import get_boundary
 from steelyard.chain.errors import InvalidVote
 from steelyard.chain.segments import InvalidSegment
@@ -392,10 +393,17 @@ class Session:
                 self._duties.report(effect, self.epoch_set)
 
     def _sign(self, effect: SignVote) -> None:
-        """Certificates that led here become durable first; then the vote; then it exists."""
+        """Certificates that led here become durable first; then the vote; then it exists.
+
+        So too before a finalize vote, which only forbids us to give the view up: a dishonest
+        signer of the notarization may never repeat its vote, and after a kill we could then
+        neither complete the certificate again nor help to nullify the view, for ever. Where we
+        alone are a quorum our own vote completes it, and that is on disk: a write less a block.
+        """
         assert self.me is not None, "only a validator is asked to vote"
-        self._journal.flush()
         said = effect.statement
+        if said.kind != Kind.FINALIZE or not self.epoch_set.validators.has_quorum((self.me,)):
+            self._journal.flush()
         vote = self._voter.sign(said, self.me)
         if vote is not None:
             self._journal.entries[VOTED] = encode_place(said.epoch, said.view)
