@@ -17,6 +17,7 @@ from typing import TypeAlias
 from steelyard.chain.block import Block, compute_base_fee
 from steelyard.chain.consensus.certificates import (
     Certificate,
+    check_certificate,
     encode_certificate,
 )
 from steelyard.chain.consensus.messages import (
@@ -54,6 +55,7 @@ from steelyard.chain.types import Address, Epoch, Hash, View
 
 from .bodies import Bodies
 from .directory import check_space
+from .forks import find_contradicted
 from .importing import Importer
 from .inbox import (
     Arrival,
@@ -84,6 +86,8 @@ HOUSE_SECONDS = 1.0
 """Expiry of pool entries and of blobs is looked at this often."""
 MAX_STREAK = 256
 """Messages in a row before a timer, or work that is due, gets its turn."""
+MAX_FORKED_VIEWS = 64
+"""Contradicted finalizations that are reported. One slashes whoever takes part for all it has."""
 
 
 class Session:
@@ -111,6 +115,8 @@ class Session:
         self._bodies = Bodies(self.tree, self._journal)
         self._told_view = self._placed_view = self._streak = 0
         self._house_at = self._work_after = float("-inf")
+        self._forked: set[View] = set()
+        """Decided views of which a contradiction was reported."""
         place = find_place(self.epoch_set, parts.address, parts.voting_key)
         may_vote = voter.may_vote(self.epoch_set, self.tree.root.height)
         self.is_asleep = place is not None and not may_vote
@@ -316,6 +322,26 @@ class Session:
         else:
             self._step(message)
             self._check_own(message)
+            if isinstance(message, CertificateReceived):
+                self._check_past(message.certificate)
+
+    def _check_past(self, certificate: Certificate) -> None:
+        """Hold it against what became final before the last: the machine knows that one alone.
+
+        Raises InvalidVote if it would contradict a finalization and is not rightly signed.
+        """
+        root, epoch = self.machine.root, self.epoch_set.epoch
+        is_past = root.epoch == epoch and certificate.view < root.view
+        view = certificate.view
+        if not is_past or view in self._forked or len(self._forked) >= MAX_FORKED_VIEWS:
+            return
+        blocks = self._parts.rules.epoch_blocks
+        first = get_boundary(epoch, blocks) - blocks + 1
+        ours = find_contradicted(self._parts.store, certificate, first, self.tree.root.height)
+        if ours is not None:
+            check_certificate(certificate, self.epoch_set.validators, self._parts.rules.domain)
+            self._forked.add(view)
+            self._perform(ReportConflict(ours, certificate))
 
     def _receive_proposal(self, arrival: Arrival) -> None:
         """Keep the block if it may matter; it is executed only if consensus asks for that."""

@@ -10,6 +10,7 @@ from eth_abi.abi import decode
 from steelyard.chain.bls import sign
 from steelyard.chain.consensus.certificates import Certificate, build_certificate
 from steelyard.chain.consensus.messages import (
+    CertificateReceived,
     ReportConflict,
     ReportOffence,
     VoteReceived,
@@ -230,6 +231,41 @@ def test_votes_that_contradict_each_other_cost_their_signer_a_tenth(begin: Begin
     view = lies.first.statement.view
     assert ask(node, "get_penalty(address,uint256,uint256)", "uint256", cheat, 0, view) == 10
     assert ask(node, "total_stake()", "uint256") == 39 * COIN
+
+
+@pytest.mark.slow
+def test_a_certificate_against_any_view_that_is_final_here_becomes_evidence(begin: Begin) -> None:
+    cluster = begin((10, 10, 10, 10), epoch_blocks=100)
+    for _ in range(4):
+        make_block(cluster)
+    node = cluster.nodes[0]
+    peer, domain, current = node.driver, node.rules.domain, node.get_epoch_set()
+    finals = [node.get_certificate(height) for height in (1, 2)]
+
+    def deliver(said: Statement, *places: int, forged: bool = False) -> None:
+        made = build_certificate([vote(one, said, domain) for one in places], current.validators)
+        signature = vote(0, said, domain).signature if forged else made.signature
+        peer.deliver(CertificateReceived(replace(made, signature=signature)), node.address)
+        cluster.rest(0.1)
+
+    for number, final in enumerate(finals):
+        assert final is not None
+        against = say(Kind.NULLIFY, view=final.view)
+        deliver(replace(against, kind=Kind.NOTARIZE, hash=final.hash), 0, 1, 2)
+        deliver(against, 1, 2, 3, forged=True)
+        assert len(node._book.list()) == number
+        assert cluster.refused == [(node.address, node.address, "certificate_signature")]
+        cluster.refused.clear()
+        deliver(against, 1, 2, 3)
+        deliver(against, 1, 2, 3)
+        assert len(node._book.list()) == number + 1
+    guilty = {make_secrets(place).address for place in (1, 2, 3)}
+    assert all(one.guilty <= guilty for one in node._book.list())
+    unused = {block.view for block in map(node.get_certificate, range(1, 5)) if block is not None}
+    skipped = [view for view in range(1, max(unused)) if view not in unused]
+    for view in skipped:
+        deliver(say(Kind.NULLIFY, view=view), 1, 2, 3)
+    assert len(node._book.list()) == len(finals)
 
 
 def test_validators_behind_the_leader_wait_before_they_report(
