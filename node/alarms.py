@@ -118,7 +118,8 @@ def _find_finality(facts: Facts) -> Iterable[Alarm]:
         yield Alarm(
             "peers_lost",
             f"this validator reaches {percent} % of the power, itself included, and needs more "
-            "than two thirds; check its network and the endpoints of the others",
+            "than two thirds; check its network and the endpoints of the others; if it was down "
+            "for long it may be jailed, and only [follow] nodes in config.toml tell it so",
         )
     if facts.follow_refusal is not None:
         yield Alarm(

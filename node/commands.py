@@ -15,7 +15,7 @@ from steelyard.chain.genesis import DEFAULT_GAS_LIMIT, Genesis
 
 from .ceremony_commands import compute_chain_hash, keys_app, make_genesis, read_document
 from .clock import Clock
-from .config import NodeConfig, load_config
+from .config import CONFIG_FILE, NodeConfig, load_config
 from .directory import KEYS, parse_document
 from .following.starting import begin_at_checkpoint, check_start, set_sources
 from .founding import (
@@ -57,6 +57,11 @@ from .staking_commands import add_commands
 from .store import CorruptData
 
 STATUS_SECONDS = 5.0
+FOLLOW_HINT = (
+    "Set [follow] nodes in {config} to the HTTP addresses of two or three others, none of which is "
+    "trusted: if this validator is down for so long that it is jailed, the others no longer talk "
+    "to it, and only through these it learns so and comes back."
+)
 
 app = new_app("Run a validator.")
 app.add_typer(keys_app, name="keys")
@@ -150,10 +155,12 @@ def init(
     document, secrets = init_directory(
         directory, password, plan, config, keys=keys_from, is_joining=bool(follow)
     )
-    show_directory(directory, document, secrets, as_json)
+    show_directory(directory, document, secrets, as_json, is_following=bool(follow))
 
 
-def show_directory(directory: Path, document: Genesis, secrets: Secrets, as_json: bool) -> None:
+def show_directory(
+    directory: Path, document: Genesis, secrets: Secrets, as_json: bool, *, is_following: bool
+) -> None:
     """What was made, and what to do next."""
     facts = {
         "directory": str(directory),
@@ -164,6 +171,8 @@ def show_directory(directory: Path, document: Genesis, secrets: Secrets, as_json
     if as_json:
         return
     if is_validator(secrets, document):
+        if len(document.validators) > 1 and not is_following:
+            typer.echo(FOLLOW_HINT.format(config=directory / CONFIG_FILE))
         typer.echo(f"Back up {directory / KEYS}, then start it: steelyard node run {directory}")
     else:
         typer.echo(
