@@ -209,15 +209,19 @@ class World:
     # -- money
 
     def compute_promises(self, tasks):
-        """What the contract owes for `tasks` by its own views: escrow, credits and stakes."""
+        """What the contract owes for `tasks` by its own views: escrow, credits and stakes.
+
+        Stakes of participants only: anybody else's would be missing in the sum.
+        """
         everybody = [self.publisher, self.keeper, self.stranger, *self.hospitals]
         owed = 0
         for task in tasks:
+            members = self.tasks.get_participants(task)
             account = self.tasks.get_account(task)
             assert account.deposited == sum(
                 (account.left, account.paid, account.fees, account.refunded)
             )
             owed += account.left
             owed += sum(self.tasks.claimable(task, person) for person in everybody)
-            owed += sum(self.tasks.get_participant(task, person).stake for person in everybody)
+            owed += sum(self.tasks.get_participant(task, person).stake for person in members)
         return owed
