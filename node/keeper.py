@@ -32,8 +32,8 @@ LOOKS_AT_ONCE = 32
 """Tasks looked at in one round of the keeper, so that many tasks cannot occupy a node."""
 RANK_SECONDS = 5.0
 """Each rank behind the leader waits this much longer, so that keepers do not race."""
-STATE_SECONDS = 10.0
-"""Whether a task is over is asked this often; it costs a validator more than what is due."""
+STATE_INTERVALS = 10
+"""Whether a task is over is asked this seldom; it costs more than asking what is due."""
 FINISHED = 3
 
 
@@ -144,7 +144,7 @@ class Keeper:
         now = self._node.clock.get_seconds()
         if now < self._ask_state_at.get(task, now):
             return True
-        self._ask_state_at[task] = now + STATE_SECONDS
+        self._ask_state_at[task] = now + STATE_INTERVALS * self._config.interval_seconds
         if self._get_state(task) < FINISHED:
             return True
         signature = "claimable(uint256,address)"

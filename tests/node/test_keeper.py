@@ -13,7 +13,7 @@ from steelyard.chain.params import TASKS_ADDRESS
 from steelyard.chain.transactions import Transaction, decode_transaction
 from steelyard.chain.types import Address, Hash
 from steelyard.node.config import KeeperConfig
-from steelyard.node.keeper import LOOKS_AT_ONCE, STATE_SECONDS, Due, Keeper, Step, encode_step
+from steelyard.node.keeper import LOOKS_AT_ONCE, STATE_INTERVALS, Due, Keeper, Step, encode_step
 from steelyard.node.wallet import Wallet, describe_revert
 
 from .world import CHAIN_ID, SECRETS
@@ -223,7 +223,7 @@ def test_whether_a_running_task_is_over_is_asked_now_and_then() -> None:
     node, keeper = build(contract)
     keeper.look()
     contract.states[1], contract.owed[1] = FINISHED, 5
-    node.now += STATE_SECONDS - 1
+    node.now += STATE_INTERVALS - 1
     keeper.look()
     assert node.sent == []
     node.now += 1
@@ -238,7 +238,7 @@ def test_a_finished_task_is_claimed_from_and_then_forgotten() -> None:
     keeper.look()
     assert [SELECTORS[one.data[:4]] for one in node.sent] == ["claim"]
     contract.owed[1] = 0
-    node.now += STATE_SECONDS
+    node.now += STATE_INTERVALS
     keeper.look()
     looks = len(contract.looks)
     keeper.look()
