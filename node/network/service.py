@@ -472,7 +472,10 @@ class Network:
             dropped=self._count_dropped() | {"queue": mesh.dropped},
             refused=dict(mesh.refused),
             work=work | served,
-            muted=sum(one.is_muted for one in self.mesh.get_peers()),
+            muted=sum(
+                one.is_muted or one.peer.address in self.router.muted
+                for one in self.mesh.get_peers()
+            ),
         )
 
     def _count_dropped(self) -> dict[str, int]:

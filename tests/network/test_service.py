@@ -347,6 +347,7 @@ def test_a_validator_of_another_chain_is_not_listened_to_and_reported(web: Web) 
     assert not web.spots[0].has(FIRST)
     reports = {one.address: one for one in web.spots[0].network.get_status().peers}
     assert reports[foreign].muted == "genesis"
+    assert web.spots[0].network.get_totals().muted == 1
     assert reports[web.spots[1].address].muted is None
 
 
