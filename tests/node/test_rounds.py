@@ -177,6 +177,7 @@ def run_round(node: Node) -> BlobName:
     return BlobName(Digest(digest), size)
 
 
+@pytest.mark.slow
 def test_the_keeper_closes_a_round_and_claims_its_pay(node: Node) -> None:
     model = run_round(node)
     values = decode_model(node.blobs.read(model)).values
