@@ -303,7 +303,7 @@ class Session:
             case CertificatesWanted(epoch, view, address):
                 self._outbox.send_certificates(address, self._find_certificates(epoch, view))
             case BlockAnswered(block):
-                self._receive_block(block)
+                self._receive_block(block, delivery.sender)
             case Segment():
                 self._check_own(CertificateReceived(message.certificate))
                 self._importer.take(message)
@@ -373,9 +373,20 @@ class Session:
         leader = block.extension.proposer
         self._parts.progress.clocks.observe(leader, block.header.timestamp, now)
 
-    def _receive_block(self, block: Block) -> None:
-        """What we asked for, and nothing else."""
-        if self._bodies.has_taken(block):
+    def _receive_block(self, block: Block, sender: Address | None) -> None:
+        """What we asked for, and nothing else.
+
+        With another body it answers nothing: all others are asked at once, or one liar that is
+        asked first in every view could keep the block from us. Raises InvalidSegment then.
+        """
+        try:
+            is_taken = self._bodies.has_taken(block)
+        except InvalidSegment:
+            known = (sender, self._parts.address)
+            others = (one.address for one in self.epoch_set.members if one.address not in known)
+            self._outbox.fetch_block(block.hash, tuple(others))
+            raise
+        if is_taken:
             self._step(BlockFetched(get_candidate(block)))
 
     def _check_own(self, message: VoteReceived | CertificateReceived) -> None:

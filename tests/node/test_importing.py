@@ -19,7 +19,7 @@ from steelyard.chain.consensus.messages import (
 from steelyard.chain.consensus.votes import Kind, Statement, Vote, compute_signing_root
 from steelyard.chain.epochs import EpochSet
 from steelyard.chain.errors import UnavailableBlob
-from steelyard.chain.types import Epoch, Hash, View
+from steelyard.chain.types import Address, Epoch, Hash, View
 from steelyard.node.inbox import ROOM, Arrival, BlockAnswered, Delivery, Inbox, Segment
 from steelyard.node.tree import BlockTree
 
@@ -258,8 +258,14 @@ def test_whoever_sends_a_block_with_another_body_is_refused(cluster: Cluster) ->
     cluster.rest(0.1)
     node.driver.deliver(CertificateReceived(certify(cluster, said, (0, 1, 2))), author)
     cluster.rest(0.1)  # now the block is asked for
-    node.driver.deliver(BlockAnswered(swap_body(block)), cluster.addresses[0])
-    cluster.rest(0.1)
+    asked: list[tuple[Hash, tuple[Address, ...]]] = []
+    session = node.driver._session
+    assert session is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session._outbox, "fetch_block", lambda *asking: asked.append(asking))
+        node.driver.deliver(BlockAnswered(swap_body(block)), cluster.addresses[0])
+        cluster.rest(0.1)
+    assert asked == [(block.hash, (cluster.addresses[1], cluster.addresses[2]))]
     expected = [(author, "segment_body"), (cluster.addresses[0], "segment_body")]
     assert [(peer, code) for _, peer, code in cluster.refused] == expected
     assert count_known(cluster) == 0
