@@ -22,7 +22,9 @@ $(APE)/.ready: contracts/requirements.txt
 demo: $(VENV)/.ready            ## one task of eight rounds on this machine, with an audit
 	$(BIN)/steelyard demo $(ARGS)
 
-test: test-contracts test-python   ## everything CI runs
+test:                           ## everything CI runs: ape's tests beside pytest's
+	@$(MAKE) --no-print-directory --jobs=2 $(VENV)/.ready $(APE)/.ready
+	@MAKE="$(MAKE)" .ci/test
 
 test-python: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)

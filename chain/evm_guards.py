@@ -12,7 +12,8 @@ another recursion limit (docs/decisions; tests/chain/test_evm_guards.py has one 
 - SELFDESTRUCT raises no Python warning, which would be an exception under `-W error`;
 - a call shares its input with the caller's memory: stock py-evm copies it, so that 130 gas moved
   megabytes, and keeps every copy, so that one transaction took 16 GB;
-- a finished frame gives back what it holds, which the stock tree of frames keeps to the end.
+- a finished frame gives back what it holds, which the stock tree of frames keeps to the end;
+- Keccak comes from the fastest library there is, which no environment variable chooses.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ from eth.vm.code_stream import CodeStream
 from eth.vm.forks.prague.computation import PragueComputation
 from eth.vm.memory import Memory
 from eth.vm.message import Message
+from eth_hash.abc import BackendAPI
+from eth_hash.auto import keccak
+from eth_hash.utils import load_backend
 from eth_keys.main import lazy_key_api
 from eth_utils.exceptions import ValidationError
 
@@ -152,6 +156,22 @@ def run_pairing(computation: "GuardedComputation") -> object:
 lazy_key_api.backend = SIGNATURE_BACKEND
 
 
+# -- hashing ---------------------------------------------------------------------------------------
+def find_keccak() -> BackendAPI:
+    """Return Keccak-256 of the C extension, or where it cannot be had, of the slower library.
+
+    eth_hash by itself takes the slower one first: a quarter of a validator's time.
+    """
+    try:
+        return load_backend("pysha3")
+    except ImportError:
+        return load_backend("pycryptodome")
+
+
+keccak.hasher = find_keccak().keccak256
+
+
+# -- refusing and repricing ------------------------------------------------------------------------
 def refuse(_computation: "GuardedComputation") -> object:
     """Burn the gas of a call to a precompile that this chain does not have."""
     raise VMError("this precompile is not available on this chain")

@@ -31,7 +31,13 @@ SEGMENT_BYTES: Final = 4 * 2**20
 """A segment ends at the first certificate past this; one block may be as large."""
 MAX_SEGMENT_BYTES: Final = 32 * 2**20
 """Blocks that became final together may exceed SEGMENT_BYTES, but never this."""
+MAX_TOGETHER_BLOCKS: Final = 256
+"""Nor are they ever more than this in one segment, however small."""
 
+FIXED_ITEMS: Final = 3
+"""Of a segment's encoding, besides one for each block: both lists and the certificate."""
+
+assert MAX_SEGMENT_BLOCKS <= MAX_TOGETHER_BLOCKS
 assert SEGMENT_BYTES + MAX_BLOCK_BYTES + MAX_CERTIFICATE_BYTES < MAX_SEGMENT_BYTES
 
 
@@ -82,7 +88,8 @@ def decode_segment(data: bytes) -> FinalBlocks:
     if len(data) > MAX_SEGMENT_BYTES:
         raise InvalidSegment("segment_malformed", f"above {MAX_SEGMENT_BYTES} bytes")
     try:
-        rows, certificate = read_list(decode_rlp(data), 2)
+        items = decode_rlp(data, max_items=MAX_TOGETHER_BLOCKS + FIXED_ITEMS)
+        rows, certificate = read_list(items, 2)
         blocks = [read_bytes(row) for row in read_list(rows)]
         sealed = read_bytes(certificate, limit=MAX_CERTIFICATE_BYTES)
     except InvalidEncoding as error:

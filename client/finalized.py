@@ -11,7 +11,7 @@ from typing import Final, Never
 from steelyard.chain.block import Block, decode_block
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.following import Checkpoint
-from steelyard.chain.genesis import Genesis, parse_genesis
+from steelyard.chain.genesis import Genesis, build_genesis, parse_genesis
 from steelyard.chain.receipts import Log as ChainLog
 from steelyard.chain.receipts import Receipt as ChainReceipt
 from steelyard.chain.receipts import compute_receipts_root
@@ -21,7 +21,7 @@ from .abi import Event, Log
 from .errors import ClientError, NodeRefused
 from .events import get_contracts
 from .finality import MAX_BLOCK_ANSWER_BYTES, Follower, can_check_certificates
-from .rpc import Json, Rpc, as_bytes, as_int
+from .rpc import Json, Rpc, as_bytes, as_hex, as_int
 from .verdicts import Report, Stop, Verdict
 
 MAX_GENESIS_BYTES: Final = 16 * 2**20
@@ -133,8 +133,20 @@ def check_genesis(rpc: Rpc, report: Report, trusted: bytes | None) -> Genesis:
         report.add("genesis", Verdict.REFUTED, "the node serves another genesis document")
         raise Stop
     whose = "yours" if mine is not None else "as this node serves it; compare with --genesis FILE"
-    report.add("genesis", Verdict.YES, f"{served.name}, document 0x{served.hash.hex()} ({whose})")
+    report.add("genesis", Verdict.YES, f"{describe_genesis(served)} ({whose})")
     return served
+
+
+def describe_genesis(genesis: Genesis) -> str:
+    """The chain's name and both its hashes, under the labels of `steelyard node status`.
+
+    Only who has the EVM can compute block 0, whose hash nodes show as genesis_hash.
+    """
+    text = f"{genesis.name}, genesis_document_hash {as_hex(genesis.hash)}"
+    try:
+        return f"{text}, genesis_hash {as_hex(build_genesis(genesis).block.hash)}"
+    except ModuleNotFoundError:
+        return text
 
 
 def decode_chain_log(log: ChainLog, height: int, index: int) -> Event:

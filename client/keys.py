@@ -21,6 +21,8 @@ from steelyard.chain.types import Address
 PASSWORD_VARIABLE: Final = "STEELYARD_PASSWORD"  # noqa: S105 - a name, not a password
 MAX_KEY_FILE_BYTES: Final = 65_536
 MIN_PASSWORD_CHARACTERS: Final = 8
+SCRYPT_N: Final = 2**18
+"""A second of work and 256 MB for each guess at a password that a person chose."""
 
 
 def get_password(path: Path, password_file: Path | None = None) -> str:
@@ -52,9 +54,12 @@ def choose_password(path: Path, password_file: Path | None = None) -> str:
     return password
 
 
-def create_key(path: Path, password: str, private_key: bytes | None = None) -> Address:
+def create_key(
+    path: Path, password: str, private_key: bytes | None = None, *, scrypt_n: int = SCRYPT_N
+) -> Address:
     """Write a new encrypted key file, readable by its owner only, and return its address.
 
+    A smaller `scrypt_n`, a power of two, is for random passwords, which nobody can guess.
     Raises: InvalidKey `key_exists`, `key_password` (too short), `key_file` (cannot write).
     """
     if len(password) < MIN_PASSWORD_CHARACTERS:
@@ -62,7 +67,7 @@ def create_key(path: Path, password: str, private_key: bytes | None = None) -> A
             "key_password", f"choose a password of at least {MIN_PASSWORD_CHARACTERS} characters"
         )
     account = Account.create() if private_key is None else Account.from_key(private_key)
-    keystore = Account.encrypt(account.key, password)
+    keystore = Account.encrypt(account.key, password, kdf="scrypt", iterations=scrypt_n)
     text = json.dumps(keystore, sort_keys=True, indent=1) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

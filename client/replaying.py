@@ -16,7 +16,7 @@ from steelyard.chain.types import BlobName
 
 from .errors import ClientError, NodeUnreachable
 from .finality import MAX_BLOCK_ANSWER_BYTES, Follower
-from .finalized import MAX_GENESIS_BYTES
+from .finalized import MAX_GENESIS_BYTES, describe_genesis
 from .rpc import Rpc, as_int
 from .verdicts import Report, Verdict
 
@@ -80,7 +80,15 @@ def replay_chain(
         report.add("node", Verdict.UNKNOWN, f"{error.code}: {error.message}")
         return report
     schedule_forks(genesis.rules, upgrades or {})
-    report.add("genesis", Verdict.YES, f"{genesis.name} 0x{genesis.hash.hex()}")
+    report.add("genesis", Verdict.YES, describe_genesis(genesis))
+    if checkpoint is not None and last_height is not None and checkpoint.height > last_height:
+        report.add(
+            "checkpoint",
+            Verdict.UNKNOWN,
+            f"it is block {checkpoint.height}, and the replay was to end at {last_height}: leave "
+            f"--until out, or name {checkpoint.height} or more",
+        )
+        return report
     run_with_stack(
         lambda: replay_blocks(rpc, genesis, last, progress, report, checkpoint, upgrades)
     )
@@ -136,7 +144,12 @@ def replay_blocks(
     report.add("execution", Verdict.YES, f"{done} blocks re-executed, every root agrees")
     if checkpoint is not None and checkpoint.height > done:
         # A node may hide behind a low head that its chain is another one.
-        report.add("checkpoint", Verdict.UNKNOWN, f"the replay ended below it, at block {done}")
+        report.add(
+            "checkpoint",
+            Verdict.UNKNOWN,
+            f"the replay ended below it, at block {done}, where this node is; ask one that has "
+            f"block {checkpoint.height}",
+        )
     report.add("finality", verdict, detail)
 
 

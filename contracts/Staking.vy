@@ -13,23 +13,19 @@
 """
 
 import evidence
+import places
+import records
 
-MAX_VALIDATORS: constant(uint256) = 64
+initializes: places
+initializes: records
 
-# An active validator that checked in for the last time in epoch e may be jailed from e + 9 on.
-JAIL_EPOCHS: constant(uint256) = 8
+exports: (places.EPOCH_BLOCKS, places.active_stake)
+
 # Of the stake: what two conflicting votes cost, and what conflicting certificates cost.
 VOTE_PERCENT: constant(uint256) = 10
 CERTIFICATE_PERCENT: constant(uint256) = 100
 # The reporter's part of what is slashed is one in this many.
 REWARD_DIVISOR: constant(uint256) = 10
-
-# States. WAITING has a stake and no place among the active.
-NOBODY: constant(uint8) = 0
-ACTIVE: constant(uint8) = 1
-WAITING: constant(uint8) = 2
-JAILED: constant(uint8) = 3
-LEAVING: constant(uint8) = 4
 
 # What `next_duty` answers.
 NOTHING: constant(uint8) = 0
@@ -49,16 +45,6 @@ struct Validator:
     stake: uint256
 
 
-struct Standing:
-    state: uint8
-    # Epoch of the last check-in; whoever becomes active counts as checked in for the epoch after.
-    checked_in: uint256
-    # Epoch in which it was jailed or left.
-    since: uint256
-    # Second from which a leaving stake may be withdrawn.
-    unlocks_at: uint256
-
-
 event Registered:
     account: indexed(address)
     bls_key: Bytes[48]
@@ -71,14 +57,6 @@ event Registered:
 event StakeAdded:
     account: indexed(address)
     amount: uint256
-
-
-event Entered:
-    account: indexed(address)
-
-
-event Displaced:
-    account: indexed(address)
 
 
 event CheckedIn:
@@ -136,27 +114,11 @@ event FeeRecipientSet:
 
 MIN_STAKE: public(immutable(uint256))
 UNBONDING_SECONDS: public(immutable(uint256))
-EPOCH_BLOCKS: public(immutable(uint256))
 
-# Of everybody, in wei; and of the active.
+# Of everybody, in wei.
 total_stake: public(uint256)
-active_stake: public(uint256)
-# Of the set of an epoch, by epoch: noted by whatever first happens after that set was read.
-powers: HashMap[uint256, uint256]
-active: DynArray[address, MAX_VALIDATORS]
-standings: HashMap[address, Standing]
-stakes: HashMap[address, uint256]
 # What was slashed. As nobody returns from that, this and the stake are what an account voted with.
 losses: HashMap[address, uint256]
-# An account has one BLS key for ever, so that evidence of any age finds it.
-keys: HashMap[address, evidence.Key]
-key_owners: HashMap[bytes32, address]
-network_keys: HashMap[address, bytes32]
-network_key_owners: HashMap[bytes32, address]
-# Epoch after that in which an account last changed its network key.
-network_key_epochs: HashMap[address, uint256]
-endpoints: HashMap[address, String[64]]
-fee_recipients: HashMap[address, address]
 banned: public(HashMap[address, bool])
 # Percent taken so far, by account, epoch and view.
 penalties: HashMap[address, HashMap[uint256, HashMap[uint256, uint256]]]
@@ -165,7 +127,7 @@ penalties: HashMap[address, HashMap[uint256, HashMap[uint256, uint256]]]
 @deploy
 @payable
 def __init__(
-    validators: DynArray[Validator, MAX_VALIDATORS],
+    validators: DynArray[Validator, places.MAX_VALIDATORS],
     min_stake: uint256,
     unbonding_seconds: uint256,
     epoch_blocks: uint256,
@@ -178,24 +140,24 @@ def __init__(
     assert epoch_blocks > 0, "staking: no epoch length"
     MIN_STAKE = min_stake
     UNBONDING_SECONDS = unbonding_seconds
-    EPOCH_BLOCKS = epoch_blocks
+    places.__init__(epoch_blocks)
 
     assert len(validators) > 0, "staking: no validators"
     for validator: Validator in validators:
         self._register(validator, (max(block.number, 1) - 1) // epoch_blocks)
     assert self.total_stake == msg.value, "staking: value differs from the stakes"
-    self.powers[block.number // epoch_blocks] = self.active_stake
+    places.powers[block.number // epoch_blocks] = places.active_stake
 
 
 # -- reading ---------------------------------------------------------------------------------------
 @view
 @external
-def get_validators() -> DynArray[Validator, MAX_VALIDATORS]:
+def get_validators() -> DynArray[Validator, places.MAX_VALIDATORS]:
     """
     @notice The active validators: the set of the next epoch, in its order.
     """
-    validators: DynArray[Validator, MAX_VALIDATORS] = []
-    for account: address in self.active:
+    validators: DynArray[Validator, places.MAX_VALIDATORS] = []
+    for account: address in places.active:
         validators.append(self._get_validator(account))
     return validators
 
@@ -206,7 +168,7 @@ def get_validator(account: address) -> Validator:
     """
     @notice What an account registered, whatever its state.
     """
-    assert self.standings[account].state != NOBODY, "staking: not a validator"
+    assert places.standings[account].state != places.NOBODY, "staking: not a validator"
     return self._get_validator(account)
 
 
@@ -216,13 +178,13 @@ def is_validator(account: address) -> bool:
     """
     @notice Is it active?
     """
-    return self.standings[account].state == ACTIVE
+    return places.standings[account].state == places.ACTIVE
 
 
 @view
 @external
-def get_standing(account: address) -> Standing:
-    return self.standings[account]
+def get_standing(account: address) -> places.Standing:
+    return places.standings[account]
 
 
 @view
@@ -237,7 +199,7 @@ def get_penalty(account: address, epoch: uint256, view: uint256) -> uint256:
 @view
 @external
 def epoch() -> uint256:
-    return self._get_epoch()
+    return places._get_epoch()
 
 
 @view
@@ -246,25 +208,25 @@ def next_duty(account: address) -> uint8:
     """
     @notice What the account may do now: 0 nothing, 1 `check_in`, 2 `unjail`.
     """
-    standing: Standing = self.standings[account]
-    epoch: uint256 = self._get_epoch()
-    if standing.state == ACTIVE and standing.checked_in < epoch:
+    standing: places.Standing = places.standings[account]
+    epoch: uint256 = places._get_epoch()
+    if standing.state == places.ACTIVE and standing.checked_in < epoch:
         return CHECK_IN
-    if standing.state == JAILED and standing.since < epoch:
+    if standing.state == places.JAILED and standing.since < epoch:
         return UNJAIL
     return NOTHING
 
 
 @view
 @external
-def list_absent() -> DynArray[address, MAX_VALIDATORS]:
+def list_absent() -> DynArray[address, places.MAX_VALIDATORS]:
     """
     @notice Whom `jail` takes now.
     """
-    absent: DynArray[address, MAX_VALIDATORS] = []
-    if self._has_witnesses():
-        for account: address in self.active:
-            if self._is_absent(account):
+    absent: DynArray[address, places.MAX_VALIDATORS] = []
+    if places._has_witnesses():
+        for account: address in places.active:
+            if places._is_absent(account):
                 absent.append(account)
     return absent
 
@@ -297,7 +259,7 @@ def deposit(
             fee_recipient=fee_recipient,
             stake=msg.value,
         ),
-        self._get_epoch() + 1,
+        places._get_epoch() + 1,
     )
 
 
@@ -307,14 +269,14 @@ def add_stake():
     """
     @notice Add the value sent to the caller's stake.
     """
-    state: uint8 = self._get_staying(msg.sender)
+    state: uint8 = places._get_staying(msg.sender)
     assert msg.value > 0, "staking: no stake"
 
-    self._note_power()
-    self.stakes[msg.sender] += msg.value
+    places._note_power()
+    places.stakes[msg.sender] += msg.value
     self.total_stake += msg.value
-    if state == ACTIVE:
-        self.active_stake += msg.value
+    if state == places.ACTIVE:
+        places.active_stake += msg.value
     log StakeAdded(account=msg.sender, amount=msg.value)
 
 
@@ -323,8 +285,8 @@ def enter():
     """
     @notice Take a place again, after a higher stake took it.
     """
-    assert self.standings[msg.sender].state == WAITING, "staking: not waiting"
-    self._enter(msg.sender, self._get_epoch() + 1)
+    assert places.standings[msg.sender].state == places.WAITING, "staking: not waiting"
+    places._enter(msg.sender, places._get_epoch() + 1)
 
 
 @external
@@ -332,8 +294,8 @@ def set_endpoint(endpoint: String[64]):
     """
     @notice Be found elsewhere from the next epoch on.
     """
-    self._get_staying(msg.sender)
-    self._set_endpoint(msg.sender, endpoint)
+    places._get_staying(msg.sender)
+    records._set_endpoint(msg.sender, endpoint)
     log EndpointSet(account=msg.sender, endpoint=endpoint)
 
 
@@ -343,11 +305,11 @@ def set_network_key(network_key: bytes32):
     @notice Use another network key from the next epoch on. Once an epoch: as a key stays with its
             first account, one validator could else take the keys of all who are about to join.
     """
-    self._get_staying(msg.sender)
-    epoch: uint256 = self._get_epoch()
-    assert self.network_key_epochs[msg.sender] <= epoch, "staking: network key already changed"
-    self.network_key_epochs[msg.sender] = epoch + 1
-    self._set_network_key(msg.sender, network_key)
+    places._get_staying(msg.sender)
+    epoch: uint256 = places._get_epoch()
+    assert records.network_key_epochs[msg.sender] <= epoch, "staking: network key already changed"
+    records.network_key_epochs[msg.sender] = epoch + 1
+    records._set_network_key(msg.sender, network_key)
     log NetworkKeySet(account=msg.sender, network_key=network_key)
 
 
@@ -356,8 +318,8 @@ def set_fee_recipient(fee_recipient: address):
     """
     @notice Have fees and issuance paid elsewhere from the next epoch on.
     """
-    self._get_staying(msg.sender)
-    self._set_fee_recipient(msg.sender, fee_recipient)
+    places._get_staying(msg.sender)
+    records._set_fee_recipient(msg.sender, fee_recipient)
     log FeeRecipientSet(account=msg.sender, fee_recipient=fee_recipient)
 
 
@@ -367,12 +329,12 @@ def check_in():
     """
     @notice Show that the caller's node works. Once an epoch.
     """
-    epoch: uint256 = self._get_epoch()
-    assert self.standings[msg.sender].state == ACTIVE, "staking: not active"
-    assert self.standings[msg.sender].checked_in < epoch, "staking: already checked in"
+    epoch: uint256 = places._get_epoch()
+    assert places.standings[msg.sender].state == places.ACTIVE, "staking: not active"
+    assert places.standings[msg.sender].checked_in < epoch, "staking: already checked in"
 
-    self._note_power()
-    self.standings[msg.sender].checked_in = epoch
+    places._note_power()
+    places.standings[msg.sender].checked_in = epoch
     log CheckedIn(account=msg.sender, epoch=epoch)
 
 
@@ -382,13 +344,13 @@ def jail(account: address):
     @notice Take a validator that stopped checking in out of the next set. It costs no stake. Not
             while a third of the active stake is missing: then the chain is ill, not the validator.
     """
-    assert self.standings[account].state == ACTIVE, "staking: not active"
-    assert self._is_absent(account), "staking: not absent"
-    assert self._has_witnesses(), "staking: too few checked in"
+    assert places.standings[account].state == places.ACTIVE, "staking: not active"
+    assert places._is_absent(account), "staking: not absent"
+    assert places._has_witnesses(), "staking: too few checked in"
 
-    self._remove(account, JAILED)
-    self.standings[account].since = self._get_epoch()
-    log Jailed(account=account, epoch=self._get_epoch())
+    places._remove(account, places.JAILED)
+    places.standings[account].since = places._get_epoch()
+    log Jailed(account=account, epoch=places._get_epoch())
 
 
 @external
@@ -396,9 +358,9 @@ def unjail():
     """
     @notice Take a place again, from the epoch after the one in which the caller was jailed.
     """
-    assert self.standings[msg.sender].state == JAILED, "staking: not jailed"
-    assert self.standings[msg.sender].since < self._get_epoch(), "staking: still jailed"
-    self._enter(msg.sender, self._get_epoch() + 1)
+    assert places.standings[msg.sender].state == places.JAILED, "staking: not jailed"
+    assert places.standings[msg.sender].since < places._get_epoch(), "staking: still jailed"
+    places._enter(msg.sender, places._get_epoch() + 1)
 
 
 # -- leaving ---------------------------------------------------------------------------------------
@@ -408,10 +370,10 @@ def request_exit():
     @notice Leave from the next epoch on. The stake stays here, and slashable, for the unbonding
             time, and at least for as long as the caller may still be voting.
     """
-    state: uint8 = self._get_staying(msg.sender)
-    if state == ACTIVE:
-        assert len(self.active) > 1, "staking: the last validator"
-        self._remove(msg.sender, WAITING)
+    state: uint8 = places._get_staying(msg.sender)
+    if state == places.ACTIVE:
+        assert len(places.active) > 1, "staking: the last validator"
+        places._remove(msg.sender, places.WAITING)
     self._leave(msg.sender)
 
 
@@ -420,13 +382,13 @@ def withdraw():
     """
     @notice Pay the caller's stake out once it has waited.
     """
-    standing: Standing = self.standings[msg.sender]
-    assert standing.state == LEAVING, "staking: not leaving"
+    standing: places.Standing = places.standings[msg.sender]
+    assert standing.state == places.LEAVING, "staking: not leaving"
     assert block.timestamp >= standing.unlocks_at, "staking: still unbonding"
     # The next set is read before the last block of an epoch, which therefore comes too late for it.
-    assert self._get_epoch() > standing.since + 1, "staking: still in the set"
+    assert places._get_epoch() > standing.since + 1, "staking: still in the set"
 
-    amount: uint256 = self.stakes[msg.sender]
+    amount: uint256 = places.stakes[msg.sender]
     self.total_stake -= amount
     self._forget(msg.sender)
     log Withdrawn(account=msg.sender, amount=amount)
@@ -437,10 +399,10 @@ def withdraw():
 @external
 def report(
     first_statement: Bytes[evidence.MAX_STATEMENT_BYTES],
-    first_signers: DynArray[address, MAX_VALIDATORS],
+    first_signers: DynArray[address, places.MAX_VALIDATORS],
     first_signature: Bytes[96],
     second_statement: Bytes[evidence.MAX_STATEMENT_BYTES],
-    second_signers: DynArray[address, MAX_VALIDATORS],
+    second_signers: DynArray[address, places.MAX_VALIDATORS],
     second_signature: Bytes[96],
 ):
     """
@@ -457,14 +419,14 @@ def report(
     view: uint256 = 0
     offence, epoch, view = evidence._check_conflict(
         first_statement,
-        self._list_keys(first_signers),
+        records._list_keys(first_signers),
         first_signature,
         second_statement,
-        self._list_keys(second_signers),
+        records._list_keys(second_signers),
         second_signature,
     )
 
-    guilty: DynArray[address, MAX_VALIDATORS] = []
+    guilty: DynArray[address, places.MAX_VALIDATORS] = []
     for account: address in second_signers:
         if account in first_signers:
             guilty.append(account)
@@ -498,23 +460,23 @@ def _slash(
     @notice Take `percent` of the stake, rounded up, unless the view cost as much already.
     @return The wei taken, which the caller must send away.
     """
-    stake: uint256 = self.stakes[account]
+    stake: uint256 = places.stakes[account]
     if stake == 0 or self.penalties[account][epoch][view] >= percent:
         return 0
 
     self.penalties[account][epoch][view] = percent
     self.banned[account] = True
-    state: uint8 = self.standings[account].state
-    if state == ACTIVE:
-        self._remove(account, WAITING)
+    state: uint8 = places.standings[account].state
+    if state == places.ACTIVE:
+        places._remove(account, places.WAITING)
     amount: uint256 = (stake * percent + 99) // 100
-    self.stakes[account] = stake - amount
+    places.stakes[account] = stake - amount
     self.losses[account] += amount
     self.total_stake -= amount
     log Slashed(account=account, epoch=epoch, view=view, offence=offence, amount=amount)
     if amount == stake:
         self._forget(account)
-    elif state != LEAVING:
+    elif state != places.LEAVING:
         self._leave(account)
     return amount
 
@@ -522,9 +484,9 @@ def _slash(
 @view
 @internal
 def _are_certificates(
-    first_signers: DynArray[address, MAX_VALIDATORS],
-    second_signers: DynArray[address, MAX_VALIDATORS],
-    guilty: DynArray[address, MAX_VALIDATORS],
+    first_signers: DynArray[address, places.MAX_VALIDATORS],
+    second_signers: DynArray[address, places.MAX_VALIDATORS],
+    guilty: DynArray[address, places.MAX_VALIDATORS],
     epoch: uint256,
 ) -> bool:
     """
@@ -532,9 +494,7 @@ def _are_certificates(
             signed both had a third, unless a stranger to that set is among the signers. Stake that
             came in after an attack does not count to the epoch's.
     """
-    power: uint256 = self.powers[epoch]
-    if power == 0:
-        power = self.active_stake
+    power: uint256 = places._get_power(epoch)
     return (
         min(len(first_signers), len(second_signers)) > 1
         and self._sum_stakes(first_signers) * 3 > power * 2
@@ -545,27 +505,14 @@ def _are_certificates(
 
 @view
 @internal
-def _sum_stakes(accounts: DynArray[address, MAX_VALIDATORS]) -> uint256:
+def _sum_stakes(accounts: DynArray[address, places.MAX_VALIDATORS]) -> uint256:
     """
     @notice What these accounts had at stake before they were slashed.
     """
     total: uint256 = 0
     for account: address in accounts:
-        total += self.stakes[account] + self.losses[account]
+        total += places.stakes[account] + self.losses[account]
     return total
-
-
-@view
-@internal
-def _list_keys(
-    signers: DynArray[address, MAX_VALIDATORS]
-) -> DynArray[evidence.Key, evidence.MAX_SIGNERS]:
-    keys: DynArray[evidence.Key, evidence.MAX_SIGNERS] = []
-    for account: address in signers:
-        key: evidence.Key = self.keys[account]
-        assert key.head != empty(bytes32), "staking: unknown signer"
-        keys.append(key)
-    return keys
 
 
 # -- records ---------------------------------------------------------------------------------------
@@ -574,13 +521,13 @@ def _register(validator: Validator, checked_in: uint256):
     account: address = validator.account
     assert account != empty(address), "staking: no account"
     assert validator.stake > 0, "staking: no stake"
-    assert self.standings[account].state == NOBODY, "staking: already a validator"
+    assert places.standings[account].state == places.NOBODY, "staking: already a validator"
 
-    self._set_bls_key(account, validator.bls_key)
-    self._set_network_key(account, validator.network_key)
-    self._set_endpoint(account, validator.endpoint)
-    self._set_fee_recipient(account, validator.fee_recipient)
-    self.stakes[account] = validator.stake
+    records._set_bls_key(account, validator.bls_key)
+    records._set_network_key(account, validator.network_key)
+    records._set_endpoint(account, validator.endpoint)
+    records._set_fee_recipient(account, validator.fee_recipient)
+    places.stakes[account] = validator.stake
     self.total_stake += validator.stake
     log Registered(
         account=account,
@@ -590,95 +537,7 @@ def _register(validator: Validator, checked_in: uint256):
         fee_recipient=validator.fee_recipient,
         stake=validator.stake,
     )
-    self._enter(account, checked_in)
-
-
-@internal
-def _set_bls_key(account: address, bls_key: Bytes[48]):
-    key: evidence.Key = evidence._split(bls_key)
-    key_hash: bytes32 = keccak256(bls_key)
-    owner: address = self.key_owners[key_hash]
-    if owner == empty(address):
-        assert self.keys[account].head == empty(bytes32), "staking: account has another BLS key"
-        self.keys[account] = key
-        self.key_owners[key_hash] = account
-    else:
-        assert owner == account, "staking: BLS key already registered"
-
-
-@internal
-def _set_network_key(account: address, network_key: bytes32):
-    """
-    @notice Two validators with one network key would be taken for each other, even one after the
-            other: a key stays with the first account that had it.
-    """
-    owner: address = self.network_key_owners[network_key]
-    if owner == empty(address):
-        self.network_key_owners[network_key] = account
-    else:
-        assert owner == account, "staking: network key already registered"
-    self.network_keys[account] = network_key
-
-
-@internal
-def _set_endpoint(account: address, endpoint: String[64]):
-    assert len(endpoint) > 0, "staking: no endpoint"
-    self.endpoints[account] = endpoint
-
-
-@internal
-def _set_fee_recipient(account: address, fee_recipient: address):
-    assert fee_recipient != empty(address), "staking: no fee recipient"
-    self.fee_recipients[account] = fee_recipient
-
-
-@internal
-def _enter(account: address, checked_in: uint256):
-    """
-    @notice Give the account a place, if need be that of the first with the lowest stake.
-    """
-    self._note_power()
-    stake: uint256 = self.stakes[account]
-    if len(self.active) == MAX_VALIDATORS:
-        lowest: address = self.active[0]
-        for other: address in self.active:
-            if self.stakes[other] < self.stakes[lowest]:
-                lowest = other
-        assert stake > self.stakes[lowest], "staking: the set is full"
-        self._remove(lowest, WAITING)
-        log Displaced(account=lowest)
-
-    self.active.append(account)
-    self.active_stake += stake
-    self.standings[account] = Standing(state=ACTIVE, checked_in=checked_in, since=0, unlocks_at=0)
-    log Entered(account=account)
-
-
-@internal
-def _remove(account: address, state: uint8):
-    """
-    @notice Take an active account's place away; the last one moves there.
-    """
-    self._note_power()
-    last: address = self.active.pop()
-    if last != account:
-        for place: uint256 in range(MAX_VALIDATORS):
-            if self.active[place] == account:
-                self.active[place] = last
-                break
-    self.active_stake -= self.stakes[account]
-    self.standings[account].state = state
-
-
-@internal
-def _note_power():
-    """
-    @notice Remember the active stake before it changes. The set of an epoch was read before the
-            last block of the one before, which already counts to it here.
-    """
-    epoch: uint256 = block.number // EPOCH_BLOCKS
-    if self.powers[epoch] == 0:
-        self.powers[epoch] = self.active_stake
+    places._enter(account, checked_in)
 
 
 @internal
@@ -687,13 +546,13 @@ def _leave(account: address):
     @notice Begin the unbonding of an account that has no place.
     """
     unlocks_at: uint256 = block.timestamp + UNBONDING_SECONDS
-    self.standings[account] = Standing(
-        state=LEAVING,
-        checked_in=self.standings[account].checked_in,
-        since=self._get_epoch(),
+    places.standings[account] = places.Standing(
+        state=places.LEAVING,
+        checked_in=places.standings[account].checked_in,
+        since=places._get_epoch(),
         unlocks_at=unlocks_at,
     )
-    log Left(account=account, stake=self.stakes[account], unlocks_at=unlocks_at)
+    log Left(account=account, stake=places.stakes[account], unlocks_at=unlocks_at)
 
 
 @internal
@@ -701,11 +560,11 @@ def _forget(account: address):
     """
     @notice Clear everything but the keys' owners, penalties, losses and the ban.
     """
-    self.network_keys[account] = empty(bytes32)
-    self.endpoints[account] = ""
-    self.fee_recipients[account] = empty(address)
-    self.stakes[account] = 0
-    self.standings[account] = empty(Standing)
+    records.network_keys[account] = empty(bytes32)
+    records.endpoints[account] = ""
+    records.fee_recipients[account] = empty(address)
+    places.stakes[account] = 0
+    places.standings[account] = empty(places.Standing)
 
 
 @view
@@ -713,53 +572,12 @@ def _forget(account: address):
 def _get_validator(account: address) -> Validator:
     return Validator(
         account=account,
-        bls_key=evidence._join(self.keys[account]),
-        network_key=self.network_keys[account],
-        endpoint=self.endpoints[account],
-        fee_recipient=self.fee_recipients[account],
-        stake=self.stakes[account],
+        bls_key=evidence._join(records.keys[account]),
+        network_key=records.network_keys[account],
+        endpoint=records.endpoints[account],
+        fee_recipient=records.fee_recipients[account],
+        stake=places.stakes[account],
     )
-
-
-@view
-@internal
-def _get_staying(account: address) -> uint8:
-    """
-    @notice The state of an account that is a validator and is not leaving.
-    """
-    state: uint8 = self.standings[account].state
-    assert state != NOBODY, "staking: not a validator"
-    assert state != LEAVING, "staking: already leaving"
-    return state
-
-
-@view
-@internal
-def _get_epoch() -> uint256:
-    """
-    @notice Epochs go by height; block 0 belongs to the first.
-    """
-    return (max(block.number, 1) - 1) // EPOCH_BLOCKS
-
-
-@view
-@internal
-def _is_absent(account: address) -> bool:
-    return self._get_epoch() > self.standings[account].checked_in + JAIL_EPOCHS
-
-
-@view
-@internal
-def _has_witnesses() -> bool:
-    """
-    @notice Did more than two thirds of the active stake check in in this epoch or the last one?
-    """
-    present: uint256 = 0
-    epoch: uint256 = self._get_epoch()
-    for account: address in self.active:
-        if self.standings[account].checked_in + 1 >= epoch:
-            present += self.stakes[account]
-    return present * 3 > self.active_stake * 2
 
 
 @internal

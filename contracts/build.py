@@ -85,7 +85,8 @@ def main() -> int:
             differing.append(name)
             if not check:
                 path.write_text(text)
-    print("differs: " + ", ".join(differing) if differing else "artifacts are up to date")
+    word = "differs: " if check else "written: "
+    print(word + ", ".join(differing) if differing else "artifacts are up to date")
     return 1 if check and differing else 0
 
 

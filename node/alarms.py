@@ -118,7 +118,8 @@ def _find_finality(facts: Facts) -> Iterable[Alarm]:
         yield Alarm(
             "peers_lost",
             f"this validator reaches {percent} % of the power, itself included, and needs more "
-            "than two thirds; check its network and the endpoints of the others",
+            "than two thirds; check its network and the endpoints of the others; if it was down "
+            "for long it may be jailed, and only [follow] nodes in config.toml tell it so",
         )
     if facts.follow_refusal is not None:
         yield Alarm(
@@ -159,8 +160,9 @@ def _find_signing(facts: Facts) -> Iterable[Alarm]:
     elif state == State.WAITING:
         yield Alarm(
             "validator_displaced",
-            "higher stakes took all places; add to the stake, then enter again: steelyard node "
-            "deposit DIR --stake MORE, or leave: steelyard node exit DIR",
+            "higher stakes took all places; the keeper enters again when there is one for this "
+            "stake; add to it: steelyard node deposit DIR --stake MORE, or leave: steelyard node "
+            "exit DIR",
         )
     elif state == State.NOBODY and facts.has_voted:
         yield Alarm(

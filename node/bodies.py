@@ -9,11 +9,10 @@ from typing import Final
 from steelyard.chain.block import Block, encode_block
 from steelyard.chain.consensus.simplex import Simplex
 from steelyard.chain.params import MAX_LOOKAHEAD_VIEWS, MAX_LOOKBEHIND_VIEWS
-from steelyard.chain.segments import InvalidSegment, check_body
+from steelyard.chain.segments import check_body
 from steelyard.chain.types import Hash, View
 
 from .journal import BLOCK, Journal
-from .logs import log_event
 from .tree import BlockTree
 
 MAX_WANTED: Final = 256
@@ -34,31 +33,33 @@ class Bodies:
             del self._wanted[next(iter(self._wanted))]
 
     def has_taken(self, block: Block) -> bool:
-        """Keep a block if it was asked for."""
-        if block.hash not in self._wanted or not self._has_kept(block):
+        """Keep a block if it was asked for. Raises InvalidSegment if the body is another one's."""
+        if block.hash not in self._wanted:
             return False
+        self._keep(block)
         del self._wanted[block.hash]
         return True
 
     def has_kept(self, block: Block, view: View, machine: Simplex) -> bool:
-        """Keep a block that is proposed in `view` if it is new and may matter to the machine."""
+        """Keep a block that is proposed in `view` if it is new and may matter to the machine.
+
+        Raises InvalidSegment if it would be kept and the body is another one's.
+        """
         root_view = machine.root.view if machine.root.epoch == self._tree.current.epoch else 0
         first = max(root_view + 1, machine.view - MAX_LOOKBEHIND_VIEWS)
         is_relevant = first <= view <= machine.view + MAX_LOOKAHEAD_VIEWS
         is_first = self._first.get(view, block.hash) == block.hash
         is_due = (is_relevant and is_first) or block.hash in self._wanted
-        return is_due and not self._tree.has(block.hash) and self._has_kept(block)
-
-    def _has_kept(self, block: Block) -> bool:
-        """Know a block, and put it on disk with the next write, if it is what its header says."""
-        try:
-            check_body(block)
-        except InvalidSegment as error:
-            log_event("message_refused", code=error.code, message=error.message)
+        if not is_due or self._tree.has(block.hash):
             return False
+        self._keep(block)
+        return True
+
+    def _keep(self, block: Block) -> None:
+        """Know a block that is what its header says, and put it on disk with the next write."""
+        check_body(block)
         self._tree.add(block, None)
         self._journal.entries[BLOCK + block.hash] = encode_block(block)
-        return True
 
     def set_first(self, view: View, block_hash: Hash) -> None:
         """The machine took this as the proposal of that view; another one is not kept."""

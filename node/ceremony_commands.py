@@ -195,7 +195,9 @@ def make_genesis(
     if not as_json:
         typer.echo(
             "Send the document to every operator; each compares genesis_hash with the others, "
-            "over another channel, before starting."
+            "over another channel, before starting. Tell them some HTTP addresses, too, for "
+            "steelyard node init DIR --genesis genesis.json --follow http://HOST:PORT: whoever is "
+            "jailed while it is down learns so from there."
         )
 
 

@@ -11,12 +11,12 @@ import httpx
 import typer
 
 from steelyard.chain.errors import SteelyardError
-from steelyard.chain.genesis import DEFAULT_GAS_LIMIT, Genesis, parse_genesis
+from steelyard.chain.genesis import DEFAULT_GAS_LIMIT, Genesis
 
 from .ceremony_commands import compute_chain_hash, keys_app, make_genesis, read_document
 from .clock import Clock
-from .config import NodeConfig, load_config
-from .directory import KEYS
+from .config import CONFIG_FILE, NodeConfig, load_config
+from .directory import KEYS, parse_document
 from .following.starting import begin_at_checkpoint, check_start, set_sources
 from .founding import (
     DEFAULT_EPOCH_BLOCKS,
@@ -46,6 +46,7 @@ from .options import (
     UnbondingDays,
     Url,
     answer,
+    explain_silence,
     find_url,
     get_password,
     new_app,
@@ -56,6 +57,11 @@ from .staking_commands import add_commands
 from .store import CorruptData
 
 STATUS_SECONDS = 5.0
+FOLLOW_HINT = (
+    "Set [follow] nodes in {config} to the HTTP addresses of two or three others, none of which is "
+    "trusted: if this validator is down for so long that it is jailed, the others no longer talk "
+    "to it, and only through these it learns so and comes back."
+)
 
 app = new_app("Run a validator.")
 app.add_typer(keys_app, name="keys")
@@ -116,6 +122,12 @@ def init(
 
     Or the document of a chain (--genesis), with the keys that `keys new` made there.
     """
+    config = set_address(NodeConfig(), host, port)
+    config = set_sources(config, follow or (), checkpoint, trust_genesis=trust_genesis)
+    if follow and genesis is None:
+        raise SteelyardError(
+            "genesis_missing", "--follow joins a chain: name its document, --genesis FILE"
+        )
     plan = (
         read_document(genesis)
         if genesis is not None
@@ -135,19 +147,20 @@ def init(
             stake=stake,
         )
     )
-    config = set_address(NodeConfig(), host, port)
-    config = set_sources(config, follow or (), checkpoint, trust_genesis=trust_genesis)
     if isinstance(plan, bytes):
-        check_start(parse_genesis(plan), config, Clock())
+        assert genesis is not None, "the plan is this file's"
+        check_start(parse_document(plan, genesis), config, Clock())
     has_keys = keys_from is not None or (directory / KEYS).exists()
     password = get_password(password_file, is_new=not has_keys)
     document, secrets = init_directory(
         directory, password, plan, config, keys=keys_from, is_joining=bool(follow)
     )
-    show_directory(directory, document, secrets, as_json)
+    show_directory(directory, document, secrets, as_json, is_following=bool(follow))
 
 
-def show_directory(directory: Path, document: Genesis, secrets: Secrets, as_json: bool) -> None:
+def show_directory(
+    directory: Path, document: Genesis, secrets: Secrets, as_json: bool, *, is_following: bool
+) -> None:
     """What was made, and what to do next."""
     facts = {
         "directory": str(directory),
@@ -158,6 +171,8 @@ def show_directory(directory: Path, document: Genesis, secrets: Secrets, as_json
     if as_json:
         return
     if is_validator(secrets, document):
+        if len(document.validators) > 1 and not is_following:
+            typer.echo(FOLLOW_HINT.format(config=directory / CONFIG_FILE))
         typer.echo(f"Back up {directory / KEYS}, then start it: steelyard node run {directory}")
     else:
         typer.echo(
@@ -219,16 +234,27 @@ def status(
         reply = httpx.get(f"{base}/health", timeout=STATUS_SECONDS)
         facts = reply.json()
     except (httpx.HTTPError, ValueError) as error:
-        raise SteelyardError("node_unreachable", f"no answer from {base}: {error}") from None
+        raise SteelyardError("node_unreachable", explain_silence(base, error)) from None
     if not isinstance(facts, dict):
         raise SteelyardError("node_unreachable", f"{base} answers, and is no node of ours")
     alarms = [] if as_json else facts.pop("alarms", [])
+    if not as_json and isinstance(facts.get("network"), dict):
+        facts["network"] = drop_zeros(facts["network"])
     if alarms:  # they name what these two would, and "alarm none" above them would mislead
         facts = {name: fact for name, fact in facts.items() if not name.startswith("alarm")}
     answer(facts, as_json)
     for alarm in alarms:
         typer.echo(f"ALARM {alarm['code']}: {alarm['message']}")
     raise typer.Exit(YES if reply.status_code == httpx.codes.OK else NO)
+
+
+def drop_zeros(counts: dict[str, object]) -> dict[str, object]:
+    """What a person wants to see of counters, which may be in groups."""
+    shown = {
+        name: drop_zeros(count) if isinstance(count, dict) else count
+        for name, count in counts.items()
+    }
+    return {name: count for name, count in shown.items() if count}
 
 
 app.command("genesis")(make_genesis)

@@ -5,7 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
-from steelyard.chain.errors import SteelyardError
+from steelyard.chain.errors import InvalidGenesis, SteelyardError
+from steelyard.chain.genesis import Genesis, parse_genesis
 
 from .store import StorageFull
 
@@ -52,6 +53,24 @@ def check_space(directory: Path, needed: int) -> None:
             f"{free} bytes are free under {directory} and {needed} wanted; free some space, and "
             "the node goes on by itself",
         )
+
+
+def read_genesis(directory: Path) -> Genesis:
+    """The chain of a data directory. Raises SteelyardError genesis_missing, InvalidGenesis."""
+    return parse_document(read_genesis_document(directory), directory / GENESIS_FILE)
+
+
+def parse_document(document: bytes, path: Path) -> Genesis:
+    """What the bytes of this file say. Raises InvalidGenesis, its message with the file's name."""
+    try:
+        return parse_genesis(document)
+    except InvalidGenesis as error:
+        raise InvalidGenesis(
+            error.code,
+            f"{path}: {error.message}; if it should be right, take the chain's original document: "
+            "any of its nodes serves it (GET /chain/genesis), its hash is what the operators "
+            "compared",
+        ) from None
 
 
 def read_genesis_document(directory: Path) -> bytes:

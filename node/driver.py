@@ -11,10 +11,12 @@ two faults is in `session`.
 """
 
 import threading
+from collections import Counter
 
 from steelyard.chain.epochs import EpochSet
 from steelyard.chain.errors import UnavailableBlob
 from steelyard.chain.trie import MissingState
+from steelyard.chain.types import Address
 
 from .calls import start_thread
 from .importing import ForkOrBug
@@ -74,9 +76,12 @@ class Driver:
             self._woken = self._has_blob = True
             self._inbox.condition.notify_all()
 
-    def deliver(self, message: Incoming) -> None:
-        """A message from another validator, or final blocks from anybody. Never blocks."""
-        self._inbox.put(message)
+    def deliver(self, message: Incoming, sender: Address | None = None) -> None:
+        """A message from another validator, or final blocks from anybody. Never blocks.
+
+        `sender` is refused (`Outbox.refuse`) if no honest validator sends this.
+        """
+        self._inbox.put(message, sender)
 
     @property
     def progress(self) -> Progress:
@@ -87,6 +92,10 @@ class Driver:
         """The view of consensus; 0 before the start."""
         session = self._session
         return 0 if session is None else session.machine.view
+
+    def count_dropped(self) -> Counter[str]:
+        """Messages that found no room, by kind."""
+        return self._inbox.count_dropped() + self._held.count_dropped()
 
     def get_epoch_set(self) -> EpochSet:
         """The validators that decide the block after the finalized head."""

@@ -1,4 +1,5 @@
-"""What a validator owes the others: checking in, jailing the absent, having cheats slashed.
+"""What a validator owes the others: checking in, jailing the absent, having cheats slashed; and
+what it owes itself: coming back, from jail or when a place in the set has become free.
 
 Everything is a transaction from the validator's own account, on the keeper's thread. Evidence comes
 from the driver and is kept on disk until the chain says that nothing is left to slash, so that a
@@ -25,6 +26,7 @@ from steelyard.chain.params import MAX_EVIDENCE_SIGNERS, STAKING_ADDRESS
 from steelyard.chain.rlp import InvalidEncoding, decode_rlp, encode_rlp, read_bytes, read_list
 from steelyard.chain.types import Address
 
+from .alarms import State
 from .keeper import RANK_SECONDS
 from .logs import log_alarm, log_event
 from .store import CorruptData, Database, StorageFull
@@ -180,12 +182,15 @@ class Task(StrEnum):
 
     CHECK_IN = "check_in"
     UNJAIL = "unjail"
+    ENTER = "enter"
     JAIL = "jail"
     REPORT = "report"
 
 
 OWN_TASKS: Final = {1: Task.CHECK_IN, 2: Task.UNJAIL}
 """What Staking's `next_duty` answers."""
+RETURNS: Final = (Task.UNJAIL, Task.ENTER)
+"""Ways back into the set, which `keeper.unjail` allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +207,9 @@ class Duties:
 
     def __init__(self, node: "Node", wallet: Wallet, book: EvidenceBook) -> None:
         self._node, self._wallet, self._book = node, wallet, book
-        self._may_unjail = node.config.keeper.unjail
+        self._may_return = node.config.keeper.unjail
         self.attempts = Attempts(node)
-        self._settled_epoch = self._listed_epoch = -1
+        self._settled_epoch = self._listed_epoch = self._tried_height = -1
         self._list_at = float("-inf")
 
     def report(self, evidence: Report, epoch_set: EpochSet) -> None:
@@ -236,15 +241,32 @@ class Duties:
         self.attempts.forget(lambda duty: isinstance(duty, Duty) and -1 < duty.epoch < epoch)
 
     def _do_own(self, epoch: int) -> None:
-        """Check in, or return from jail; ask the chain until it says that nothing is left."""
+        """Check in, or come back; ask the chain until it says that nothing is left."""
         if self._settled_epoch == epoch:
             return
-        output = self._wallet.ask(STAKING_ADDRESS, "next_duty(address)", self._wallet.address)
-        task = OWN_TASKS.get(decode(["uint8"], output)[0])
-        if task is None or (task == Task.UNJAIL and not self._may_unjail):
+        task = self._find_own_task()
+        if task is None or (task in RETURNS and not self._may_return):
             self._settled_epoch = epoch
             return
-        self._attempt(Duty(task, epoch), encode_call(f"{task}()"), 0.0)
+        data = encode_call(f"{task}()")
+        if task != Task.ENTER or self._is_place_free(data):
+            self._attempt(Duty(task, epoch), data, 0.0)
+
+    def _find_own_task(self) -> Task | None:
+        me = self._wallet.address
+        (number,) = decode(["uint8"], self._wallet.ask(STAKING_ADDRESS, "next_duty(address)", me))
+        if number in OWN_TASKS:
+            return OWN_TASKS[number]
+        standing = self._wallet.ask(STAKING_ADDRESS, "get_standing(address)", me)
+        return Task.ENTER if decode(["uint8"], standing)[0] == State.WAITING else None
+
+    def _is_place_free(self, data: bytes) -> bool:
+        """Would `enter` succeed now? Tried out once a block, as only blocks change the answer."""
+        height = self._node.get_head().height
+        if height == self._tried_height:
+            return False
+        self._tried_height = height
+        return self._wallet.find_refusal(STAKING_ADDRESS, data) is None
 
     def _jail_absent(self, epoch: int) -> None:
         now = self._node.clock.get_seconds()

@@ -101,7 +101,10 @@ def parse_entry(data: bytes) -> GenesisValidator:
     try:
         check_possession(keys["bls_key"], keys["proof_of_possession"])
     except InvalidKey as error:
-        raise InvalidEntry("entry_possession", error.message) from None
+        raise InvalidEntry(
+            "entry_possession",
+            f"{error.message}; ask its operator for the file as `steelyard node keys new` wrote it",
+        ) from None
     return GenesisValidator(
         address=_read_address(fields, "address"),
         endpoint=endpoint,

@@ -18,6 +18,7 @@ from steelyard.chain.rlp import encode_rlp
 from steelyard.chain.segments import (
     MAX_SEGMENT_BLOCKS,
     MAX_SEGMENT_BYTES,
+    MAX_TOGETHER_BLOCKS,
     SEGMENT_BYTES,
     encode_segment,
 )
@@ -184,7 +185,7 @@ def read_segment(store: ChainStore, height: int, epoch_blocks: int) -> bytes | N
         size += len(block)
         if best and (len(blocks) >= MAX_SEGMENT_BLOCKS or size > SEGMENT_BYTES):
             break
-        if size > MAX_SEGMENT_BYTES // 2:
+        if size > MAX_SEGMENT_BYTES // 2 or len(blocks) == MAX_TOGETHER_BLOCKS:
             raise SteelyardError("segment_too_large", f"the blocks from {height} on, in one answer")
         blocks.append(block)
         certificate = store.database.get("certificates", encode_height(at))

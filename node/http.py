@@ -57,6 +57,8 @@ KEEP_ALIVE_SECONDS: Final = 75
 STOP_SECONDS: Final = 3
 JOIN_SECONDS: Final = 5.0
 START_SECONDS: Final = 20.0
+RESTART_HELPS: Final = frozenset({"driver_failed"})
+"""Alarms that may end with a new process. No restart frees a disk or brings peers back."""
 CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -141,7 +143,14 @@ class Edge:
                 "version": __version__,
                 "chain_id": self.node.rules.chain_id,
                 "rpc": "POST / (JSON-RPC, also as WebSocket)",
-                "paths": ["/blobs/{cid}", "/ipfs/{cid}", "/chain/genesis", "/health", "/metrics"],
+                "paths": [
+                    "/blobs/{cid}",
+                    "/ipfs/{cid}",
+                    "/chain/genesis",
+                    "/health",
+                    "/alive",
+                    "/metrics",
+                ],
             }
         )
 
@@ -151,6 +160,12 @@ class Edge:
         is_healthy = status.alarm is None and not status.alarms
         body = {"healthy": is_healthy, **dataclasses.asdict(status)}
         return answer_json(body, 200 if is_healthy else 503)
+
+    async def get_alive(self, _request: Request) -> Response:
+        """200, or 503 while a restart may help: what a service manager should look at."""
+        status = await self.quick.run(self.node.get_status)
+        is_alive = status.alarm not in RESTART_HELPS
+        return answer_json({"alive": is_alive}, 200 if is_alive else 503)
 
     async def get_metrics(self, _request: Request) -> Response:
         """Prometheus text."""
@@ -177,6 +192,7 @@ def create_app(node: "Node") -> Starlette:
         Route("/chain/validators/{epoch}", edge.follow.get_validators),
         Route("/chain/nodes", edge.follow.post_nodes, methods=["POST"]),
         Route("/health", edge.get_health),
+        Route("/alive", edge.get_alive),
         Route("/metrics", edge.get_metrics),
     ]
     anyone = Middleware(

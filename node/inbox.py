@@ -2,7 +2,8 @@
 
 Each kind of message has its own room, so that a flood of votes displaces no proposal, and one of
 requests no certificate. What finds no room is dropped and counted; consensus repeats what matters.
-The network has checked who sends, not what they say.
+The network has checked who sends, not what they say: who sent a message stays with it, to be told
+of if it turns out to be wrong.
 """
 
 import threading
@@ -96,6 +97,14 @@ ROOM: Final[Mapping[type, int]] = {
 """Most messages of a kind that wait. A block has up to 4 MiB, a segment more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message and the validator that answers for it; None if none does."""
+
+    message: Incoming
+    sender: Address | None = None
+
+
 class Inbox:
     """First come, first served. Thread-safe; `condition` is notified of every message."""
 
@@ -103,10 +112,10 @@ class Inbox:
         self.condition = threading.Condition()
         self.dropped: Counter[str] = Counter()
         """Messages that found no room, by kind."""
-        self._messages: deque[Incoming] = deque()
+        self._messages: deque[Delivery] = deque()
         self._waiting: Counter[type] = Counter()
 
-    def put(self, message: Incoming) -> None:
+    def put(self, message: Incoming, sender: Address | None = None) -> None:
         """Queue a message, or drop it if its kind has no room."""
         kind = type(message)
         with self.condition:
@@ -114,17 +123,22 @@ class Inbox:
                 self.dropped[kind.__name__] += 1
                 return
             self._waiting[kind] += 1
-            self._messages.append(message)
+            self._messages.append(Delivery(message, sender))
             self.condition.notify_all()
 
-    def take(self) -> Incoming | None:
-        """The next message, or None."""
+    def take(self) -> Delivery | None:
+        """The next message and who sent it, or None."""
         with self.condition:
             if not self._messages:
                 return None
-            message = self._messages.popleft()
-            self._waiting[type(message)] -= 1
-            return message
+            delivery = self._messages.popleft()
+            self._waiting[type(delivery.message)] -= 1
+            return delivery
+
+    def count_dropped(self) -> Counter[str]:
+        """A copy of `dropped`, from any thread."""
+        with self.condition:
+            return self.dropped.copy()
 
     def is_empty(self) -> bool:
         return not self._messages

@@ -21,11 +21,11 @@ from typing import Any, Final
 from steelyard.chain.bls import PUBLIC_KEY_BYTES, compute_public_key
 from steelyard.chain.consensus.votes import MAX_NUMBER, Kind, Statement
 from steelyard.chain.errors import InvalidVote, SteelyardError
-from steelyard.chain.genesis import build_genesis, parse_genesis
+from steelyard.chain.genesis import build_genesis
 from steelyard.chain.types import Epoch, Hash, View
 
 from .blobs import sync_directory
-from .directory import SIGNER, DirectoryLock, read_genesis_document
+from .directory import SIGNER, DirectoryLock, read_genesis
 from .keyfiles import Secrets
 from .signer import NEVER, Signer
 
@@ -148,7 +148,7 @@ def open_signer(directory: Path, secrets: Secrets) -> Iterator[tuple[Signer, Has
     """
     lock = DirectoryLock(directory)
     try:
-        genesis = parse_genesis(read_genesis_document(directory))
+        genesis = read_genesis(directory)
         genesis_hash = build_genesis(genesis).block.hash
         signer = Signer(directory / SIGNER, secrets.voting, genesis.domain, genesis_hash)
         try:

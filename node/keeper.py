@@ -19,6 +19,7 @@ from eth_abi.abi import decode
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.params import ROUNDS_ADDRESS, TASKS_ADDRESS
 
+from .alarms import compute_stall_seconds
 from .calls import start_thread
 from .logs import log_alarm, log_event
 from .store import CorruptData
@@ -33,6 +34,8 @@ LOOKS_AT_ONCE = 32
 """Tasks looked at in one round of the keeper, so that many tasks cannot occupy a node."""
 RANK_SECONDS = 5.0
 """Each rank behind the leader waits this much longer, so that keepers do not race."""
+STATE_INTERVALS = 10
+"""Whether a task is over is asked this seldom; it costs more than asking what is due."""
 FINISHED, ABORTED = 3, 4
 """States of a task that is over; it may be paused (5) and go on."""
 ROUND_TYPES = (
@@ -77,6 +80,7 @@ class Keeper:
         self._open: deque[int] = deque()
         self._closing: dict[int, None] = {}
         self._known = 0
+        self._ask_state_at: dict[int, float] = {}
         self.attempts = Attempts(node)
         self._stopping, self._woken = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -99,15 +103,34 @@ class Keeper:
         while not self._stopping.wait(PAUSE_SECONDS):
             self._woken.wait(self._config.interval_seconds)
             self._woken.clear()
-            for chore in self._chores:
-                if self._stopping.is_set():
-                    break
-                try:
-                    chore()
-                except (SteelyardError, CorruptData) as error:
-                    log_event("keeper_failed", error=error)
-                except Exception as error:  # the keeper is a service: the node goes on without it
-                    log_alarm("keeper_failed", trace=True, error=repr(error))
+            self.work()
+
+    def work(self) -> None:
+        """One round of all chores, if there is any point in it."""
+        if not self.is_near_head():
+            return
+        for chore in self._chores:
+            if self._stopping.is_set():
+                break
+            try:
+                chore()
+            except (SteelyardError, CorruptData) as error:
+                log_event("keeper_failed", error=error)
+            except Exception as error:  # the keeper is a service: the node goes on without it
+                log_alarm("keeper_failed", trace=True, error=repr(error))
+
+    def is_near_head(self) -> bool:
+        """Is our head the chain's, as far as its age tells? While catching up, everything that was
+        due once would be sent, and paid for or refused. Nobody can make the head look old by
+        claiming to be further, so no liar keeps us from checking in.
+
+        The time of genesis says nothing: there a validator is near once it may vote.
+        """
+        head, consensus = self._node.get_head(), self._node.genesis.consensus
+        if head.height == 0:
+            return self._node.driver.is_validator()
+        age_seconds = self._node.clock.get_unix_seconds() - head.timestamp
+        return age_seconds <= compute_stall_seconds(consensus.heartbeat_ms, consensus.timeout_ms)
 
     def look(self) -> None:
         """Look at the next tasks and do what is due."""
@@ -136,6 +159,10 @@ class Keeper:
         if code in (Step.START, Step.CLOSE, Step.ABORT):
             self._attempt(Due(task, Step(code), number, extensions + pages))
             return True
+        now = self._node.clock.get_seconds()
+        if now < self._ask_state_at.get(task, now):
+            return True
+        self._ask_state_at[task] = now + STATE_INTERVALS * self._config.interval_seconds
         if self._get_state(task) not in (FINISHED, ABORTED):
             return True
         signature = "claimable(uint256,address)"
@@ -144,6 +171,7 @@ class Keeper:
         if owed:
             self._attempt(Due(task, Step.CLAIM, 0))
         else:
+            del self._ask_state_at[task]
             self._forget(task)
         return bool(owed)
 

@@ -80,6 +80,9 @@ class Membership:
     def send_certificates(self, address: Address, certificates: Iterable[Certificate]) -> None:
         self._get().send_certificates(address, certificates)
 
+    def refuse(self, address: Address, code: str) -> None:
+        self._get().refuse(address, code)
+
     def set_place(self, epoch_sets: tuple[EpochSet, ...], view: View, head: Header) -> None:
         """Consensus goes on if we cannot listen: others may still connect tomorrow."""
         try:

@@ -1,9 +1,14 @@
 """Prometheus metrics of the node and of its HTTP side. Names are part of the interface."""
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from .records import NetworkTotals
 
 if TYPE_CHECKING:
     from .records import NodeStatus
@@ -30,6 +35,29 @@ GAUGES: Final = {
     "last_block_seconds": "Seconds that executing the last block took.",
 }
 """Fields of NodeStatus, exported as `steelyard_<field>`."""
+NETWORK_COUNTERS: Final = {
+    "dropped": ("reason", "Messages that were not dealt with."),
+    "refused": ("code", "What the mesh did not take, and what broke a rule."),
+    "work": ("what", "What was fetched, served and sorted out."),
+}
+"""Fields of NetworkTotals, exported as `steelyard_network_<field>_total` with that label."""
+MUTED: Final = "Peers that are not listened to now."
+
+
+class NetworkCollector(Collector):
+    """Counts that the network keeps itself, shown as counters."""
+
+    def __init__(self) -> None:
+        self.totals = NetworkTotals()
+
+    def collect(self) -> Iterator[Metric]:
+        """For the registry."""
+        for name, (label, text) in NETWORK_COUNTERS.items():
+            family = CounterMetricFamily(f"steelyard_network_{name}", text, labels=(label,))
+            for value, count in sorted(getattr(self.totals, name).items()):
+                family.add_metric((value,), count)
+            yield family
+        yield GaugeMetricFamily("steelyard_peers_muted", MUTED, self.totals.muted)
 
 
 class Metrics:
@@ -61,6 +89,9 @@ class Metrics:
         )
         self.gauges = {name: self._create_gauge(name, text) for name, text in GAUGES.items()}
 
+        self._network = NetworkCollector()
+        self.registry.register(self._network)
+
     def observe_call(self, method: str, outcome: str, seconds: float) -> None:
         """Count one RPC call; `method` is one that exists, or "unknown"."""
         self.calls.labels(method, outcome).inc()
@@ -72,6 +103,7 @@ class Metrics:
             value = getattr(status, name)
             gauge.set(math.nan if value is None else value)
         self.subscribers.set(sockets)
+        self._network.totals = status.network
         self.alarm.clear()
         for code in {status.alarm, *(alarm.code for alarm in status.alarms)} - {None}:
             self.alarm.labels(code).set(1)

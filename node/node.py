@@ -20,7 +20,7 @@ from steelyard.chain.environment import Environment
 from steelyard.chain.epochs import EpochSet
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.execute import CallRequest, CallResult, build_environment, call
-from steelyard.chain.genesis import Genesis, parse_genesis
+from steelyard.chain.genesis import Genesis
 from steelyard.chain.proofs import AccountProof
 from steelyard.chain.receipts import Receipt
 from steelyard.chain.transactions import Transaction
@@ -30,7 +30,13 @@ from .assembly import Assembly, assemble
 from .blobs import BlobStore, BlobUpload
 from .clock import Clock
 from .config import NodeConfig, load_config
-from .directory import DirectoryLock, check_space, read_genesis_document
+from .directory import (
+    GENESIS_FILE,
+    DirectoryLock,
+    check_space,
+    parse_document,
+    read_genesis_document,
+)
 from .duties import EVIDENCE, Duties, EvidenceBook
 from .gas import estimate
 from .history import check_history, check_state, find_blob_expiry
@@ -100,7 +106,7 @@ class Node:
         try:
             config = load_config(directory) if config is None else config
             document = read_genesis_document(directory)
-            genesis = parse_genesis(document)
+            genesis = parse_document(document, directory / GENESIS_FILE)
             assembly = assemble(directory, genesis, secrets, config, clock or Clock())
             return cls(directory, lock, genesis, document, assembly, secrets)
         except BaseException:

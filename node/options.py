@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -155,12 +155,38 @@ def find_url(directory: Path | None, url: str | None) -> str:
         ) from None
 
 
+def explain_silence(url: str, error: Exception) -> str:
+    """The message of `node_unreachable`."""
+    return (
+        f"no answer from {url}: {error}; does that node run (steelyard node run DIR)? Another one "
+        "is asked with --url URL"
+    )
+
+
 def answer(facts: Mapping[str, object], as_json: bool) -> None:
-    """One line of JSON, or a table of two columns."""
+    """One line of JSON, or a table of two columns, where what is in a group is `group.name`."""
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    width = max(map(len, facts), default=0)
-    for key, value in facts.items():
-        shown = "none" if value is None else f"{value:.1f}" if isinstance(value, float) else value
+    rows = dict(list_rows(facts))
+    width = max(map(len, rows), default=0)
+    for key, shown in rows.items():
         typer.echo(f"{key:<{width}}  {shown}")
+
+
+def list_rows(facts: Mapping[str, object], group: str = "") -> Iterator[tuple[str, str]]:
+    """The rows of that table."""
+    for key, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            yield from list_rows(value, f"{group}{key}.")
+        else:
+            yield f"{group}{key}", show_value(value)
+
+
+def show_value(value: object) -> str:
+    """One value, for people."""
+    if value is None or (isinstance(value, Mapping | list | tuple) and not value):
+        return "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -31,6 +31,9 @@ class Outbox(Protocol):
     def send_certificates(self, address: Address, certificates: Iterable[Certificate]) -> None:
         """Answer `CertificatesWanted`."""
 
+    def refuse(self, address: Address, code: str) -> None:
+        """What this validator sent breaks a rule: no honest one does that."""
+
     def set_place(self, epoch_sets: tuple[EpochSet, ...], view: View, head: Header) -> None:
         """Where we are: after the start, every finalization and every epoch.
 
@@ -57,6 +60,9 @@ class Nobody:
         pass
 
     def send_certificates(self, address: Address, certificates: Iterable[Certificate]) -> None:
+        pass
+
+    def refuse(self, address: Address, code: str) -> None:
         pass
 
     def set_place(self, epoch_sets: tuple[EpochSet, ...], view: View, head: Header) -> None:

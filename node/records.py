@@ -1,6 +1,6 @@
 """What the node answers with: values that the store, the driver and the HTTP side share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from steelyard.chain.receipts import Log
 from steelyard.chain.types import Address, BlobName, Hash, Height
@@ -64,6 +64,21 @@ class FollowingStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkTotals:
+    """What the validators' network counted since this node joined it; nothing before.
+
+    `dropped`: messages that were not dealt with, by reason; `refused`: what the mesh did not take,
+    and what broke a rule, by code; `work`: what was done, by name. `muted`: peers that are not
+    listened to now. docs/network.md explains the words.
+    """
+
+    dropped: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    work: dict[str, int] = field(default_factory=dict)
+    muted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """Something that a person must look at; the message says what to do."""
 
@@ -108,5 +123,8 @@ class NodeStatus:
     alarms: tuple[Alarm, ...] = ()
     following: FollowingStatus | None = None
     """None if this node follows nobody over HTTP."""
+    genesis_document_hash: str = ""
+    """Of genesis.json, for which votes are signed; `genesis_hash` is that of block 0."""
     upgrades: tuple[str, ...] = ()
     """`NAME=HEIGHT`: all rule changes of this chain that the node knows of."""
+    network: NetworkTotals = field(default_factory=NetworkTotals)

@@ -17,6 +17,7 @@ from typing import TypeAlias
 from steelyard.chain.block import Block, compute_base_fee
 from steelyard.chain.consensus.certificates import (
     Certificate,
+    check_certificate,
     encode_certificate,
 )
 from steelyard.chain.consensus.messages import (
@@ -46,20 +47,23 @@ from steelyard.chain.consensus.messages import (
     WorkArrived,
 )
 from steelyard.chain.consensus.simplex import Settings, Simplex
+from steelyard.chain.consensus.votes import Kind
 from steelyard.chain.epochs import get_boundary
 from steelyard.chain.errors import InvalidVote
-from steelyard.chain.types import Epoch, Hash, View
+from steelyard.chain.segments import InvalidSegment
+from steelyard.chain.types import Address, Epoch, Hash, View
 
 from .bodies import Bodies
 from .directory import check_space
+from .forks import find_contradicted
 from .importing import Importer
 from .inbox import (
     Arrival,
     BlockAnswered,
     BlockWanted,
     CertificatesWanted,
+    Delivery,
     Inbox,
-    Incoming,
     PlaceHeard,
     Segment,
 )
@@ -82,6 +86,8 @@ HOUSE_SECONDS = 1.0
 """Expiry of pool entries and of blobs is looked at this often."""
 MAX_STREAK = 256
 """Messages in a row before a timer, or work that is due, gets its turn."""
+MAX_FORKED_VIEWS = 64
+"""Contradicted finalizations that are reported. One slashes whoever takes part for all it has."""
 
 
 class Session:
@@ -109,6 +115,8 @@ class Session:
         self._bodies = Bodies(self.tree, self._journal)
         self._told_view = self._placed_view = self._streak = 0
         self._house_at = self._work_after = float("-inf")
+        self._forked: set[View] = set()
+        """Decided views of which a contradiction was reported."""
         place = find_place(self.epoch_set, parts.address, parts.voting_key)
         may_vote = voter.may_vote(self.epoch_set, self.tree.root.height)
         self.is_asleep = place is not None and not may_vote
@@ -119,8 +127,8 @@ class Session:
         self.machine = self._recover(certificates)
         self._step(Started())
         self._tell_place()
-        while (message := held.take()) is not None:
-            inbox.put(message)
+        while (early := held.take()) is not None:
+            inbox.put(early.message, early.sender)
 
     def _recover(self, certificates: list[Certificate]) -> Simplex:
         parts, root = self._parts, self.tree.root
@@ -188,9 +196,9 @@ class Session:
         if self._answers:
             self._step(self._answers.popleft())
             return True
-        message = self._take_message()
-        if message is not None:
-            self._receive(message)
+        delivery = self._take_message()
+        if delivery is not None:
+            self._receive(delivery)
             return True
         event = self._take_due()
         if event is not None:
@@ -219,11 +227,11 @@ class Session:
     def _get_now(self) -> float:
         return self._parts.clock.get_seconds()
 
-    def _take_message(self) -> Incoming | None:
+    def _take_message(self) -> Delivery | None:
         """The next message, unless a flood of them keeps the rest waiting."""
-        message = self._inbox.take() if self._streak < MAX_STREAK else None
-        self._streak = 0 if message is None else self._streak + 1
-        return message
+        delivery = self._inbox.take() if self._streak < MAX_STREAK else None
+        self._streak = 0 if delivery is None else self._streak + 1
+        return delivery
 
     def _take_due(self) -> Event | None:
         """The timer, or news of work."""
@@ -268,19 +276,23 @@ class Session:
         if answer is not None:
             self._step(answer)
 
-    def _step(self, event: Event) -> bool:
-        """Step the machine and do what it asks. False if it refused a message."""
-        try:
-            effects = self.machine.step(event, self._parts.clock.get_ms())
-        except InvalidVote as error:
-            log_event("message_refused", code=error.code, message=error.message)
-            return False
-        for effect in effects:
+    def _step(self, event: Event) -> None:
+        """Step the machine and do what it asks. Raises InvalidVote for a message it refuses."""
+        for effect in self.machine.step(event, self._parts.clock.get_ms()):
             self._perform(effect)
-        return True
 
     # -- what others send --------------------------------------------------------------------------
-    def _receive(self, message: Incoming) -> None:
+    def _receive(self, delivery: Delivery) -> None:
+        """Deal with a message. Whoever sends what is wrongly signed, or no block, hears of it."""
+        try:
+            self._sort(delivery)
+        except (InvalidVote, InvalidSegment) as error:
+            log_event("message_refused", code=error.code, message=error.message)
+            if delivery.sender is not None:
+                self._outbox.refuse(delivery.sender, error.code)
+
+    def _sort(self, delivery: Delivery) -> None:
+        message = delivery.message
         match message:
             case PlaceHeard(address, height, epoch, view):
                 self._voter.hear(address, height, (epoch, view))
@@ -291,40 +303,69 @@ class Session:
             case CertificatesWanted(epoch, view, address):
                 self._outbox.send_certificates(address, self._find_certificates(epoch, view))
             case BlockAnswered(block):
-                self._receive_block(block)
+                self._receive_block(block, delivery.sender)
             case Segment():
                 self._check_own(CertificateReceived(message.certificate))
                 self._importer.take(message)
             case _:
-                self._receive_vote(message)
+                self._receive_vote(message, delivery.sender)
 
-    def _receive_vote(self, message: Network) -> None:
+    def _receive_vote(self, message: Network, sender: Address | None) -> None:
         """A vote, a certificate or a proposal; those of the next epoch are for the next session."""
         epoch = get_epoch(message)
         if epoch == self.epoch_set.epoch + 1 or (epoch == self.epoch_set.epoch and self.is_asleep):
-            self._held.put(message)
+            self._held.put(message, sender)
         if epoch != self.epoch_set.epoch:
             return
         if isinstance(message, Arrival):
             self._receive_proposal(message)
-        elif self._step(message):
+        else:
+            self._step(message)
             self._check_own(message)
+            if isinstance(message, CertificateReceived):
+                self._check_past(message.certificate)
+
+    def _check_past(self, certificate: Certificate) -> None:
+        """Hold it against what became final before the last: the machine knows that one alone.
+
+        Raises InvalidVote if it would contradict a finalization and is not rightly signed.
+        """
+        root, epoch = self.machine.root, self.epoch_set.epoch
+        is_past = root.epoch == epoch and certificate.view < root.view
+        view = certificate.view
+        if not is_past or view in self._forked or len(self._forked) >= MAX_FORKED_VIEWS:
+            return
+        blocks = self._parts.rules.epoch_blocks
+        first = get_boundary(epoch, blocks) - blocks + 1
+        ours = find_contradicted(self._parts.store, certificate, first, self.tree.root.height)
+        if ours is not None:
+            check_certificate(certificate, self.epoch_set.validators, self._parts.rules.domain)
+            self._forked.add(view)
+            self._perform(ReportConflict(ours, certificate))
 
     def _receive_proposal(self, arrival: Arrival) -> None:
         """Keep the block if it may matter; it is executed only if consensus asks for that."""
         block, vote = arrival.block, arrival.vote
         proposal = Proposal(get_candidate(block), vote)
         is_new = proposal.candidate.view == proposal.view >= self.machine.view
-        is_kept = self._bodies.has_kept(block, proposal.view, self.machine)
+        try:
+            is_kept = self._bodies.has_kept(block, proposal.view, self.machine)
+        except InvalidSegment:
+            self._step(VoteReceived(vote))  # it counts: others may have the block itself
+            raise
         if not is_kept and not self.tree.has(block.hash):
             self._step(VoteReceived(vote))  # a second proposal of the leader is an offence still
-        elif self._step(ProposalReceived(proposal)):
-            self._bodies.set_first(proposal.view, block.hash)
-            if is_new:
-                self._compare_clocks(block)
-            self._check_own(VoteReceived(vote))
-        elif is_kept:
-            self._bodies.drop(block.hash)
+            return
+        try:
+            self._step(ProposalReceived(proposal))
+        except InvalidVote:
+            if is_kept:
+                self._bodies.drop(block.hash)
+            raise
+        self._bodies.set_first(proposal.view, block.hash)
+        if is_new:
+            self._compare_clocks(block)
+        self._check_own(VoteReceived(vote))
 
     def _compare_clocks(self, block: Block) -> None:
         """The leader's clock said so when it built this."""
@@ -332,9 +373,20 @@ class Session:
         leader = block.extension.proposer
         self._parts.progress.clocks.observe(leader, block.header.timestamp, now)
 
-    def _receive_block(self, block: Block) -> None:
-        """What we asked for, and nothing else."""
-        if self._bodies.has_taken(block):
+    def _receive_block(self, block: Block, sender: Address | None) -> None:
+        """What we asked for, and nothing else.
+
+        With another body it answers nothing: all others are asked at once, or one liar that is
+        asked first in every view could keep the block from us. Raises InvalidSegment then.
+        """
+        try:
+            is_taken = self._bodies.has_taken(block)
+        except InvalidSegment:
+            known = (sender, self._parts.address)
+            others = (one.address for one in self.epoch_set.members if one.address not in known)
+            self._outbox.fetch_block(block.hash, tuple(others))
+            raise
+        if is_taken:
             self._step(BlockFetched(get_candidate(block)))
 
     def _check_own(self, message: VoteReceived | CertificateReceived) -> None:
@@ -378,10 +430,17 @@ class Session:
                 self._duties.report(effect, self.epoch_set)
 
     def _sign(self, effect: SignVote) -> None:
-        """Certificates that led here become durable first; then the vote; then it exists."""
+        """Certificates that led here become durable first; then the vote; then it exists.
+
+        So too before a finalize vote, which only forbids us to give the view up: a dishonest
+        signer of the notarization may never repeat its vote, and after a kill we could then
+        neither complete the certificate again nor help to nullify the view, for ever. Where we
+        alone are a quorum our own vote completes it, and that is on disk: a write less a block.
+        """
         assert self.me is not None, "only a validator is asked to vote"
-        self._journal.flush()
         said = effect.statement
+        if said.kind != Kind.FINALIZE or not self.epoch_set.validators.has_quorum((self.me,)):
+            self._journal.flush()
         vote = self._voter.sign(said, self.me)
         if vote is not None:
             self._journal.entries[VOTED] = encode_place(said.epoch, said.view)

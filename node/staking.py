@@ -22,6 +22,7 @@ from steelyard.chain.params import STAKING_ADDRESS
 from steelyard.chain.types import Address
 
 from .alarms import State
+from .options import explain_silence
 
 ANSWER_SECONDS: Final = 20.0
 FINAL_SECONDS: Final = 120.0
@@ -49,24 +50,12 @@ class Validator:
     is_banned: bool
 
 
-class StakingAccount:
-    """One account's calls to Staking through one node. Raises SteelyardError."""
+class StakingView:
+    """What Staking says of one account, through one node. Raises SteelyardError."""
 
-    def __init__(
-        self,
-        url: str,
-        account: PrivateKey,
-        chain_id: int,
-        genesis_hash: str,
-        get_seconds: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._url, self._account, self._chain_id = url, account, chain_id
-        self._genesis_hash = genesis_hash
-        self._get_seconds, self._sleep = get_seconds, sleep
-        self.address = Address(account.public_key.to_canonical_address())
+    def __init__(self, url: str, address: Address, genesis_hash: str) -> None:
+        self._url, self._genesis_hash, self.address = url, genesis_hash, address
 
-    # -- reading -----------------------------------------------------------------------------------
     def check_chain(self) -> None:
         """The node is on our chain. Raises SteelyardError wrong_chain."""
         block = self._ask("eth_getBlockByNumber", "0x0", False)
@@ -103,7 +92,37 @@ class StakingAccount:
     def _show(self) -> str:
         return "0x" + self.address.hex()
 
-    # -- sending -----------------------------------------------------------------------------------
+    def _ask(self, method: str, *params: Any) -> Any:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        try:
+            reply = httpx.post(self._url, json=body, timeout=ANSWER_SECONDS).json()
+        except httpx.HTTPError as error:
+            raise SteelyardError("node_unreachable", explain_silence(self._url, error)) from None
+        except ValueError as error:
+            raise SteelyardError("rpc_answer", f"{self._url}: {error}") from None
+        if not isinstance(reply, dict) or not ("result" in reply or "error" in reply):
+            raise SteelyardError("rpc_answer", f"{self._url} does not speak JSON-RPC")
+        if "error" in reply:
+            raise _read_error(method, reply["error"])
+        return reply["result"]
+
+
+class StakingAccount(StakingView):
+    """One account's calls to Staking through one node. Raises SteelyardError."""
+
+    def __init__(
+        self,
+        url: str,
+        account: PrivateKey,
+        chain_id: int,
+        genesis_hash: str,
+        get_seconds: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        super().__init__(url, Address(account.public_key.to_canonical_address()), genesis_hash)
+        self._account, self._chain_id = account, chain_id
+        self._get_seconds, self._sleep = get_seconds, sleep
+
     def deposit(self, entry: GenesisValidator) -> str:
         """Become a validator with the entry's keys, endpoint and stake."""
         data = encode_call(
@@ -126,7 +145,25 @@ class StakingAccount:
 
     def act(self, name: str) -> str:
         """`enter`, `unjail`, `request_exit` or `withdraw`."""
-        return self._send(encode_call(f"{name}()"))
+        try:
+            return self._send(encode_call(f"{name}()"))
+        except SteelyardError as error:
+            if name != "withdraw" or error.code != "reverted":
+                raise
+            raise SteelyardError(error.code, f"{error.message}{self._explain_wait()}") from None
+
+    def _explain_wait(self) -> str:
+        """When the stake is paid out, if the node still tells."""
+        try:
+            found = self.read()
+        except SteelyardError:
+            return ""
+        if found.state != State.LEAVING:
+            return "; only a stake that leaves is paid out: steelyard node exit DIR, then wait"
+        return (
+            f"; it is paid out from {show_time(found.unlocks_at)} on, and not before the second "
+            "epoch after the request"
+        )
 
     def _send(self, data: str, value: int = 0) -> str:
         """Sign, send, wait until it is final. Returns the transaction's hash."""
@@ -168,21 +205,10 @@ class StakingAccount:
             "transaction_pending", f"{transaction_hash} is sent and not final yet; look again later"
         )
 
-    def _ask(self, method: str, *params: Any) -> Any:
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        try:
-            reply = httpx.post(self._url, json=body, timeout=ANSWER_SECONDS).json()
-        except httpx.HTTPError as error:
-            raise SteelyardError(
-                "node_unreachable", f"no answer from {self._url}: {error}"
-            ) from None
-        except ValueError as error:
-            raise SteelyardError("rpc_answer", f"{self._url}: {error}") from None
-        if not isinstance(reply, dict) or not ("result" in reply or "error" in reply):
-            raise SteelyardError("rpc_answer", f"{self._url} does not speak JSON-RPC")
-        if "error" in reply:
-            raise _read_error(method, reply["error"])
-        return reply["result"]
+
+def show_time(seconds: int) -> str:
+    """Unix seconds for people, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
 
 
 def encode_call(signature: str, *values: object) -> str:

@@ -4,24 +4,24 @@ Each signs with the validator's account key and sends through a node: the one th
 --url. What they call is described in docs/staking.md.
 """
 
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from eth_utils.address import to_canonical_address
 
 from steelyard.chain.errors import SteelyardError
-from steelyard.chain.genesis import GenesisValidator, parse_genesis
+from steelyard.chain.genesis import GenesisValidator
 from steelyard.chain.types import Address
 
 from .alarms import State
 from .ceremony_commands import compute_chain_hash
-from .directory import KEYS, read_genesis_document
+from .directory import KEYS, read_genesis
 from .entries import ENTRY_FILE, check_reachable, make_entry, parse_address, read_entry
 from .founding import WEI_PER_COIN, parse_amount
-from .keyfiles import Secrets, read_secrets
+from .keyfiles import Secrets, describe_keys, read_secrets
 from .options import NO, YES, AsJson, Directory, PasswordFile, Url, answer, find_url, get_password
-from .staking import StakingAccount, Validator
+from .staking import StakingAccount, StakingView, Validator, show_time
 
 Stake = Annotated[str, typer.Option(help="Coins to put at stake, or to add to the stake.")]
 EndpointOption = Annotated[
@@ -34,7 +34,7 @@ def open_account(
 ) -> tuple[StakingAccount, Secrets]:
     """The validator's account, and the node to go through, on the chain of its document."""
     node = find_url(directory, url)
-    genesis = parse_genesis(read_genesis_document(directory))
+    genesis = read_genesis(directory)
     secrets = read_secrets(directory / KEYS, get_password(password_file, is_new=False))
     chain_hash = compute_chain_hash(genesis)
     account = StakingAccount(node, secrets.account, genesis.chain_id, chain_hash)
@@ -42,14 +42,19 @@ def open_account(
     return account, secrets
 
 
-def standing(
-    directory: Directory,
-    url: Url = None,
-    password_file: PasswordFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show where this validator stands in Staking: 0 active, 1 not."""
-    account, _ = open_account(directory, url, password_file)
+def open_view(directory: Path, url: str | None) -> StakingView:
+    """The same to look at: the address stands in the key file, which needs no password for it."""
+    node = find_url(directory, url)
+    chain_hash = compute_chain_hash(read_genesis(directory))
+    address = Address(to_canonical_address(describe_keys(directory / KEYS)["address"]))
+    account = StakingView(node, address, chain_hash)
+    account.check_chain()
+    return account
+
+
+def standing(directory: Directory, url: Url = None, as_json: AsJson = False) -> None:
+    """Show where this validator stands in Staking: 0 active, 1 not. Needs no password."""
+    account = open_view(directory, url)
     found = account.read()
     report(account, found, None, as_json)
     raise typer.Exit(YES if found.state == State.ACTIVE else NO)
@@ -131,9 +136,8 @@ def create_command(call: str, summary: str) -> Any:
     return command
 
 
-def report(account: StakingAccount, found: Validator, sent: str | None, as_json: bool) -> None:
+def report(account: StakingView, found: Validator, sent: str | None, as_json: bool) -> None:
     """What Staking says now."""
-    unlocks = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(found.unlocks_at))
     facts: dict[str, object] = {
         "address": "0x" + account.address.hex(),
         "state": found.state.name.lower(),
@@ -141,7 +145,7 @@ def report(account: StakingAccount, found: Validator, sent: str | None, as_json:
         "balance": show_coins(account.get_balance(), as_json),
         "endpoint": found.endpoint or None,
         "banned": found.is_banned,
-        "unlocks_at": unlocks if found.state == State.LEAVING else None,
+        "unlocks_at": show_time(found.unlocks_at) if found.state == State.LEAVING else None,
     }
     answer(facts if sent is None else {"transaction": sent, **facts}, as_json)
 

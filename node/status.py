@@ -1,11 +1,12 @@
 """The node's state in one record: /health, /metrics and `node status` show it."""
 
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steelyard import __version__
 
-from .records import NodeStatus
+from .records import NetworkTotals, NodeStatus
 
 if TYPE_CHECKING:
     from .node import Node
@@ -44,5 +45,15 @@ def build_status(node: "Node") -> NodeStatus:
         clock_skew_seconds=node.driver.progress.clocks.estimate(),
         alarms=node.watcher.get_alarms(),
         following=node.following.get_status(),
+        network=count_traffic(node),
+        genesis_document_hash="0x" + node.genesis.hash.hex(),
         upgrades=tuple(f"{name}={height}" for name, height in node.rules.forks),
     )
+
+
+def count_traffic(node: "Node") -> NetworkTotals:
+    """The network's totals, and what found no room in the driver's queues."""
+    network = node.membership.network
+    totals = NetworkTotals() if network is None else network.get_totals()
+    full = {f"inbox_{kind}": count for kind, count in node.driver.count_dropped().items()}
+    return replace(totals, dropped=totals.dropped | full)

@@ -15,7 +15,7 @@ from eth_keys.datatypes import PrivateKey
 from eth_utils.abi import function_signature_to_4byte_selector
 
 from steelyard.chain.errors import SteelyardError
-from steelyard.chain.execute import CallRequest
+from steelyard.chain.execute import CallRequest, CallResult
 from steelyard.chain.types import Address, Hash
 
 from .logs import log_event
@@ -83,10 +83,17 @@ class Wallet:
         signed = Account.sign_transaction(transaction, self._account)
         return self._node.submit_transaction(bytes(signed.raw_transaction))
 
+    def find_refusal(self, to: bytes, data: bytes) -> str | None:
+        """Why a call of ours would fail now, or None."""
+        result = self._try_out(to, data)
+        return describe_revert(result.revert_data, result.error) if result.is_error else None
+
+    def _try_out(self, to: bytes, data: bytes) -> CallResult:
+        return self._node.call(CallRequest(sender=self.address, to=Address(to), data=data))
+
     def _estimate(self, to: bytes, data: bytes) -> int:
         """One run and a margin; a finer search would compute an aggregation several times."""
-        request = CallRequest(sender=self.address, to=Address(to), data=data)
-        result = self._node.call(request)
+        result = self._try_out(to, data)
         if result.is_error:
             raise WouldRevert(describe_revert(result.revert_data, result.error))
         needed = (result.gas_used + result.gas_refund) * GAS_MARGIN_PERCENT // 100 + GAS_MARGIN

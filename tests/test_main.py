@@ -45,6 +45,25 @@ def test_selftest_says_that_this_machine_computes_right() -> None:
     assert answer["failures"] == []
 
 
+@pytest.mark.slow
+def test_the_demo_explains_itself_without_torch_and_says_what_to_install_when_it_is_run() -> None:
+    hide = "import sys; sys.modules['torch'] = None; import steelyard.__main__ as it; it.main({})"
+    for words, code, said in (
+        (["demo", "--help"], 0, "Four hospitals"),
+        (["demo"], 2, "pip install 'steelyard[demo]'"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", hide.format(words)],
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_SECONDS,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert said in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_selftest_says_that_this_machine_computes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selftest, "run", lambda _cases: ["one update: saturated is 0, not 1"])
     told = CliRunner().invoke(selftest.app, [])

@@ -465,8 +465,8 @@ class Simplex:
         """Rule 8: finalize every certified block whose ancestors are all at hand."""
         for state in self._views.get_open():
             certificate = state.certificates.get(Kind.FINALIZE)
-            if certificate is None:
-                continue
+            if certificate is None or self.is_over:
+                continue  # a boundary block may be final in two views: that is no fork
             branch, missing = self._views.find_branch(certificate.hash)
             if missing is not None:
                 self._want(missing, state.view, self._get_signers(certificate))
@@ -477,8 +477,6 @@ class Simplex:
             self._views.finalize(branch[-1], certificate)
             self._effects.append(Finalize(tuple(branch), certificate))
             self._forget_wanted()
-            if self.is_over:
-                return
             self._relax()
 
     def _report_fork(self, certificate: Certificate) -> None:

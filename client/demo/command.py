@@ -13,7 +13,6 @@ import typer
 from .processes import Processes
 from .report import Story, describe_story, encode_stories
 from .stage import Options
-from .story import run_demo
 
 YES, NO = 0, 1
 
@@ -41,6 +40,8 @@ def demo(
 
     Exit code 0 if everything came out as promised, 1 if something did not, 2 if it broke off.
     """
+    from .story import run_demo  # late: it needs torch, and --help does not
+
     started = time.monotonic()
     stream = sys.stderr if as_json else sys.stdout
 

@@ -21,11 +21,14 @@ TIMEOUT_SECONDS: Final = 1
 
 @dataclass
 class Validators:
-    """A directory of validators; the processes are found through it, so nothing else is kept."""
+    """A directory of validators, and where they are."""
 
     processes: Processes
     directory: Path
+    height: int = 0
+    """What all had finalized when they were last started."""
     urls: tuple[str, ...] = ()
+    pids: tuple[int, ...] = ()
 
     @classmethod
     def start(cls, processes: Processes, funds: Iterable[str]) -> Self:
@@ -43,12 +46,15 @@ class Validators:
         }
         words = [str(word) for pair in settings.items() for word in pair]
         words += [word for fund in funds for word in ("--fund", fund)]
-        net.urls = tuple(one["url"] for one in net._up(words)["validators"])
+        net._up(words)
         return net
 
-    def _up(self, words: Iterable[str]) -> dict[str, Any]:
+    def _up(self, words: Iterable[str]) -> None:
         arguments = ["-m", "steelyard", "localnet", "up", str(self.directory), "--json", *words]
-        return read_document(self.processes.run(arguments))
+        document = read_document(self.processes.run(arguments))
+        self.height = document["height"]
+        self.urls = tuple(one["url"] for one in document["validators"])
+        self.pids = tuple(one["pid"] for one in document["validators"])
 
     def get_status(self) -> dict[str, Any]:
         """Return what `steelyard localnet status` says."""
@@ -57,7 +63,7 @@ class Validators:
 
     def kill(self, number: int) -> None:
         """End one validator with SIGKILL; it is told nothing."""
-        os.kill(self.get_status()["validators"][number - 1]["pid"], signal.SIGKILL)
+        os.kill(self.pids[number - 1], signal.SIGKILL)
 
     def bring_back(self, number: int) -> None:
         """Start it again from its directory; return when it finalizes with the others."""

@@ -36,19 +36,31 @@ BLOB_SECONDS: Final = 60.0
 BLOB_RATE: Final = 256 * 2**10
 """Bytes a second: a blob of n bytes may take BLOB_SECONDS + n / BLOB_RATE."""
 STORED: Final = frozenset({200, 201})
+SETTLED: Final = "tx_nonce_low"
+"""The code of a refusal for good: the chain has this transaction, or another one in its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a source did not take a transaction."""
+
+    code: str
+    message: str
 
 
 @dataclass(slots=True)
 class Passage:
     """One transaction on its way. `source` has it; `blobs_sent`: that one has its blobs, too.
 
-    `taken` counts how often each address took it.
+    `taken` counts how often each address took it; where it is `settled`, the chain has gone
+    past its nonce, so it is not sent there again.
     """
 
     source: Source | None = None
     blobs_sent: bool = False
     again_at: float = float("-inf")
     taken: Counter[str] = field(default_factory=Counter)
+    settled: set[str] = field(default_factory=set)
 
 
 class Forwarder:
@@ -126,7 +138,7 @@ class Forwarder:
     def _send_transaction(self, transaction: Transaction, passage: Passage) -> None:
         """To the first source that takes it. Whoever took it in vain comes last: two full nodes
         that follow each other would else send it to and fro for ever."""
-        available = self._sources.get_available()
+        available = [one for one in self._sources.get_available() if one.url not in passage.settled]
         for source in sorted(available, key=lambda one: passage.taken[one.url]):
             try:
                 refusal = self._post(source, transaction.raw)
@@ -138,11 +150,13 @@ class Forwarder:
                 passage.source = source
                 passage.taken[source.url] += 1
                 return
-            log_event(
-                "forwarding_refused", url=source.url, hash=transaction.hash, reason=refusal[:200]
-            )
+            if refusal.code == SETTLED:
+                passage.settled.add(source.url)  # our own head is behind: it will leave our pool
+                continue
+            reason = refusal.message[:200]
+            log_event("forwarding_refused", url=source.url, hash=transaction.hash, reason=reason)
 
-    def _post(self, source: Source, raw: bytes) -> str | None:
+    def _post(self, source: Source, raw: bytes) -> Refusal | None:
         """Hand over a transaction. Returns why it was refused, or None. Raises SteelyardError."""
         call = encode_call("eth_sendRawTransaction", "0x" + raw.hex())
         body = self._sources.post(
@@ -181,12 +195,15 @@ def encode_call(method: str, *params: str) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
 
 
-def read_refusal(body: bytes) -> str | None:
+def read_refusal(body: bytes) -> Refusal | None:
     """The error in a JSON-RPC answer, or None if it has a result. Raises SourceWrong."""
     try:
         answer = json.loads(body)
         if isinstance(answer, dict) and "result" in answer:
             return None
-        return str(answer["error"]["message"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+        error = answer["error"]
+        data = error.get("data")
+        code = data.get("code") if isinstance(data, dict) else None
+        return Refusal(str(code), str(error["message"]))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise SourceWrong("source_malformed", "its answer is not one of JSON-RPC") from None

@@ -81,5 +81,8 @@ class AssistedOutbox:
     def send_certificates(self, address: Address, certificates: Iterable[Certificate]) -> None:
         self._mesh.send_certificates(address, certificates)
 
+    def refuse(self, address: Address, code: str) -> None:
+        self._mesh.refuse(address, code)
+
     def set_place(self, epoch_sets: tuple[EpochSet, ...], view: View, head: Header) -> None:
         self._mesh.set_place(epoch_sets, view, head)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.following import check_checkpoint_age, parse_checkpoint
-from steelyard.chain.genesis import Genesis, build_genesis, parse_genesis, schedule_forks
+from steelyard.chain.genesis import Genesis, build_genesis, schedule_forks
 
 from ..clock import Clock
 from ..config import NodeConfig
-from ..directory import CHAIN, DirectoryLock, read_genesis_document
+from ..directory import CHAIN, DirectoryLock, read_genesis
 from ..store import ChainStore, FinalBlock
 from .checkpoint import CheckpointStart
 from .fetcher import Fetcher, check_url
@@ -24,11 +24,15 @@ def set_sources(
 
     Raises SteelyardError follow_url, checkpoint_malformed; follow_missing without any URL.
     """
+    said = "" if checkpoint is None else str(parse_checkpoint(checkpoint))
     if not urls:
         if checkpoint is not None or trust_genesis:
-            raise SteelyardError("follow_missing", "name a node to follow: --follow URL")
+            option = "--trust-genesis" if checkpoint is None else "--checkpoint"
+            raise SteelyardError(
+                "follow_missing",
+                f"{option} is for a node that follows a chain: name one of its nodes, --follow URL",
+            )
         return config
-    said = "" if checkpoint is None else str(parse_checkpoint(checkpoint))
     follow = replace(
         config.follow,
         nodes=tuple(check_url(url) for url in urls),
@@ -66,7 +70,7 @@ def begin_at_checkpoint(
         store = ChainStore(directory / CHAIN, config.storage.map_bytes)
         try:
             if store.is_empty() or store.get_head().height == 0:
-                genesis = parse_genesis(read_genesis_document(directory))
+                genesis = read_genesis(directory)
                 fetch_checkpoint(store, genesis, config, report, clock)
         finally:
             store.close()

@@ -25,7 +25,7 @@ from .endpoint import Endpoint, InvalidEndpoint, parse_endpoint, parse_listen
 from .lane import Admits, LaneThread
 from .links import Link, Peer
 from .names import Names, look_up
-from .roster import Roster
+from .roster import Roster, Totals
 from .wire import Announcement, Lane, Message, TransactionMessage, encode_message
 
 ADDRESS_BYTES: Final = 20
@@ -165,6 +165,11 @@ class Mesh:
         now = self._clock.get_seconds()
         both = sorted(consensus.keys() & bulk.keys())
         return tuple(_combine(consensus[one], bulk[one], now) for one in both)
+
+    def get_totals(self) -> Totals:
+        """What was dropped and refused since the start, whoever is a peer now."""
+        first, second = (lane.roster.get_totals() for lane in self._lanes)
+        return Totals(first.dropped + second.dropped, first.refused + second.refused)
 
     def get_strangers(self) -> Mapping[str, int]:
         """How often something was refused that came from no peer, by code."""

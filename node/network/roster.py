@@ -7,6 +7,7 @@ gone waits in `take_changes` for the lane's thread.
 import threading
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from steelyard.chain.types import Address
@@ -25,6 +26,22 @@ PATIENT_SHARE: Final = 0.75
 KEY_BYTES: Final = 32
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """`dropped`: messages for others that waited in vain. `refused`: of others, by code."""
+
+    dropped: int
+    refused: Counter[str]
+
+
+def _sum_up(before: Totals, rows: Iterable[Traffic]) -> Totals:
+    dropped, refused = before.dropped, before.refused.copy()
+    for row in rows:
+        dropped += row.dropped
+        refused.update(row.refused)
+    return Totals(dropped, refused)
+
+
 class Roster:
     """Links by address and by key. `strangers` counts, by code, what came from none of them."""
 
@@ -39,6 +56,8 @@ class Roster:
         self._ending: set[str] = set()
         self._is_changed = False
         self._strangers: Counter[str] = Counter()
+        self._left = Totals(0, Counter())
+        """What was counted of those that are no peers any more."""
 
     def __len__(self) -> int:
         return len(self._links)
@@ -59,6 +78,8 @@ class Roster:
                     self._closing.append(link)
                     self._waiting.pop(link, None)
                     link.clear()
+            gone = [self._links[one].traffic for one in self._links.keys() - links.keys()]
+            self._left = _sum_up(self._left, gone)
             self._ending |= self._by_user.keys() - by_user.keys()
             self._links, self._by_user, self._is_changed = links, by_user, True
 
@@ -162,6 +183,12 @@ class Roster:
     def get_strangers(self) -> Counter[str]:
         with self._lock:
             return Counter(self._strangers)
+
+    def get_totals(self) -> Totals:
+        """Since the start, of all that are or were peers, and of strangers."""
+        with self._lock:
+            totals = _sum_up(self._left, [link.traffic for link in self._links.values()])
+            return Totals(totals.dropped, totals.refused + self._strangers)
 
     def _count_refused(self, link: Link, code: str) -> None:
         refused = link.traffic.refused

@@ -67,8 +67,8 @@ class Router:
         """Messages that did not reach the driver, by reason."""
         self._alarmed: set[Address] = set()
 
-    def set_current(self, current: EpochSet) -> list[Incoming]:
-        """The epoch whose messages count. Returns what came too early for the one before."""
+    def set_current(self, current: EpochSet) -> list[tuple[Address, Incoming]]:
+        """The epoch whose messages count. Returns what came too early, and from whom."""
         with self._lock:
             if self._current is not None and self._current.epoch == current.epoch:
                 return []
@@ -77,8 +77,8 @@ class Router:
             early += self._early_proposals
             self._early.clear()
             self._early_proposals.clear()
-        routed = [self._route_signed(peer, message) for peer, message in early]
-        return [one for one in routed if one is not None]
+        routed = [(peer, self._route_signed(peer, message)) for peer, message in early]
+        return [(peer, one) for peer, one in routed if one is not None]
 
     def route(self, peer: Address, message: Routed, now: float) -> Incoming | None:
         """What the driver gets of this message, or None."""

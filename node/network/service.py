@@ -9,7 +9,7 @@ mesh never blocks) or left to one of the two threads, each of which owns its par
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Final, Protocol, TypeAlias
 
@@ -26,6 +26,7 @@ from ..clock import Clock
 from ..config import NetworkConfig
 from ..inbox import Incoming
 from ..mempool import Mempool
+from ..records import NetworkTotals
 from ..store import ChainStore
 from .catchup import CatchUp
 from .exchange import Exchange
@@ -36,6 +37,7 @@ from .outgoing import Outgoing
 from .quota import Bucket
 from .reports import NetworkStatus, create_report
 from .requests import Requests
+from .roster import Totals
 from .routing import Routed, Router
 from .serving import build_segment
 from .wire import (
@@ -75,7 +77,8 @@ SEGMENTS_PER_SECOND: Final = 4.0
 MAX_SEGMENTS: Final = 8.0
 """Segments that are served to one validator: at this rate, and at once."""
 
-
+Deliver: TypeAlias = Callable[[Incoming, Address | None], None]
+"""Hands the driver a message, and who answers for it."""
 Unrouted: TypeAlias = (
     TransactionMessage
     | Announcement
@@ -98,6 +101,7 @@ class MeshLike(Protocol):
     def send(self, address: Address, message: Message) -> None: ...
     def refuse(self, address: Address, lane: Lane, code: str) -> None: ...
     def get_peers(self) -> tuple[PeerStatus, ...]: ...
+    def get_totals(self) -> Totals: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +171,11 @@ class Network:
         self._place: Place | None = None
         self._said: Status | None = None
         self._said_at = self._look_at = float("-inf")
-        self._deliver: Callable[[Incoming], None] = lambda _: None
+        self._deliver: Deliver = lambda _message, _sender: None
         self._wake: Callable[[], None] = lambda: None
 
     # -- life --------------------------------------------------------------------------------------
-    def attach(self, deliver: Callable[[Incoming], None], wake: Callable[[], None]) -> None:
+    def attach(self, deliver: Deliver, wake: Callable[[], None]) -> None:
         """Connect the driver's `deliver` and `wake`, the pool and the blobs."""
         self._deliver, self._wake = deliver, wake
         self._parts.mempool.on_added = self.on_added
@@ -237,13 +241,17 @@ class Network:
         for certificate in certificates:
             self.mesh.send(address, CertificateMessage(certificate))
 
+    def refuse(self, address: Address, code: str) -> None:
+        """See `Outbox`."""
+        self._blame(Lane.CONSENSUS, address, code)
+
     def set_place(self, epoch_sets: tuple[EpochSet, ...], view: View, head: Header) -> None:
         """See `Outbox`."""
         before, self._place = self._place, Place(epoch_sets, view, head)
         if before is None or before.epoch_sets != epoch_sets:
             self._set_members(epoch_sets)
-        for early in self.router.set_current(epoch_sets[0]):
-            self._deliver(early)
+        for sender, early in self.router.set_current(epoch_sets[0]):
+            self._deliver(early, sender)
         self.loop.post(lambda: self._on_place(epoch_sets, head))
 
     def _set_members(self, epoch_sets: tuple[EpochSet, ...]) -> None:
@@ -278,7 +286,7 @@ class Network:
         incoming = self.router.route(sender, message, self._get_seconds())
         if incoming is None:
             return
-        self._deliver(incoming)
+        self._deliver(incoming, sender)
         match message:
             case Status():
                 self._do(self.loop, lambda _: self._on_status(sender, message), sender)
@@ -353,7 +361,7 @@ class Network:
     def _give_segment(self, now: float) -> None:
         segment = self.catch_up.take_segment(now)
         if segment is not None:
-            self._deliver(segment)
+            self._deliver(segment, None)  # it names its source, and was checked
 
     def _on_no_segment(self, sender: Address, height: int) -> None:
         self.catch_up.on_absent(sender, height, self._get_seconds())
@@ -435,7 +443,7 @@ class Network:
 
     # -- asking ------------------------------------------------------------------------------------
     def get_status(self) -> NetworkStatus:
-        """For /health, /metrics and `node status`. From any thread."""
+        """All of it, for tests and tools in this process. From any thread."""
         statuses, muted = self.statuses, self.router.muted
         peers = tuple(
             create_report(one, statuses.get(one.peer.address), muted.get(one.peer.address))
@@ -447,9 +455,33 @@ class Network:
             waiting_blobs=self.exchange.count_waiting(),
             is_catching_up=target is not None,
             target_height=target,
-            dropped=dict(self.router.dropped)
-            | {"network": self.loop.dropped, "blobs": self.bulk.dropped},
+            dropped=self._count_dropped(),
         )
+
+    def get_totals(self) -> NetworkTotals:
+        """The counters alone, for /health and /metrics. From any thread."""
+        mesh, exchange = self.mesh.get_totals(), self.exchange
+        parts = (exchange.counters, self.catch_up.counters, self.gossip.counters)
+        work = {name: count for part in parts for name, count in asdict(part).items()}
+        served = {
+            "chunks_served": exchange.chunks_served,
+            "requests_absent": exchange.requests_absent,
+            "requests_dropped": exchange.requests_dropped,
+        }
+        return NetworkTotals(
+            dropped=self._count_dropped() | {"queue": mesh.dropped},
+            refused=dict(mesh.refused),
+            work=work | served,
+            muted=sum(
+                one.is_muted or one.peer.address in self.router.muted
+                for one in self.mesh.get_peers()
+            ),
+        )
+
+    def _count_dropped(self) -> dict[str, int]:
+        """Messages of others that nothing was done with, by reason."""
+        own = {"network": self.loop.dropped, "blobs": self.bulk.dropped}
+        return dict(self.router.dropped) | own
 
 
 def rank_peer(peer: PeerStatus, now: float) -> tuple[bool, bool]:

@@ -60,9 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run_part(name: str, part: Part, words: list[str]) -> None:
-    """Import the part and hand it the rest of the line."""
+    """Import the part and hand it the rest of the line; it may import more when it runs."""
     try:
         command = getattr(importlib.import_module(part.module), part.attribute)
+        command(words, prog_name=f"steelyard {name}")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("steelyard") or not part.extra:
             raise
@@ -70,8 +71,6 @@ def run_part(name: str, part: Part, words: list[str]) -> None:
             f"`steelyard {name}` needs {error.name}, which is not installed: "
             f"pip install 'steelyard[{part.extra}]'"
         )
-    try:
-        command(words, prog_name=f"steelyard {name}")
     except SteelyardError as error:
         if "--json" in words:
             print(json.dumps({"error": error.code, "message": error.message}))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.client import Client, Organisation, Result, Task, coins
+from steelyard.client.outbox import Clock
 from steelyard.client.records import RoundState
 from steelyard.node.localnet import Localnet
 
@@ -26,6 +27,10 @@ PARAMETERS = 20_000
 Arrays = dict[str, NDArray[np.float32]]
 
 
+class Ended(BaseException):
+    """The run is over; the client that hears this takes part no more."""
+
+
 @dataclass
 class Training:
     """Clients that take part, each on a thread of its own, until the task is over."""
@@ -37,12 +42,23 @@ class Training:
     threads: list[threading.Thread] = field(default_factory=list)
     failures: list[BaseException] = field(default_factory=list)
     """What ended a client before its time; while it is empty all four take part."""
+    is_over: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
         for place in range(CLIENTS):
             thread = threading.Thread(target=self._take_part, args=(place,), daemon=True)
             thread.start()
             self.threads.append(thread)
+
+    def _sleep(self, seconds: float) -> None:
+        if self.is_over.wait(seconds):
+            raise Ended
+
+    def stop(self) -> None:
+        """Let no client go on, nor write where soon nothing is."""
+        self.is_over.set()
+        for thread in self.threads:
+            thread.join()
 
     def _take_part(self, place: int) -> None:
         """Train until the task is over or the chain is gone; begin with another node each."""
@@ -53,6 +69,7 @@ class Training:
             key=make_account(1 + place),
             state=self.directory / f"site-{place}",
             report=partial(self._note, place),
+            clock=Clock(sleep=self._sleep),
             poll_seconds=0.1,
         )
 
@@ -66,6 +83,8 @@ class Training:
 
         try:
             client.run(self.task, samples=10)
+        except Ended:
+            pass
         except BaseException as error:
             self.failures.append(error)
 
@@ -109,5 +128,6 @@ def train_on(net: Localnet) -> Iterator[Training]:
         urls = [net.urls[number] for number in net.numbers]
         training = Training(organisation, published.number, urls, Path(temporary))
         training.start()
+        opened.callback(training.stop)
         wait_until(lambda: training.get_round() >= 1, "training begins")
         yield training

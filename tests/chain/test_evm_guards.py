@@ -485,13 +485,21 @@ def test_a_revert_undoes_storage_of_every_depth() -> None:
     assert get_storage(chain.nodes, chain.head.state_root, writer, 0) == 3
 
 
-def test_no_environment_variable_chooses_the_library_that_recovers_signers() -> None:
+@pytest.mark.slow
+def test_no_environment_variable_chooses_the_libraries_that_recover_signers_and_hash() -> None:
     script = (
         "import steelyard.chain.evm\n"
+        "from eth_hash.auto import keccak\n"
+        "from eth_hash.backends.pysha3 import backend\n"
         "from eth_keys import keys\n"
         "from steelyard.chain.transactions import SIGNATURE_BACKEND\n"
         "assert type(SIGNATURE_BACKEND).__name__ == 'CoinCurveECCBackend'\n"
         "assert keys.backend is SIGNATURE_BACKEND\n"
+        "assert keccak.hasher == backend.keccak256\n"
+        "assert keccak(b'').hex().startswith('c5d2460186f7233c')\n"
     )
-    environment = os.environ | {"ECC_BACKEND_CLASS": "eth_keys.backends.native.NativeECCBackend"}
+    environment = os.environ | {
+        "ECC_BACKEND_CLASS": "eth_keys.backends.native.NativeECCBackend",
+        "ETH_HASH_BACKEND": "pycryptodome",
+    }
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)

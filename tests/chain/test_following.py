@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from steelyard.chain import bls
+from steelyard.chain import bls, segments
 from steelyard.chain.block import Block, Header, Withdrawal, compute_withdrawals_root
 from steelyard.chain.consensus.certificates import Certificate, encode_bitmap
 from steelyard.chain.consensus.votes import NO_HASH, Kind
@@ -21,7 +21,12 @@ from steelyard.chain.following import (
     describe_quorum,
     parse_checkpoint,
 )
-from steelyard.chain.segments import InvalidSegment
+from steelyard.chain.segments import (
+    FinalBlocks,
+    InvalidSegment,
+    decode_segment,
+    encode_final_blocks,
+)
 from steelyard.chain.types import Address, Epoch, Hash, Height, Power, View
 
 from .evm_kit import DOMAIN, OTHER_DOMAIN
@@ -60,6 +65,19 @@ def test_the_boundary_block_may_end_a_segment_and_the_next_set_goes_on() -> None
 
 def test_a_segment_without_blocks_is_refused() -> None:
     assert refuse([], certify(ROOT.hash)) == "segment_malformed"
+
+
+def test_a_segment_of_more_blocks_than_may_come_together_is_not_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blocks = make_blocks(3)
+    data = encode_final_blocks(FinalBlocks(tuple(blocks), certify(blocks[-1].hash)))
+    monkeypatch.setattr(segments, "MAX_TOGETHER_BLOCKS", 3)
+    assert len(decode_segment(data).blocks) == 3
+    monkeypatch.setattr(segments, "MAX_TOGETHER_BLOCKS", 2)
+    monkeypatch.setattr(segments, "decode_block", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(InvalidSegment, match="segment_malformed: too many items"):
+        decode_segment(data)
 
 
 def test_a_block_that_is_no_child_breaks_the_segment() -> None:

@@ -265,7 +265,7 @@ def test_block_zero_has_the_accounts_and_contracts() -> None:
 
 
 def test_the_staking_contract_has_room_for_as_many_validators_as_a_document() -> None:
-    source = (Path(__file__).parents[2] / "contracts" / "Staking.vy").read_text(encoding="utf-8")
+    source = (Path(__file__).parents[2] / "contracts" / "places.vy").read_text(encoding="utf-8")
     assert f"MAX_VALIDATORS: constant(uint256) = {MAX_GENESIS_VALIDATORS}\n" in source
 
 

@@ -117,7 +117,7 @@ def test_links_size_and_double_settings_are_refused(
 @pytest.mark.slow
 def test_a_key_file_never_gets_into_a_bundle(tmp_path: Path) -> None:
     """Bundles are public for ever; `steelyard keys new` writes where projects are."""
-    create_key(tmp_path / "site.key", "password", b"\x01" * 32)
+    create_key(tmp_path / "site.key", "password", b"\x01" * 32, scrypt_n=2**12)
     with pytest.raises(InvalidTask, match="bundle_key"):
         encode_bundle(tmp_path, {})
 

@@ -74,8 +74,8 @@ class Desk:
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("keys")
-    create_key(directory / "org.key", PASSWORD, bytes(ORGANISATION.key))
-    create_key(directory / "site.key", PASSWORD, bytes(HOSPITAL.key))
+    create_key(directory / "org.key", PASSWORD, bytes(ORGANISATION.key), scrypt_n=2**12)
+    create_key(directory / "site.key", PASSWORD, bytes(HOSPITAL.key), scrypt_n=2**12)
     return directory
 
 

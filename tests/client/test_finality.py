@@ -1,5 +1,6 @@
 """Finality as an auditor sees it: sets followed over epochs, certificates, and lies about both."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -20,7 +21,7 @@ from steelyard.chain.execute import Built
 from steelyard.chain.following import Checkpoint
 from steelyard.chain.genesis import Genesis, build_genesis, encode_genesis
 from steelyard.chain.types import Epoch, Hash, Height
-from steelyard.client.audit import audit_replay
+from steelyard.client.audit import audit_replay, describe_genesis
 from steelyard.client.errors import NodeRefused
 from steelyard.client.finality import Follower, judge_certificate, verify_certificate
 from steelyard.client.replaying import replay_blocks, run_with_stack
@@ -82,6 +83,13 @@ class Served(Rpc):
         if path not in self._files or lie is None:
             raise NodeRefused("unknown_block", f"no {path} at this node")
         return lie(self._files[path])
+
+
+class Whole(Served):
+    """One that says where its head is."""
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        return "0x7"
 
 
 def verify(
@@ -341,6 +349,30 @@ def test_a_replay_that_ends_below_the_checkpoint_says_so() -> None:
     assert "ended below it, at block 7" in report.summary
 
 
+def test_a_replay_that_may_not_reach_the_checkpoint_says_what_to_change() -> None:
+    node = Whole({"/chain/genesis": encode_genesis(make_genesis(epoch_blocks=EPOCH_BLOCKS))})
+    report = audit_replay(node, checkpoint=Checkpoint(Height(5), Hash(b"\1" * 32)), last_height=4)
+    assert report.verdict is Verdict.UNKNOWN
+    assert "leave --until out, or name 5 or more" in report.summary
+    assert not any(check.name == "execution" for check in report.checks)
+
+
+def test_an_audit_names_both_hashes_of_a_genesis_as_nodes_do() -> None:
+    genesis = make_genesis(epoch_blocks=EPOCH_BLOCKS)
+    said = describe_genesis(genesis)
+    assert f"genesis_document_hash 0x{genesis.hash.hex()}" in said
+    assert f"genesis_hash 0x{build_genesis(genesis).block.hash.hex()}" in said
+
+
+def test_without_the_evm_only_the_hash_of_the_document_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "steelyard.chain.evm", None)
+    said = describe_genesis(make_genesis(epoch_blocks=EPOCH_BLOCKS))
+    assert "genesis_document_hash" in said
+    assert "genesis_hash" not in said
+
+
 def test_a_checkpoint_at_genesis_is_met_too() -> None:
     block_hash = build_genesis(make_genesis(epoch_blocks=EPOCH_BLOCKS)).block.hash
     assert replay(checkpoint=Checkpoint(Height(0), block_hash)).verdict is Verdict.YES
@@ -370,10 +402,6 @@ def test_a_replay_is_told_of_rule_changes_that_it_must_know(
 
 
 def test_a_replay_with_rule_changes_that_nobody_knows_does_not_begin() -> None:
-    class Whole(Served):
-        def call(self, method: str, *arguments: Any) -> Any:
-            return "0x7"
-
     node = Whole({"/chain/genesis": encode_genesis(make_genesis(epoch_blocks=EPOCH_BLOCKS))})
     with pytest.raises(InvalidGenesis):
         audit_replay(node, upgrades={"tomorrow": 4})

@@ -21,12 +21,13 @@ from steelyard.client.keys import (
 
 PASSWORD = "correct horse"
 SECRET = b"\x11" * 32
+QUICK = 2**12
 
 
 @pytest.fixture(scope="module")
 def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("keys") / "site.key"
-    create_key(path, PASSWORD, SECRET)
+    create_key(path, PASSWORD, SECRET, scrypt_n=QUICK)
     return path
 
 
@@ -36,9 +37,18 @@ def test_a_key_comes_back_with_its_password(key_file: Path) -> None:
     assert bytes.fromhex(signer.address[2:]) == read_key_address(key_file)
 
 
-@pytest.mark.slow
 def test_wallets_can_read_the_file(key_file: Path) -> None:
     assert Account.decrypt(json.loads(key_file.read_text()), PASSWORD) == SECRET
+
+
+@pytest.mark.slow
+def test_guessing_a_password_takes_much_work_unless_less_is_asked_for(
+    key_file: Path, tmp_path: Path
+) -> None:
+    create_key(tmp_path / "site.key", PASSWORD)
+    made = [json.loads(path.read_text())["crypto"] for path in (tmp_path / "site.key", key_file)]
+    assert [one["kdf"] for one in made] == ["scrypt"] * 2
+    assert [one["kdfparams"]["n"] for one in made] == [2**18, QUICK]
 
 
 def test_only_the_owner_can_read_the_file(key_file: Path) -> None:
@@ -46,16 +56,14 @@ def test_only_the_owner_can_read_the_file(key_file: Path) -> None:
     assert SECRET.hex() not in key_file.read_text()
 
 
-@pytest.mark.slow
 def test_a_key_is_never_overwritten(key_file: Path) -> None:
     before = key_file.read_bytes()
     with pytest.raises(InvalidKey) as caught:
-        create_key(key_file, PASSWORD)
+        create_key(key_file, PASSWORD, scrypt_n=QUICK)
     assert caught.value.code == "key_exists"
     assert key_file.read_bytes() == before
 
 
-@pytest.mark.slow
 def test_a_wrong_password_is_told_from_a_damaged_file(key_file: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidKey) as caught:
         load_key(key_file, "wrong password")
@@ -74,7 +82,6 @@ def test_a_missing_key_says_how_to_make_one(tmp_path: Path) -> None:
     assert caught.value.code == "key_file"
 
 
-@pytest.mark.slow
 def test_a_file_that_states_another_address_is_refused(key_file: Path, tmp_path: Path) -> None:
     keystore = json.loads(key_file.read_text())
     keystore["address"] = "00" * 20

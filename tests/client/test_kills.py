@@ -153,6 +153,7 @@ def test_kills_one_after_another_cost_nothing(
     check_once_and_identical(ledger)
 
 
+@pytest.mark.slow
 def test_a_kill_while_publishing_never_deposits_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -259,6 +259,18 @@ def test_two_finalizations_of_the_block_are_no_conflict() -> None:
     assert not pick(bench.all, ReportConflict)
 
 
+def test_a_block_that_comes_with_the_vote_that_ends_the_epoch_is_no_conflict() -> None:
+    """Both finalizations wait for the block; its second proposal brings it and a last vote."""
+    bench = make_bench()
+    for view in (2, 1):
+        bench.step(received(Kind.FINALIZE, view, B1.hash))
+    bench.hear(Kind.NOTARIZE, 2, B1.hash, 2, 3)
+    assert pick(propose_again(bench, 2), Finalize) == [
+        Finalize((B1,), certify(Kind.FINALIZE, 1, B1.hash))
+    ]
+    assert not pick(bench.all, ReportConflict)
+
+
 def test_a_machine_on_a_final_boundary_is_over_and_says_nothing() -> None:
     final = certify(Kind.FINALIZE, 2, B1.hash)
     bench = make_bench(root=B1, finalization=final, statements=[Statement(EPOCH, 3, *AGAIN[1:])])

@@ -15,17 +15,19 @@ from tests.bench.cluster import Wallet, make_account
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
-def invoke(*words: object) -> Any:
+def invoke(*words: object, code: int = 0) -> Any:
     """Return what `steelyard localnet` says in JSON."""
     result = CliRunner().invoke(app, [*map(str, words), "--json"])
-    assert result.exit_code == 0, (result.output, result.exception)
+    assert result.exit_code == code, (result.output, result.exception)
     return json.loads(result.output)
 
 
 def test_transfers_are_final_before_during_and_after_a_kill(tmp_path: Path) -> None:
     home, account = tmp_path / "net", make_account(0)
     words = ("--http-port", 0, "--heartbeat", 0.5, "--timeout", 1)
-    invoke("up", home, *words, "--fund", f"{account.address}=10")
+    first = invoke("up", home, *words, "--fund", f"{account.address}=10")
+    assert first["healthy"]
+    assert len(first["validators"]) == 4
     net = Localnet(home)
     wallet = Wallet.open(account, net.urls[2])
     try:
@@ -34,7 +36,12 @@ def test_transfers_are_final_before_during_and_after_a_kill(tmp_path: Path) -> N
         for _ in range(2):
             wallet.hand_in(wallet.sign_transfer())
         check_one_state(net, (1, 2, 4))
-        invoke("up", home, "--only", 3)
+        height = first["height"] + 4  # each validator would have led once
+        net.wait_final(height)
+        status = invoke("status", home, code=1)
+        assert status["agree"]
+        assert not status["healthy"]
+        assert invoke("up", home, "--only", 3)["height"] > height
         wallet.hand_in(wallet.sign_transfer())
         net.wait_final(net.report(2).height or 0)
         check_one_state(net, net.numbers)

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,8 +12,10 @@ from steelyard.chain.types import Address, Hash, Height
 from steelyard.node.config import InvalidConfig, NetworkConfig
 from steelyard.node.network import lane, links, wire
 from steelyard.node.network.endpoint import InvalidEndpoint
+from steelyard.node.network.links import Peer
 from steelyard.node.network.mesh import Mesh, compute_listen, parse_overrides
 from steelyard.node.network.names import Names
+from steelyard.node.network.roster import Roster, Totals
 from steelyard.node.network.wire import encode_message
 
 from .kit import Node, running, wait_until
@@ -369,3 +372,20 @@ def test_a_bug_in_a_turn_does_not_end_the_lane(monkeypatch: pytest.MonkeyPatch) 
         wait_until(failed.is_set)
         first.mesh.broadcast(VOTE)
         wait_until(lambda: second.has(VOTE))
+
+
+def test_totals_keep_what_was_counted_of_a_peer_that_left() -> None:
+    roster = Roster(NetworkConfig(queue_messages=1), bytes(32))
+    peer = Peer(Address(b"\x01" * 20), b"\x02" * 32, "127.0.0.1:1")
+    roster.set_peers([peer], 0.0)
+    (link,) = roster.get_links()
+    roster.add_fault(link, "vote_signature", 0.0)
+    roster.add_stranger("handshake_key")
+    for _ in range(3):
+        roster.put(None, b"message", 0.0)
+    expected = Totals(2, Counter({"vote_signature": 1, "handshake_key": 1}))
+    assert roster.get_totals() == expected
+    roster.set_peers([], 1.0)
+    assert roster.get_totals() == expected
+    roster.set_peers([peer], 2.0)
+    assert roster.get_totals() == expected

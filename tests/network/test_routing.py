@@ -128,9 +128,9 @@ def test_messages_of_the_next_epoch_wait_for_it_and_are_checked_then() -> None:
     assert gate.router.set_current(FOUR) == []
     early = gate.router.set_current(OTHERS)
     assert early == [
-        VoteReceived(vote),
-        CertificateReceived(certificate),
-        Arrival(BLOCK, block_vote),
+        (NEWCOMER, VoteReceived(vote)),
+        (FIRST, CertificateReceived(certificate)),
+        (OTHERS.members[1].address, Arrival(BLOCK, block_vote)),
     ]
     assert gate.router.dropped == {"vote_relayed": 1}
     assert gate.router.set_current(replace(OTHERS, epoch=Epoch(2))) == []

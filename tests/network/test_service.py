@@ -139,6 +139,10 @@ def test_one_that_announces_and_never_serves_and_one_that_serves_wrong_bytes_sto
     partners = web.spots[3].network.exchange.partners
     assert (partners[silent].timeouts, partners[liar].wrong_blobs) == (1, 1)
     assert web.wires[3].refused == [(liar, "blob_wrong")]
+    totals = web.spots[3].network.get_totals()
+    assert (totals.work["wrong_blobs"], totals.work["chunk_timeouts"]) == (1, 1)
+    assert totals.refused == {"blob_wrong": 1}
+    assert sum(one.network.get_totals().work["chunks_served"] for one in web.spots) >= 4
 
 
 def test_what_a_block_needs_is_fetched_without_a_transaction(web: Web) -> None:
@@ -159,6 +163,8 @@ def test_a_large_flood_from_one_validator_is_dropped_and_the_others_are_served(w
     network.on_message(ben, TransactionMessage(FIRST))
     assert network.loop.dropped > 9_000
     assert network.bulk.dropped > 9_000
+    dropped = network.get_totals().dropped
+    assert (dropped["network"], dropped["blobs"]) == (network.loop.dropped, network.bulk.dropped)
     web.run(0.1)
     assert web.spots[0].has(FIRST)
 
@@ -341,6 +347,7 @@ def test_a_validator_of_another_chain_is_not_listened_to_and_reported(web: Web) 
     assert not web.spots[0].has(FIRST)
     reports = {one.address: one for one in web.spots[0].network.get_status().peers}
     assert reports[foreign].muted == "genesis"
+    assert web.spots[0].network.get_totals().muted == 1
     assert reports[web.spots[1].address].muted is None
 
 
@@ -410,3 +417,18 @@ def test_a_request_for_a_blob_is_answered_with_the_blob_or_its_absence(web: Web)
     web.run(0.1)
     assert (web.sent["BlobChunk"], web.sent["Absent"]) == (1, 1)
     assert web.spots[2].network.exchange.counters.chunks_unasked == 1
+
+
+def test_the_driver_learns_who_sent_a_message_and_can_have_it_held_against_that_one(
+    web: Web,
+) -> None:
+    web.run(0.1)
+    sender = web.spots[0].address
+    web.spots[1].incoming.clear()
+    web.spots[1].senders.clear()
+    web.spots[0].network.broadcast(VOTE, None)
+    web.run(0.1)
+    heard = dict(zip(web.spots[1].incoming, web.spots[1].senders, strict=True))
+    assert heard[VoteReceived(VOTE)] == sender
+    web.spots[1].network.refuse(sender, "vote_signature")
+    assert web.wires[1].refused == [(sender, "vote_signature")]

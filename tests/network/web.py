@@ -18,6 +18,7 @@ from steelyard.node.config import BlobsConfig, MempoolConfig, NetworkConfig
 from steelyard.node.inbox import Incoming, Segment
 from steelyard.node.mempool import Mempool, Sender
 from steelyard.node.network.mesh import Peer, PeerStatus
+from steelyard.node.network.roster import Totals
 from steelyard.node.network.service import MeshLike, Network, NetworkParts
 from steelyard.node.network.wire import KINDS, Lane, Message, decode_message, encode_message
 from steelyard.node.store import ChainStore, FinalBlock
@@ -40,6 +41,8 @@ class Spot:
     ) -> None:
         self.address = FOUR.members[place].address
         self.incoming: list[Incoming] = []
+        self.senders: list[Address | None] = []
+        """Who answers for each."""
         self.woken = 0
         self.store = ChainStore(path / "chain", 2**24)
         self.store.commit([FinalBlock(GENESIS, (), {}, ())], None, {})
@@ -68,9 +71,10 @@ class Spot:
         self.network.attach(self.take, self.wake)
         self.epoch_sets: tuple[EpochSet, ...] = (FOUR,)
 
-    def take(self, incoming: Incoming) -> None:
+    def take(self, incoming: Incoming, sender: Address | None = None) -> None:
         """As the driver does: segments are made final."""
         self.incoming.append(incoming)
+        self.senders.append(sender)
         if isinstance(incoming, Segment):
             self.finalize(incoming.blocks, incoming.certificate)
 
@@ -134,6 +138,9 @@ class Wire:
     def refuse(self, address: Address, lane: Lane, code: str) -> None:
         assert lane in Lane
         self.refused.append((address, code))
+
+    def get_totals(self) -> Totals:
+        return Totals(0, Counter(code for _, code in self.refused))
 
     def get_peers(self) -> tuple[PeerStatus, ...]:
         return tuple(

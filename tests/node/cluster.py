@@ -163,6 +163,9 @@ class Line:
         for certificate in certificates:
             self._tell(CertificateReceived(certificate), (address,))
 
+    def refuse(self, address: Address, code: str) -> None:
+        self._cluster.refused.append((self._address, address, code))
+
     def set_place(self, epoch_sets: tuple[EpochSet, ...], view: View, head: Header) -> None:
         self._tell(PlaceHeard(self._address, head.height, epoch_sets[0].epoch, view))
         self._place = epoch_sets[0].epoch, view
@@ -172,7 +175,11 @@ class Line:
         cluster.counts[type(message).__name__] += 1
         for address in cluster.addresses if to is None else to:
             if address != self._address:
-                cluster.send(self._address, address, lambda node: cluster.hand_over(node, message))
+                cluster.send(
+                    self._address,
+                    address,
+                    lambda node: cluster.hand_over(node, message, self._address),
+                )
 
 
 def store(node: Node, name: BlobName, data: bytes) -> None:
@@ -196,6 +203,8 @@ class Cluster:
         """Messages sent, by kind."""
         self.said: dict[Address, list[Statement]] = {one: [] for one in self.addresses}
         """Every vote that left a node, over all its lives."""
+        self.refused: list[tuple[Address, Address, str]] = []
+        """Who holds which broken rule against whom."""
         self.withheld: set[BlobName] = set()
         self.filter: Callable[[int, Incoming], bool] = lambda place, message: True
         """Does this message reach the node at that place?"""
@@ -238,11 +247,11 @@ class Cluster:
         parcel = Parcel(self.now + DELAY_SECONDS, next(self._order), to, sender, action)
         heapq.heappush(self._parcels, parcel)
 
-    def hand_over(self, node: Node, message: Incoming) -> None:
+    def hand_over(self, node: Node, message: Incoming, sender: Address | None = None) -> None:
         place = self.addresses.index(node.address)
         if not self.filter(place, message):
             return
-        node.driver.deliver(message)
+        node.driver.deliver(message, sender)
         if (
             isinstance(message, PlaceHeard)
             and message.height > node.get_head().height + BEHIND_BLOCKS
@@ -328,7 +337,8 @@ class Cluster:
             assert len({node.get_hash(height) for node in self.nodes.values()}) == 1, height
 
     def check_honesty(self) -> None:
-        """Nobody ever said two things that a validator may not say both."""
+        """Nobody ever said two things that a validator may not say both, and none is blamed."""
+        assert self.refused == []
         for said in self.said.values():
             for first, second in itertools.combinations(set(said), 2):
                 assert find_offence(first, second) is None, (first, second)

@@ -106,6 +106,11 @@ def test_a_bad_entry_is_refused_by_name(data: bytes, code: str) -> None:
     assert get_code(lambda: parse_entry(data)) == code
 
 
+def test_an_entry_that_proves_nothing_says_whom_to_ask() -> None:
+    with pytest.raises(InvalidEntry, match="ask its operator for the file"):
+        parse_entry(change(proof_of_possession="0x" + "00" * 96))
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert get_code(lambda: read_entry(tmp_path / "missing")) == "entry_file"
     assert get_code(lambda: read_entry(tmp_path)) == "entry_file"
@@ -266,6 +271,22 @@ def test_the_commands_of_the_ceremony_agree_on_one_hash(
     assert {one["genesis_hash"] for one in said} == {made["genesis_hash"]}
     assert said[0]["address"] == json.loads(invoke("keys", homes[0], "--json"))["address"]
     assert get_code(lambda: invoke(*words)) == "data_exists"
+
+
+def test_who_makes_or_starts_a_chain_of_several_is_told_to_name_nodes_to_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = partial(founding.create_entry, scrypt_n=SCRYPT_N)
+    monkeypatch.setattr(ceremony_commands, "create_entry", quick)
+    homes = [tmp_path / "v1", tmp_path / "v2"]
+    for place, home in enumerate(homes, 1):
+        invoke("keys", "new", home, "--endpoint", f"10.0.0.{place}:8546")
+    out, rows = tmp_path / "genesis.json", [home / ENTRY_FILE for home in homes]
+    assert "--follow http://HOST:PORT" in invoke("genesis", *rows, "--out", out)
+    assert "Set [follow] nodes" in invoke("init", homes[0], "--genesis", out)
+    said = invoke("init", homes[1], "--genesis", out, "--follow", "http://one:8545")
+    assert "Set [follow] nodes" not in said
+    assert "node run" in said
 
 
 @pytest.mark.parametrize(

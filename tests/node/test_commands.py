@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import DEFAULT_GAS_LIMIT, parse_genesis
-from steelyard.node.commands import app
+from steelyard.node.commands import app, drop_zeros
 from steelyard.node.config import load_config
 from steelyard.node.founding import parse_amount, parse_fund
-from steelyard.node.options import PASSWORD_VARIABLE
+from steelyard.node.options import PASSWORD_VARIABLE, answer
 
 from .world import ALICE, found, get_address
 
@@ -125,6 +125,9 @@ def test_pruning_needs_a_chain_that_nobody_uses(tmp_path: Path) -> None:
         (("--follow", "nowhere"), "follow_url"),
         (("--checkpoint", "7:0x" + "ab" * 32), "follow_missing"),
         (("--follow", "http://one", "--checkpoint", "7"), "checkpoint_malformed"),
+        (("--checkpoint", "7"), "checkpoint_malformed"),
+        (("--trust-genesis", "--genesis", "missing.json"), "follow_missing"),
+        (("--follow", "http://one"), "genesis_missing"),
         (("--epoch-blocks", "0"), "genesis_range"),
         (("--issuance", "-1"), "amount_malformed"),
         (("--unbonding-days", "0"), "genesis_range"),
@@ -150,6 +153,41 @@ def test_init_refuses_what_no_chain_can_have(
 ) -> None:
     assert get_code("init", tmp_path / "new", *words) == code
     assert not (tmp_path / "new").exists()
+
+
+def test_a_document_that_is_none_is_named(home: Path, tmp_path: Path) -> None:
+    document = tmp_path / "chain.json"
+    document.write_text("{}")
+    for words in (("init", tmp_path / "new", "--genesis", document), ("standing", tmp_path)):
+        with pytest.raises(
+            SteelyardError, match=r"(chain|genesis)\.json: .*GET /chain/genesis"
+        ) as it:
+            invoke(*words)
+        assert it.value.code == "genesis_malformed"
+        (tmp_path / "genesis.json").write_text("[]")
+        (tmp_path / "endpoint").write_text("http://127.0.0.1:1")
+
+
+def test_an_answer_for_people_has_a_row_for_each_fact_in_a_group(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = {"height": 7, "following": {"behind": 2, "sources": {"http://a:1": "9"}}, "none": {}}
+    answer(facts | {"list": ["a", "b"], "empty": [], "seconds": 1.26, "nothing": None}, False)
+    assert [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == [
+        ["height", "7"],
+        ["following.behind", "2"],
+        ["following.sources.http://a:1", "9"],
+        ["none", "none"],
+        ["list", "a, b"],
+        ["empty", "none"],
+        ["seconds", "1.3"],
+        ["nothing", "none"],
+    ]
+
+
+def test_counters_that_never_counted_are_not_shown_to_people() -> None:
+    counts = {"dropped": {"epoch": 2, "muted": 0}, "work": {"chunks_served": 0}, "muted": 0}
+    assert drop_zeros(counts) == {"dropped": {"epoch": 2}}
 
 
 def test_init_needs_a_password(tmp_path: Path) -> None:
@@ -316,4 +354,6 @@ def test_run_names_what_is_wrong_with_its_directory(home: Path, tmp_path: Path) 
 
 
 def test_status_without_an_answer_says_so() -> None:
-    assert get_code("status", "--url", "http://127.0.0.1:1") == "node_unreachable"
+    with pytest.raises(SteelyardError, match=r"steelyard node run DIR.*--url") as caught:
+        invoke("status", "--url", "http://127.0.0.1:1")
+    assert caught.value.code == "node_unreachable"

@@ -9,8 +9,9 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import combinations
@@ -22,9 +23,10 @@ from steelyard.chain.block import Header
 from steelyard.chain.consensus.votes import Kind, Statement, Vote, find_offence
 from steelyard.chain.transactions import StaleNonce
 from steelyard.chain.types import Epoch, Hash, View
+from steelyard.node.journal import CERTIFICATE
 from steelyard.node.node import Node
 from steelyard.node.signer import Signer
-from steelyard.node.store import Database, Writer
+from steelyard.node.store import Database, StorageFull, Writer
 
 from .world import (
     ALICE,
@@ -213,3 +215,53 @@ def test_the_witness_would_see_a_double_vote(tmp_path: Path) -> None:
     journal.write_text(f"vote 1 1 {'aa' * 32}\nvote 1 1 {'bb' * 32}\n")
     with pytest.raises(AssertionError):
         check_witness(home, journal)
+
+
+# -- what is written when --------------------------------------------------------------------------
+def test_a_validator_alone_writes_its_journal_once_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, writes = open_node(found(tmp_path / "node"), HASTY), list[object]()
+    write = node.store.write_journal
+
+    def count(entries: Mapping[bytes, bytes | None]) -> None:
+        writes.append(entries)
+        write(entries)
+
+    monkeypatch.setattr(node.store, "write_journal", count)
+    node.start()
+    work(node, 4)
+    blocks = node.get_head().height
+    node.stop()
+    assert blocks <= len(writes) <= blocks + 1  # one may be on its way
+
+
+def test_votes_without_their_certificate_are_enough_for_a_validator_alone_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies between its finalize vote, of which the journal knows nothing, and the commit."""
+    home = found(tmp_path / "node")
+    node, said = open_node(home, HASTY), list[Statement]()
+    sign_vote, has_died = Signer.sign_vote, threading.Event()
+
+    def sign(signer: Signer, statement: Statement, place: int) -> Vote:
+        vote = sign_vote(signer, statement, place)
+        said.append(statement)
+        if statement.kind == Kind.FINALIZE:
+            has_died.set()
+            raise StorageFull("disk_full", "the process ends here")
+        return vote
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Signer, "sign_vote", sign)
+        node.submit_transaction(sign_transaction(ALICE, 0))
+        node.start()
+        assert has_died.wait(60)
+        node.stop()
+    node = open_node(home, HASTY)
+    assert node.get_head().height == 0
+    assert all(key[:1] != CERTIFICATE for key, _ in node.store.read_journal())
+    node.start()
+    wait_until(lambda: node.get_head().height >= 1)
+    assert node.get_hash(1) == said[-1].hash
+    node.stop()

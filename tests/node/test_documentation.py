@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from steelyard.node.config import SECTIONS
-from steelyard.node.metrics import GAUGES
+from steelyard.node.metrics import GAUGES, NETWORK_COUNTERS
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "node.md").read_text(encoding="utf-8")
 
@@ -18,5 +18,7 @@ def test_the_page_lists_exactly_the_settings() -> None:
     )
 
 
-def test_the_page_lists_every_gauge() -> None:
+def test_the_page_lists_every_gauge_and_counter_of_the_network() -> None:
+    for name, (label, _) in NETWORK_COUNTERS.items():
+        assert f"`steelyard_network_{name}_total{{{label}}}`" in PAGE
     assert [name for name in GAUGES if not re.search(rf"`(steelyard_)?{name}`", PAGE)] == []

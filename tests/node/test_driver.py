@@ -8,7 +8,13 @@ import pytest
 from eth_keys.datatypes import PrivateKey
 
 from steelyard.chain.block import Block, compute_base_fee
-from steelyard.chain.bls import compute_public_key, derive_secret_key, prove_possession, sign
+from steelyard.chain.bls import (
+    Signature,
+    compute_public_key,
+    derive_secret_key,
+    prove_possession,
+    sign,
+)
 from steelyard.chain.consensus.messages import Propose
 from steelyard.chain.consensus.votes import Kind, Statement, Vote, compute_signing_root
 from steelyard.chain.errors import UnavailableBlob
@@ -23,9 +29,13 @@ from steelyard.node import builder as builder_module
 from steelyard.node import tree as tree_module
 from steelyard.node.builder import Builder
 from steelyard.node.clock import Clock
+from steelyard.node.config import NetworkConfig
 from steelyard.node.driver import Driver
 from steelyard.node.inbox import Arrival
 from steelyard.node.keyfiles import Secrets, compute_network_key
+from steelyard.node.network.mesh import Mesh, Peer
+from steelyard.node.network.quota import FAULTS
+from steelyard.node.network.wire import VoteMessage
 from steelyard.node.node import Node
 from steelyard.node.tree import BlockTree, get_candidate
 
@@ -73,7 +83,8 @@ def pair(tmp_path: Path) -> Iterator[Node]:
         consensus=ConsensusSettings(timeout_ms=3_000, heartbeat_ms=5_000),
     )
     (home / "genesis.json").write_bytes(encode_genesis(genesis))
-    node = open_node(home)
+    config = replace(CONFIG, network=NetworkConfig(listen="127.0.0.1:0"))
+    node = open_node(home, config)
     yield node
     node.stop()
 
@@ -190,6 +201,30 @@ def test_a_message_with_a_wrong_signature_changes_nothing(pair: Node) -> None:
     pair.driver.deliver(Arrival(block, vote))
     wait_for(pair, pair.submit_transaction(sign_transaction(BOB, 0)))
     assert pair.get_header(block.hash) is None
+    assert pair.driver.alarm is None
+
+
+@pytest.mark.slow
+def test_a_validator_that_floods_forged_votes_is_muted_and_the_chain_goes_on(pair: Node) -> None:
+    pair.start()
+    network = pair.membership.network
+    assert network is not None
+    endpoint = network.mesh.endpoint  # type: ignore[attr-defined]
+    ours = Peer(SECRETS.address, compute_network_key(SECRETS.network), endpoint)
+    flood = Mesh(OTHER.network, "127.0.0.1:0", NetworkConfig(), lambda _peer, _message: None)
+    flood.set_peers([ours])
+    flood.start()
+    try:
+        wait_until(lambda: flood.get_peers()[0].is_connected)
+        view = View(pair.driver.get_view() + 4)
+        for number in range(1, 4 * FAULTS):
+            said = Statement(Epoch(0), view, Kind.NOTARIZE, Hash(number.to_bytes(32, "big")))
+            flood.broadcast(VoteMessage(Vote(said, THEIR_PLACE, Signature(b"\xff" * 96))))
+        wait_until(lambda: pair.get_status().network.muted == 1)
+        assert pair.get_status().network.refused["vote_signature"] > FAULTS
+        wait_for(pair, pair.submit_transaction(sign_transaction(BOB, 0)))
+    finally:
+        flood.stop()
     assert pair.driver.alarm is None
 
 

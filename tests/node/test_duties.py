@@ -10,6 +10,7 @@ from eth_abi.abi import decode
 from steelyard.chain.bls import sign
 from steelyard.chain.consensus.certificates import Certificate, build_certificate
 from steelyard.chain.consensus.messages import (
+    CertificateReceived,
     ReportConflict,
     ReportOffence,
     VoteReceived,
@@ -232,6 +233,41 @@ def test_votes_that_contradict_each_other_cost_their_signer_a_tenth(begin: Begin
     assert ask(node, "total_stake()", "uint256") == 39 * COIN
 
 
+@pytest.mark.slow
+def test_a_certificate_against_any_view_that_is_final_here_becomes_evidence(begin: Begin) -> None:
+    cluster = begin((10, 10, 10, 10), epoch_blocks=100)
+    for _ in range(4):
+        make_block(cluster)
+    node = cluster.nodes[0]
+    peer, domain, current = node.driver, node.rules.domain, node.get_epoch_set()
+    finals = [node.get_certificate(height) for height in (1, 2)]
+
+    def deliver(said: Statement, *places: int, forged: bool = False) -> None:
+        made = build_certificate([vote(one, said, domain) for one in places], current.validators)
+        signature = vote(0, said, domain).signature if forged else made.signature
+        peer.deliver(CertificateReceived(replace(made, signature=signature)), node.address)
+        cluster.rest(0.1)
+
+    for number, final in enumerate(finals):
+        assert final is not None
+        against = say(Kind.NULLIFY, view=final.view)
+        deliver(replace(against, kind=Kind.NOTARIZE, hash=final.hash), 0, 1, 2)
+        deliver(against, 1, 2, 3, forged=True)
+        assert len(node._book.list()) == number
+        assert cluster.refused == [(node.address, node.address, "certificate_signature")]
+        cluster.refused.clear()
+        deliver(against, 1, 2, 3)
+        deliver(against, 1, 2, 3)
+        assert len(node._book.list()) == number + 1
+    guilty = {make_secrets(place).address for place in (1, 2, 3)}
+    assert all(one.guilty <= guilty for one in node._book.list())
+    unused = {block.view for block in map(node.get_certificate, range(1, 5)) if block is not None}
+    skipped = [view for view in range(1, max(unused)) if view not in unused]
+    for view in skipped:
+        deliver(say(Kind.NULLIFY, view=view), 1, 2, 3)
+    assert len(node._book.list()) == len(finals)
+
+
 def test_validators_behind_the_leader_wait_before_they_report(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,12 +338,12 @@ def test_the_absent_are_jailed_and_return_by_themselves(begin: Begin) -> None:
 
 def test_who_may_not_unjail_itself_stays(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     node = begin((90, 10), 0).nodes[0]
-    monkeypatch.setattr(node.duties, "_may_unjail", False)
+    monkeypatch.setattr(node.duties, "_may_return", False)
     monkeypatch.setattr(node.duties._wallet, "ask", lambda *_: (2).to_bytes(32, "big"))
     node.duties.look()
     assert not node.get_pending()
     monkeypatch.setattr(node.duties, "_settled_epoch", -1)
-    monkeypatch.setattr(node.duties, "_may_unjail", True)
+    monkeypatch.setattr(node.duties, "_may_return", True)
     submitted: list[bytes] = []
 
     def submit(_to: bytes, data: bytes) -> Hash:
@@ -317,3 +353,42 @@ def test_who_may_not_unjail_itself_stays(begin: Begin, monkeypatch: pytest.Monke
     monkeypatch.setattr(node.duties._wallet, "submit", submit)
     node.duties.look()
     assert submitted == [encode_call("unjail()")]
+
+
+@pytest.mark.parametrize("may_return", [True, False])
+def test_a_waiting_validator_enters_once_a_place_is_free_if_it_may(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, may_return: bool
+) -> None:
+    cluster = begin((90, 10), 0)
+    node, tried, submitted = cluster.nodes[0], list[bytes](), list[bytes]()
+    refusals: list[str | None] = ["staking: the set is full", None]
+    answers = {"next_duty(address)": 0, "get_standing(address)": State.WAITING}
+
+    def try_out(_to: bytes, data: bytes) -> str | None:
+        tried.append(data)
+        return refusals[len(tried) - 1]
+
+    def submit(_to: bytes, data: bytes) -> Hash:
+        submitted.append(data)
+        return Hash(bytes(32))
+
+    wallet = node.duties._wallet
+    monkeypatch.setattr(
+        wallet, "ask", lambda _to, signature, *_: answers.get(signature, 0).to_bytes(32, "big") * 4
+    )
+    monkeypatch.setattr(wallet, "find_refusal", try_out)
+    monkeypatch.setattr(wallet, "submit", submit)
+    monkeypatch.setattr(node.duties, "_may_return", may_return)
+    for _ in range(2):  # a second look at the same block is no second try
+        node.duties._do_own(0)
+    assert (len(tried), submitted) == (1 if may_return else 0, [])
+    make_block(cluster)
+    node.duties._do_own(0)
+    assert submitted == ([encode_call("enter()")] if may_return else [])
+
+
+def test_staking_refuses_to_let_in_who_does_not_wait(begin: Begin) -> None:
+    wallet = begin((90, 10), 0).nodes[0].duties._wallet
+    refusal = wallet.find_refusal(STAKING_ADDRESS, encode_call("enter()"))
+    assert refusal == "staking: not waiting"
+    assert wallet.find_refusal(STAKING_ADDRESS, encode_call("request_exit()")) is None

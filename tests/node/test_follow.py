@@ -10,6 +10,7 @@ import pytest
 from steelyard.chain.block import Header
 from steelyard.chain.consensus.certificates import Certificate, decode_certificate
 from steelyard.chain.epochs import decode_epoch_set
+from steelyard.chain.errors import SteelyardError
 from steelyard.chain.following import check_segment
 from steelyard.chain.rlp import decode_rlp
 from steelyard.chain.segments import decode_segment
@@ -125,6 +126,9 @@ def test_a_segment_ends_at_the_first_certificate_past_its_size(
         data = read_segment(chain.store, 1, EPOCH_BLOCKS)
         assert data is not None
         assert [block.height for block in decode_segment(data).blocks] == [1, 2]
+        monkeypatch.setattr(follow, "MAX_TOGETHER_BLOCKS", 1)
+        with pytest.raises(SteelyardError, match="segment_too_large"):
+            read_segment(chain.store, 1, EPOCH_BLOCKS)
     finally:
         with chain.store.database.write() as writer:
             writer.put("certificates", (1).to_bytes(8, "big"), kept)

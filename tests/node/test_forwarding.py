@@ -9,7 +9,7 @@ import pytest
 from steelyard.chain.cid import encode_cid
 from steelyard.node.clock import Clock
 from steelyard.node.config import FollowConfig, MempoolConfig
-from steelyard.node.following.forwarding import AGAIN_SECONDS, Forwarder
+from steelyard.node.following.forwarding import AGAIN_SECONDS, SETTLED, Forwarder, read_refusal
 from steelyard.node.following.sync import FollowerParts
 from steelyard.node.mempool import Mempool, Sender
 
@@ -54,17 +54,20 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 class Taker:
-    """A node that takes transactions and blobs; `refusal` is what it answers instead."""
+    """A node that takes transactions and blobs; `refusal` is what it answers instead, `code: …`."""
 
     def __init__(self, refusal: str | None = None) -> None:
         self.refusal, self.raw, self.blobs = refusal, list[bytes](), dict[str, bytes]()
+        self.calls = 0
 
     def __call__(self, path: str, body: bytes) -> tuple[int, bytes]:
         if path == "/":
             call = json.loads(body)
             assert call["method"] == "eth_sendRawTransaction"
+            self.calls += 1
             if self.refusal is not None:
-                error = {"code": -32000, "message": self.refusal}
+                code, _, message = self.refusal.partition(": ")
+                error = {"code": -32000, "message": message, "data": {"code": code}}
                 return 200, json.dumps({"jsonrpc": "2.0", "id": 1, "error": error}).encode()
             self.raw.append(bytes.fromhex(call["params"][0][2:]))
             return 200, b'{"jsonrpc":"2.0","id":1,"result":"0x"}'
@@ -170,6 +173,29 @@ def test_a_source_that_took_it_in_vain_is_asked_last(place: Place) -> None:
             place.seconds += AGAIN_SECONDS
         forwarder.stop()
     assert (len(mirror.raw), len(validator.raw)) == (2, 2)
+
+
+def test_what_the_chain_has_already_is_not_sent_there_again(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    ahead, behind = Taker("tx_nonce_low: nonce too low"), Taker("tx_balance: no money")
+    with serve(place.chain, ahead) as first, serve(place.chain, behind) as second:
+        forwarder = place.make(first.url, second.url)
+        place.mempool.add(sign_transaction(ALICE, 0))
+        for _ in range(3):
+            forwarder.work()
+            place.seconds += AGAIN_SECONDS
+        forwarder.stop()
+    assert (ahead.calls, behind.calls) == (1, 3), "another one may be on our side of it"
+    assert "nonce too low" not in caplog.text
+
+
+@pytest.mark.parametrize("data", [b"null", b"7", b'"tx_nonce_low"', b'{"code":["tx_nonce_low"]}'])
+def test_a_refusal_with_odd_data_is_one_all_the_same(data: bytes) -> None:
+    refusal = read_refusal(b'{"error":{"message":"no","data":' + data + b"}}")
+    assert refusal is not None
+    assert refusal.code != SETTLED
+    assert refusal.message == "no"
 
 
 def test_a_validator_that_votes_forwards_nothing(place: Place) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from steelyard.chain.block import Block
-from steelyard.chain.bls import sign
-from steelyard.chain.consensus.certificates import Certificate, build_certificate
+from steelyard.chain.bls import Signature, sign
+from steelyard.chain.consensus.certificates import Certificate, build_certificate, encode_bitmap
 from steelyard.chain.consensus.messages import (
+    CertificateReceived,
     Effect,
     ReportConflict,
     ReportOffence,
@@ -18,8 +19,8 @@ from steelyard.chain.consensus.messages import (
 from steelyard.chain.consensus.votes import Kind, Statement, Vote, compute_signing_root
 from steelyard.chain.epochs import EpochSet
 from steelyard.chain.errors import UnavailableBlob
-from steelyard.chain.types import Epoch, Hash, View
-from steelyard.node.inbox import ROOM, Arrival, BlockAnswered, Inbox, Segment
+from steelyard.chain.types import Address, Epoch, Hash, View
+from steelyard.node.inbox import ROOM, Arrival, BlockAnswered, Delivery, Inbox, Segment
 from steelyard.node.tree import BlockTree
 
 from .cluster import Cluster, make_document
@@ -49,9 +50,13 @@ def get_segment(cluster: Cluster, last: int) -> Segment:
 
 
 def certify(cluster: Cluster, said: Statement, places: Sequence[int]) -> Certificate:
-    root = compute_signing_root(said, cluster.nodes[0].rules.domain)
-    votes = [Vote(said, place, sign(cluster.secrets[place].voting, root)) for place in places]
+    votes = [sign_vote(cluster, said, place) for place in places]
     return build_certificate(votes, cluster.nodes[0].get_epoch_set().validators)
+
+
+def sign_vote(cluster: Cluster, said: Statement, place: int) -> Vote:
+    root = compute_signing_root(said, cluster.nodes[0].rules.domain)
+    return Vote(said, place, sign(cluster.secrets[place].voting, root))
 
 
 @pytest.mark.slow
@@ -145,8 +150,7 @@ def test_a_leaders_block_with_another_body_is_not_kept(cluster: Cluster) -> None
     node, block = cluster.nodes[3], get_block(cluster.nodes[0], 1)
     said = Statement(Epoch(0), block.extension.view, Kind.NOTARIZE, block.hash)
     leader = node.get_epoch_set().validators.get_leader(Epoch(0), said.view)
-    root = compute_signing_root(said, cluster.nodes[0].rules.domain)
-    vote = Vote(said, leader, sign(cluster.secrets[leader].voting, root))
+    vote = sign_vote(cluster, said, leader)
     node.driver.deliver(Arrival(swap_body(block), vote))
     cluster.rest(0.1)
     assert count_known(cluster) == 0
@@ -168,8 +172,7 @@ def test_a_leader_fills_one_place_a_view_and_none_far_ahead(cluster: Cluster) ->
         extension = replace(extension, proposer=cluster.addresses[leader])
         made = seal(replace(block, extension=extension), extra)
         said = Statement(Epoch(0), View(view), Kind.NOTARIZE, made.hash)
-        root = compute_signing_root(said, cluster.nodes[0].rules.domain)
-        vote = Vote(said, leader, sign(cluster.secrets[leader].voting, root))
+        vote = sign_vote(cluster, said, leader)
         node.driver.deliver(Arrival(made, vote))
 
     propose(5, b"a")
@@ -209,8 +212,7 @@ def test_two_votes_of_one_validator_in_one_view_are_reported(tmp_path: Path) -> 
     cluster.run(node.driver.is_validator)
     for block in (b"\x01" * 32, b"\x02" * 32):
         said = Statement(Epoch(0), View(3), Kind.NOTARIZE, Hash(block))
-        root = compute_signing_root(said, cluster.nodes[0].rules.domain)
-        vote = Vote(said, 2, sign(cluster.secrets[2].voting, root))
+        vote = sign_vote(cluster, said, 2)
         node.driver.deliver(VoteReceived(vote))
     cluster.run(lambda: court.reports)
     (evidence, epoch_set), *_ = court.reports
@@ -218,6 +220,55 @@ def test_two_votes_of_one_validator_in_one_view_are_reported(tmp_path: Path) -> 
     assert evidence.first.signer == evidence.second.signer == 2
     assert epoch_set == node.get_epoch_set()
     cluster.close()
+
+
+# -- who answers for it ----------------------------------------------------------------------------
+def test_whoever_sends_what_it_did_not_sign_or_what_proves_nothing_is_refused(
+    cluster: Cluster,
+) -> None:
+    node, block = cluster.nodes[3], get_block(cluster.nodes[0], 1)
+    forged = Signature(b"\0" * 96)
+    said = Statement(Epoch(0), block.extension.view, Kind.NOTARIZE, block.hash)
+    leader = node.get_epoch_set().validators.get_leader(Epoch(0), said.view)
+    proven = certify(cluster, said, (0, 1, 2))
+    wrong = {
+        "vote_signature": VoteReceived(Vote(said, 1, forged)),
+        "proposal_vote": Arrival(block, Vote(replace(said, hash=Hash(b"\1" * 32)), leader, forged)),
+        "certificate_signature": CertificateReceived(replace(proven, signature=forged)),
+        "certificate_quorum": CertificateReceived(replace(proven, bitmap=encode_bitmap((0, 1), 4))),
+    }
+    for code, message in wrong.items():
+        node.driver.deliver(message, cluster.addresses[1])
+        node.driver.deliver(message)
+        cluster.rest(0.1)
+        assert cluster.refused == [(node.address, cluster.addresses[1], code)]
+        cluster.refused.clear()
+    assert node.driver.get_view() == 1
+    node.driver.deliver(CertificateReceived(proven), cluster.addresses[2])
+    cluster.run(lambda: node.driver.get_view() > 1)
+    assert cluster.refused == []
+
+
+def test_whoever_sends_a_block_with_another_body_is_refused(cluster: Cluster) -> None:
+    node, block = cluster.nodes[3], get_block(cluster.nodes[0], 1)
+    said = Statement(Epoch(0), block.extension.view, Kind.NOTARIZE, block.hash)
+    leader = node.get_epoch_set().validators.get_leader(Epoch(0), said.view)
+    author = cluster.addresses[leader]
+    node.driver.deliver(Arrival(swap_body(block), sign_vote(cluster, said, leader)), author)
+    cluster.rest(0.1)
+    node.driver.deliver(CertificateReceived(certify(cluster, said, (0, 1, 2))), author)
+    cluster.rest(0.1)  # now the block is asked for
+    asked: list[tuple[Hash, tuple[Address, ...]]] = []
+    session = node.driver._session
+    assert session is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session._outbox, "fetch_block", lambda *asking: asked.append(asking))
+        node.driver.deliver(BlockAnswered(swap_body(block)), cluster.addresses[0])
+        cluster.rest(0.1)
+    assert asked == [(block.hash, (cluster.addresses[1], cluster.addresses[2]))]
+    expected = [(author, "segment_body"), (cluster.addresses[0], "segment_body")]
+    assert [(peer, code) for _, peer, code in cluster.refused] == expected
+    assert count_known(cluster) == 0
 
 
 # -- floods ----------------------------------------------------------------------------------------
@@ -231,7 +282,7 @@ def test_a_flood_of_votes_takes_no_room_of_other_messages(cluster: Cluster) -> N
         inbox.put(segment)
     assert inbox.dropped == {"VoteReceived": 7, "Segment": 1}
     taken = [inbox.take() for _ in range(room + ROOM[Segment])]
-    assert taken[-1] == segment
+    assert taken[-1] == Delivery(segment)
     assert inbox.is_empty()
-    inbox.put(segment)
-    assert inbox.take() == segment
+    inbox.put(segment, cluster.addresses[1])
+    assert inbox.take() == Delivery(segment, cluster.addresses[1])

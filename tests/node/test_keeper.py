@@ -13,7 +13,15 @@ from steelyard.chain.params import ROUNDS_ADDRESS, TASKS_ADDRESS
 from steelyard.chain.transactions import Transaction, decode_transaction
 from steelyard.chain.types import Address, Hash
 from steelyard.node.config import KeeperConfig
-from steelyard.node.keeper import LOOKS_AT_ONCE, ROUND_TYPES, Due, Keeper, Step, encode_step
+from steelyard.node.keeper import (
+    LOOKS_AT_ONCE,
+    ROUND_TYPES,
+    STATE_INTERVALS,
+    Due,
+    Keeper,
+    Step,
+    encode_step,
+)
 from steelyard.node.wallet import Wallet, describe_revert
 
 from .world import CHAIN_ID, SECRETS
@@ -86,15 +94,27 @@ class NodeDouble:
     base_fee: int = GWEI
     now: float = 0.0
     rank: int = 0
+    height: int = 1
+    age_seconds: float = 0.0
+    is_validator: bool = False
     refusal: SteelyardError | None = None
     sent: list[Transaction] = field(default_factory=list)
     final: int = 0
 
     def __post_init__(self) -> None:
         self.rules = SimpleNamespace(chain_id=CHAIN_ID, gas_limit=12_000_000)
-        self.clock = SimpleNamespace(get_seconds=lambda: self.now)
-        self.driver = SimpleNamespace(get_rank=lambda: self.rank)
+        consensus = SimpleNamespace(heartbeat_ms=5_000, timeout_ms=10_000)
+        self.genesis = SimpleNamespace(consensus=consensus)
+        self.clock = SimpleNamespace(
+            get_seconds=lambda: self.now, get_unix_seconds=lambda: 1_000 + self.age_seconds
+        )
+        self.driver = SimpleNamespace(
+            get_rank=lambda: self.rank, is_validator=lambda: self.is_validator
+        )
         self.mempool = SimpleNamespace(get_next_nonce=self.get_free)
+
+    def get_head(self) -> SimpleNamespace:
+        return SimpleNamespace(height=self.height, timestamp=1_000)
 
     def get_free(self, _address: Address) -> int | None:
         return len(self.sent) if len(self.sent) > self.final else None
@@ -252,6 +272,19 @@ def test_many_tasks_are_looked_at_in_turn() -> None:
     assert set(contract.looks) == set(range(1, 101))
 
 
+def test_whether_a_running_task_is_over_is_asked_now_and_then() -> None:
+    contract = Contract(count=1)
+    node, keeper = build(contract)
+    keeper.look()
+    contract.states[1], contract.owed[1] = FINISHED, 5
+    node.now += STATE_INTERVALS - 1
+    keeper.look()
+    assert node.sent == []
+    node.now += 1
+    keeper.look()
+    assert [SELECTORS[one.data[:4]] for one in node.sent] == ["claim"]
+
+
 def test_a_finished_task_is_claimed_from_and_then_forgotten() -> None:
     contract = Contract(count=1, states={1: FINISHED}, owed={1: 5})
     node, keeper = build(contract)
@@ -259,6 +292,7 @@ def test_a_finished_task_is_claimed_from_and_then_forgotten() -> None:
     keeper.look()
     assert [SELECTORS[one.data[:4]] for one in node.sent] == ["claim"]
     contract.owed[1] = 0
+    node.now += STATE_INTERVALS
     keeper.look()
     looks = len(contract.looks)
     keeper.look()
@@ -321,3 +355,22 @@ def test_a_look_that_fails_does_not_make_the_keeper_forget_the_task() -> None:
     contract.call = call  # type: ignore[method-assign]
     keeper.look()
     assert len(node.sent) == 1
+
+
+# -- near the head ---------------------------------------------------------------------------------
+@pytest.mark.parametrize(("age_seconds", "sent"), [(-3.0, 1), (45.0, 1), (45.5, 0), (1e9, 0)])
+def test_nothing_is_sent_while_the_head_is_older_than_a_chain_in_motion_lets_it_be(
+    age_seconds: float, sent: int
+) -> None:
+    node, keeper = build(Contract({1: (Step.CLOSE, 4)}, count=1))
+    node.age_seconds = age_seconds
+    keeper.work()
+    assert len(node.sent) == sent
+
+
+@pytest.mark.parametrize("is_validator", [True, False])
+def test_at_genesis_only_who_may_vote_has_duties(is_validator: bool) -> None:
+    node, keeper = build(Contract({1: (Step.CLOSE, 4)}, count=1))
+    node.height, node.age_seconds, node.is_validator = 0, 1e9, is_validator
+    keeper.work()
+    assert len(node.sent) == is_validator

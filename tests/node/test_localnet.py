@@ -1,7 +1,7 @@
 """Several validators on one machine: found again by whoever opens the directory, and nobody else's
 processes touched.
 
-Long runs under kill -9 are in tests/bench.
+Four of them, one killed, are in tests/e2e; long runs under kill -9 in tests/bench.
 """
 
 import json
@@ -184,27 +184,6 @@ def test_a_line_of_status_names_what_is_wrong() -> None:
     assert "down" in describe(Report(1, "d", "u"))
     assert "no answer; see d/log" in describe(Report(1, "d", "u", 7))
     assert "ALARM disk_full" in describe(Report(1, "d", "u", 7, 1, 2, 3, "0x", ("disk_full",)))
-
-
-@pytest.mark.e2e
-def test_four_validators_go_on_without_one_and_take_it_back(tmp_path: Path) -> None:
-    home = tmp_path / "net"
-    words = ("--http-port", 0, "--heartbeat", 0.5, "--timeout", 2, "--json")
-    first = json.loads(invoke("up", home, *words))
-    net = Localnet(home)
-    try:
-        assert first["healthy"]
-        assert len(first["validators"]) == 4
-        net.kill(3)
-        height = first["height"] + 4
-        net.wait_final(height)
-        assert json.loads(invoke("status", home, "--json", code=1))["agree"]
-        again = json.loads(invoke("up", home, "--only", 3, "--json"))
-        assert again["height"] > height
-        assert len({net.get_hash(number, height) for number in net.numbers}) == 1
-        assert json.loads(invoke("down", home, "--json"))["killed"] == []
-    finally:
-        net.stop()
 
 
 @pytest.mark.e2e

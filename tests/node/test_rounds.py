@@ -210,6 +210,7 @@ def get_made(record: tuple[object, ...]) -> BlobName:
     return BlobName(Digest(digest), size)
 
 
+@pytest.mark.slow
 def test_the_keeper_closes_a_round_and_claims_its_pay(node: Node) -> None:
     model = get_made(run_round(node))
     values = decode_model(node.blobs.read(model)).values

@@ -43,6 +43,7 @@ class FakeNode:
             "eth_getTransactionCount": "0x7",
             "eth_sendRawTransaction": "0x",
             "eth_getTransactionReceipt": {"status": "0x1"},
+            "eth_call": None,
         }
         self.asked: list[tuple[str, list[Any]]] = []
         self.seconds = 0.0
@@ -105,6 +106,37 @@ def test_what_goes_wrong_has_a_code(node: FakeNode, method: str, answer: Any, co
     assert get_code(lambda: open_account(node).act("withdraw")) == code
     sent = [one for one, _ in node.asked if one == "eth_sendRawTransaction"]
     assert len(sent) == (method == "eth_getTransactionReceipt")
+
+
+def test_who_withdraws_too_early_learns_when_it_is_time(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = {"error": {"code": 3, "message": "staking: still unbonding"}}
+    node.answers["eth_estimateGas"] = refusal
+    row = (State.LEAVING, 3, 4, 1_800_000_000)
+    words = encode(["(uint8,uint256,uint256,uint256)"], [row])
+    validator = encode(
+        ["(address,bytes,bytes32,string,address,uint256)"],
+        [("0x" + "11" * 20, b"", bytes(32), "a:1", "0x" + "11" * 20, COIN)],
+    )
+
+    views = iter([words, bytes(32), validator])
+    ask = StakingAccount._ask
+
+    def answer(account: StakingAccount, method: str, *params: Any) -> Any:
+        return "0x" + next(views).hex() if method == "eth_call" else ask(account, method, *params)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StakingAccount, "_ask", answer)
+        with pytest.raises(SteelyardError, match="from 2027-01-15 08:00:00Z on") as caught:
+            open_account(node).act("withdraw")
+    assert caught.value.code == "reverted"
+    node.answers["eth_call"] = "0x" + encode(["(uint8,uint256,uint256,uint256)"], [(0,) * 4]).hex()
+    with pytest.raises(SteelyardError, match="node exit DIR"):
+        open_account(node).act("withdraw")
+    node.answers["eth_call"] = {"error": "?"}
+    with pytest.raises(SteelyardError, match=r"still unbonding$"):
+        open_account(node).act("withdraw")
 
 
 def test_a_refusal_of_the_pool_keeps_its_code(node: FakeNode) -> None:
@@ -196,7 +228,8 @@ def test_a_validator_adds_to_its_stake_moves_and_may_not_leave_alone(tmp_path: P
     try:
         net.start(1)
         net.wait_answer([1])
-        assert invoke("standing")["state"] == "active"
+        shown = CliRunner().invoke(app, ["standing", str(home), "--json"])  # without the password
+        assert json.loads(shown.output)["state"] == "active"
         assert int(invoke("deposit", "--stake", "5")["stake"]) == 37 * COIN
         assert invoke("move", "--endpoint", "v.example:9000")["endpoint"] == "v.example:9000"
         assert get_code(lambda: invoke("exit")) == "reverted"

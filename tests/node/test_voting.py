@@ -15,7 +15,8 @@ from steelyard.chain.epochs import get_genesis_set
 from steelyard.chain.genesis import parse_genesis
 from steelyard.chain.types import Epoch, Hash, Height, View
 from steelyard.node.inbox import PlaceHeard
-from steelyard.node.signer import Signer
+from steelyard.node.journal import CERTIFICATE
+from steelyard.node.signer import Signer, encode_place
 from steelyard.node.store import CorruptData
 from steelyard.node.voting import NEAR_BLOCKS, QUIET_VIEWS, Voter
 
@@ -219,6 +220,26 @@ def test_our_signature_under_what_the_signer_does_not_know_is_an_alarm(cluster: 
     node.driver.deliver(CertificateReceived(genuine))
     cluster.run(node.driver.is_outdated)
     assert node._signer.get_floor() >= (0, view)
+
+
+def test_among_several_a_notarization_is_on_disk_before_a_vote_to_finalize(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one of its signers could, after a kill, keep us from ever leaving that view."""
+    sign_vote, seen = Signer.sign_vote, list[bool]()
+    stores = {id(node._signer): node.store for node in cluster.nodes.values()}
+
+    def look_and_sign(signer: Signer, statement: Statement, place: int) -> Vote:
+        if statement.kind == Kind.FINALIZE:
+            key = CERTIFICATE + encode_place(statement.epoch, statement.view)
+            held = dict(stores[id(signer)].read_journal())
+            seen.append(key + bytes([Kind.NOTARIZE]) in held)
+        return sign_vote(signer, statement, place)
+
+    monkeypatch.setattr(Signer, "sign_vote", look_and_sign)
+    finalize(cluster, 0)
+    assert seen
+    assert all(seen)
 
 
 @pytest.mark.slow

@@ -22,7 +22,14 @@ from steelyard.chain.receipts import Log, Receipt, merge_blooms
 from steelyard.chain.transactions import Transaction, decode_transaction
 from steelyard.chain.types import Address, BlobName, Domain, Epoch, Hash, Height, View
 from steelyard.node.log_index import is_match
-from steelyard.node.records import BlobFile, Inclusion, LogEntry, LogQuery, NodeStatus
+from steelyard.node.records import (
+    BlobFile,
+    Inclusion,
+    LogEntry,
+    LogQuery,
+    NetworkTotals,
+    NodeStatus,
+)
 
 CHAIN_ID = 7717
 BASE_FEE = 10**9
@@ -94,6 +101,7 @@ class DoubleNode:
         self.result = CallResult(b"\x2a".rjust(32, b"\0"), 30_000, 0, None, False, (), None)
         self.on_call: Callable[[], None] = lambda: None
         self.alarm: str | None = None
+        self.network = NetworkTotals()
         self.certificates: dict[int, Certificate] = {}
         self.lock = threading.Lock()
         self.add_block(())
@@ -278,7 +286,7 @@ class DoubleNode:
             height=head.height, block_hash="0x" + head.hash.hex(), timestamp=head.timestamp, view=1,
             uptime_seconds=1.5, blocks_built=1, transactions_finalized=2, mempool_transactions=3,
             mempool_bytes=4, blob_files=5, blob_bytes=6, free_disk_bytes=7, last_block_seconds=0.5,
-            alarm=self.alarm, alarm_message=self.alarm,
+            alarm=self.alarm, alarm_message=self.alarm, network=self.network,
         )  # fmt: skip
 
     def get_genesis_document(self) -> bytes:

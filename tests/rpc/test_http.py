@@ -1,5 +1,6 @@
 """The server: its ports and paths, followers, health, metrics, and calls that must not block it."""
 
+import dataclasses
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ from websockets.sync.client import connect
 from steelyard.chain.block import decode_block
 from steelyard.chain.errors import SteelyardError
 from steelyard.node.http import HttpServer
+from steelyard.node.records import NetworkTotals
 
 from .conftest import Rpc
 from .double import CONTRACT, DoubleNode
@@ -135,6 +137,31 @@ def test_health_shows_the_status_and_turns_503_with_an_alarm(
     response = rpc.http.get("/health")
     assert (response.status_code, response.json()["alarm"]) == (503, "disk_full")
     assert 'steelyard_alarm{code="disk_full"} 1.0' in rpc.http.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("alarm", "code"),
+    [(None, 200), ("disk_full", 200), ("fork_or_bug", 200), ("driver_failed", 503)],
+)
+def test_only_an_alarm_that_a_restart_may_end_asks_for_one(
+    rpc: Rpc, node: DoubleNode, monkeypatch: pytest.MonkeyPatch, alarm: str | None, code: int
+) -> None:
+    monkeypatch.setattr(node, "alarm", alarm)
+    response = rpc.http.get("/alive")
+    assert (response.status_code, response.json()) == (code, {"alive": code == 200})
+
+
+def test_metrics_and_health_show_what_the_network_counted(
+    rpc: Rpc, node: DoubleNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals = NetworkTotals({"epoch": 3}, {"vote_signature": 17}, {"chunks_served": 5}, muted=1)
+    monkeypatch.setattr(node, "network", totals)
+    lines = rpc.http.get("/metrics").text.splitlines()
+    assert 'steelyard_network_dropped_total{reason="epoch"} 3.0' in lines
+    assert 'steelyard_network_refused_total{code="vote_signature"} 17.0' in lines
+    assert 'steelyard_network_work_total{what="chunks_served"} 5.0' in lines
+    assert "steelyard_peers_muted 1.0" in lines
+    assert rpc.http.get("/health").json()["network"] == dataclasses.asdict(totals)
 
 
 def test_metrics_count_calls_by_known_methods_only(rpc: Rpc) -> None:
