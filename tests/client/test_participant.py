@@ -1,5 +1,6 @@
 """The participant against a chain in memory: whole tasks, and everything that can go wrong."""
 
+import random
 import shutil
 from pathlib import Path
 
@@ -218,11 +219,15 @@ def test_who_left_elsewhere_is_told(ledger, organisation, hospital) -> None:
 
 def test_an_outage_in_the_middle_is_waited_for(ledger, organisation, tmp_path) -> None:
     task = organisation.publish(make_task(rounds=4)).number
-    count = {"requests": 0}
+    chance = random.Random(1)  # a regular outage could fall on the same step for ever
+    times = {"up": 9, "down": 0}
 
     def answer(request: httpx.Request) -> httpx.Response:
-        count["requests"] += 1
-        if count["requests"] % 20 > 8:
+        if not any(times.values()):
+            times.update(up=chance.randint(4, 20), down=chance.randint(4, 12))
+        kind = "up" if times["up"] else "down"
+        times[kind] -= 1
+        if kind == "down":
             raise httpx.ConnectError("refused")
         return ledger.answer(request)
 
