@@ -40,6 +40,21 @@ class Applicant:
     is_joined: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A stake that can be claimed now, in wei; 0 and 0 where there was none."""
+
+    own: int
+    """By the participant."""
+    sponsored: int
+    """By the publisher."""
+
+    @property
+    def stake(self) -> int:
+        """All of it."""
+        return self.own + self.sponsored
+
+
 class Organisation(Account):
     """An account that publishes tasks."""
 
@@ -169,6 +184,19 @@ class PublishedTask:
         if amount:
             self._send("unsponsor", address)
         return amount
+
+    def release(self, who: str | Address) -> Released:
+        """Let a participant of a task that is over out, in its absence; anybody may.
+
+        Its own stake becomes claimable by it, a sponsor's part by the publisher. Raises: Reverted
+        while the task is not over.
+        """
+        address = parse_allowed(who)
+        self.organisation.outbox.flush()
+        member = self.organisation.tasks.get_participant(self.number, address)
+        if member.position:
+            self._send("release", address)
+        return Released(member.stake - member.sponsored, member.sponsored)
 
     # -- the course of the task --------------------------------------------------------------------
     def fund(self, amount: int) -> Receipt:

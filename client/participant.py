@@ -7,6 +7,7 @@ says it stands, with the bytes that the journal holds.
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from steelyard.chain.cid import compute_blob_name, encode_cid
@@ -17,6 +18,7 @@ from .amounts import format_coins
 from .bundle import Config, decode_bundle, read_config
 from .contracts import encode_name
 from .errors import ClientError, NodeUnreachable, TransactionPending
+from .loading import load_app
 from .outbox import Receipt
 from .records import FRACTION_UNIT, NO_BLOB, TaskInfo, TaskState
 from .rounds import Turn
@@ -68,6 +70,17 @@ class Client(Account):
         """Decorate the evaluation function: (arrays, context) -> Result(samples=…, metrics=…)."""
         self._evaluate = function
         return function
+
+    def use(self, app: str | Path) -> None:
+        """Take the functions from your own code: a Python file, or Flower's `pkg.module:app`.
+
+        Raises: ClientError as `loading.load_app`, which runs that code.
+        """
+        found = load_app(app)
+        if found.train is not None:
+            self._train = found.train
+        if found.evaluate is not None:
+            self._evaluate = found.evaluate
 
     # -- joining and leaving -----------------------------------------------------------------------
     def apply(self, task: int, statement: str = "") -> Receipt:
@@ -176,12 +189,15 @@ class Client(Account):
         return stake
 
     # -- running -----------------------------------------------------------------------------------
-    def run(self, task: int, samples: int | None = None) -> Summary:
+    def run(self, task: int, samples: int | None = None, app: str | Path | None = None) -> Summary:
         """Take part until the task ends, then claim. `samples`: join first if not yet in.
 
-        Raises: ClientError `not_joined`, `no_trainer`; InvalidTraining after MAX_FAILURES rounds
-        in a row; NodeRefused for what waiting cannot cure. Unreachable nodes are waited for.
+        `app`: as `use`, in place of decorated functions. Raises: ClientError `not_joined`,
+        `no_trainer`, as `use`; InvalidTraining after MAX_FAILURES rounds in a row; NodeRefused for
+        what waiting cannot cure. Unreachable nodes are waited for.
         """
+        if app is not None:
+            self.use(app)
         if self._train is None:
             raise ClientError("no_trainer", "decorate your training function with @client.train")
         turn: Turn | None = None

@@ -11,8 +11,6 @@ from ..contracts import Rounds, Tasks
 from ..doctor import examine
 from ..errors import ClientError
 from ..keys import read_key_address
-from ..loading import load_app
-from ..participant import Client
 from ..records import FRACTION_UNIT, NO_BLOB, Admission, TaskState
 from .options import (
     AMOUNTS,
@@ -38,7 +36,9 @@ from .options import (
 )
 
 app = new_app("Train on your own data, get paid. Rows never leave this machine.")
-AppFile = Annotated[Path, typer.Option("--app", help="your Python file with train and evaluate")]
+AppFile = Annotated[
+    Path, typer.Option("--app", help="your Python file, or module:name of Flower code")
+]
 Samples = Annotated[int | None, typer.Option("--samples", min=1, help="most rows in a round")]
 APP = Path("client.py")
 
@@ -151,7 +151,7 @@ def dry_run(
 ) -> None:
     """Train one round on the newest model and prepare the update; send nothing."""
     with open_client(node, key, password_file, state) as client:
-        attach(client, app_file)
+        client.use(app_file)
         trial = client.dry_run(task)
     text = (
         f"{trial.samples} samples in {trial.seconds:.1f} s, delta norm {trial.norm:.4g}, "
@@ -176,8 +176,7 @@ def run(
 ) -> None:
     """Take part until the task ends, then claim. Start it again after any interruption."""
     with open_client(node, key, password_file, state) as client:
-        attach(client, app_file)
-        summary = client.run(task, samples)
+        summary = client.run(task, samples, app_file)
     text = f"{summary.submitted} updates, {format_coins(summary.claimed)} coins claimed"
     tell(summary, text, json)
     leave(YES if summary.state is TaskState.FINISHED else NO)
@@ -258,15 +257,6 @@ def bundle(
     unpack_bundle(files, output)
     tell({"cid": name, "files": sorted(files)}, "\n".join(sorted(files)), json)
     leave(YES)
-
-
-def attach(client: Client, path: Path) -> None:
-    """Give a client the functions of the operator's file."""
-    found = load_app(path)
-    if found.train is not None:
-        client.train(found.train)
-    if found.evaluate is not None:
-        client.evaluate(found.evaluate)
 
 
 def finish(task: int, what: str, amount: int, as_json: bool) -> None:

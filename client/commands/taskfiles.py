@@ -119,7 +119,7 @@ def list_terms(terms: Parameters) -> list[list[Any]]:
         ["who may join", describe_admission(terms)],
         ["stake", stake],
         ["bond", f"{format_coins(terms.bond)} coins, lost by who commits and never reveals"],
-        ["reward", f"{format_coins(terms.reward)} coins in {terms.rounds} rounds"],
+        ["reward", f"{format_coins(terms.reward)} coins for all rounds together"],
     ]
     if terms.max_saturated != NEVER:
         rows.append(["pause", f"when more than {terms.max_saturated} values saturate"])

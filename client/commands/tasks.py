@@ -243,6 +243,28 @@ def unsponsor(
     leave(YES if amount else NO)
 
 
+@app.command()
+def release(
+    task: TaskNumber,
+    person: Person,
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Free the stake of somebody who never left a task that is over; anybody may. 1: none there."""
+    with open_organisation(node, key, password_file, state) as organisation:
+        freed = PublishedTask(organisation, task).release(person)
+    document = {"task": task, "participant": person}
+    document |= {"own": str(freed.own), "sponsored": str(freed.sponsored)}
+    text = f"{format_coins(freed.own)} coins for {person} to claim"
+    if freed.sponsored:
+        text += f", {format_coins(freed.sponsored)} for the publisher"
+    tell(document, text, json)
+    leave(YES if freed.stake else NO)
+
+
 # -- the course of the task ------------------------------------------------------------------------
 @app.command()
 def fund(

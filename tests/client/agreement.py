@@ -401,6 +401,17 @@ class Agreement:
         self._pay(sender, own)
         self.log("Left", [task, sender], [own, gone.sponsored])
 
+    def do_release(self, sender, value, task, participant):
+        state = self.tasks[task]
+        demand(state.state in (FINISHED, ABORTED), "tasks: not over")
+        demand(participant in state.members, "tasks: not a participant")
+        gone = state.members.pop(participant)
+        own = gone.stake - gone.sponsored
+        for owner, amount in ((participant, own), (state.publisher, gone.sponsored)):
+            if amount:
+                state.claimable[owner] = state.claimable.get(owner, 0) + amount
+        self.log("Left", [task, participant], [own, gone.sponsored])
+
     def _get_open(self, task: int, number: int) -> Round:
         state = self.tasks[task]
         is_open = state.state == RUNNING and state.round == number

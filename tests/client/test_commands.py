@@ -127,7 +127,7 @@ def test_a_task_from_check_to_refund(desk: Desk, tmp_path: Path) -> None:
     assert desk.ask("task refund 1" + ORG) == (1, {"task": 1, "refund": "0"})
     shown = desk.ask("task show 1")[1]
     assert {type(amount) for amount in shown["account"].values()} == {str}
-    assert "reward            2.5 coins\n" in desk.run("task show 1")[1]
+    assert "reward          2.5 coins for all rounds together\n" in desk.run("task show 1")[1]
     with pytest.raises(SteelyardError) as caught:
         desk.run("round explain 1 2")
     assert caught.value.code == "round_unknown"

@@ -11,8 +11,9 @@ from steelyard.chain.model import decode_model
 from steelyard.client import drafting
 from steelyard.client.bundle import decode_bundle, read_config
 from steelyard.client.drafting import build_rule, compute_closing, draft_task
-from steelyard.client.errors import ClientError, InvalidTask, NodeUnreachable
+from steelyard.client.errors import ClientError, InvalidTask, NodeUnreachable, Reverted
 from steelyard.client.events import get_events
+from steelyard.client.organisation import Released
 from steelyard.client.records import TaskState
 from steelyard.client.watching import watch_task
 
@@ -203,3 +204,19 @@ def test_watching_repeats_nothing_when_a_node_falls_behind(ledger, organisation)
     assert next(watching).kind == "Published"
     with pytest.raises(RuntimeError, match="StopIteration"):
         next(watching)
+
+
+def test_a_stake_whose_owner_never_left_is_released_when_the_task_is_over(
+    ledger, organisation, hospital
+) -> None:
+    task = organisation.publish(make_task(base_stake=100, rounds=1, max_clients=2))
+    task.sponsor(hospital.address, stake=70)
+    hospital.join(task.number, 5)
+    with pytest.raises(Reverted, match="not over"):
+        task.release(hospital.address)
+    task.cancel()
+    assert task.release(hospital.address) == Released(own=30, sponsored=70)
+    assert task.release(hospital.address) == Released(own=0, sponsored=0)
+    assert (hospital.claim(task.number), task.claim()) == (30, 70)
+    with pytest.raises(InvalidTask, match="task_allow"):
+        task.release("nobody")

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import sys
 from pathlib import Path
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 
 from steelyard.client.amounts import coins
 from steelyard.client.errors import ClientError, InvalidTraining, Reverted
+from steelyard.client.flower import name_parameters
 from steelyard.client.metrics import read_metric_names
 from steelyard.client.participant import Client
 from steelyard.client.records import TaskState
@@ -92,6 +94,47 @@ def test_a_client_without_training_function_is_refused(ledger, organisation, tmp
             with pytest.raises(ClientError) as caught:
                 function(1)
             assert caught.value.code == "no_trainer"
+
+
+FLOWER = """
+import numpy as np
+
+class Client:
+    def fit(self, parameters, config):
+        return [one + np.float32(0.01) for one in parameters], 30, {"loss": 0.5}
+
+    def evaluate(self, parameters, config):
+        return 1.5, 20, {"accuracy": 0.75}
+
+client = Client()
+"""
+
+
+def test_flower_code_runs_a_whole_task_from_its_file(organisation, hospital, tmp_path) -> None:
+    (tmp_path / "site.py").write_text(FLOWER)
+    model = name_parameters([np.zeros((3, 2), np.float32), np.zeros(2, np.float32)])
+    task = organisation.publish(make_task(model=model)).number
+    assert hospital.run(task, samples=50, app=tmp_path / "site.py").submitted == 2
+    assert organisation.rounds.get_metrics(task, 2).means == (0.75, 1.5)
+
+
+def test_an_app_that_cannot_train_is_refused_before_joining(
+    ledger, organisation, tmp_path, monkeypatch
+) -> None:
+    task = organisation.publish(make_task()).number
+    monkeypatch.setattr("sys.path", [str(tmp_path), *sys.path])
+    (tmp_path / "only_evaluates.py").write_text("def evaluate(model, ctx): ...\n")
+    with open_account(Client, ledger, HOSPITAL, tmp_path / "bare") as bare:
+        for app, code in [
+            (tmp_path / "only_evaluates.py", "no_trainer"),
+            (str(tmp_path / "absent.py"), "app_missing"),
+            ("only_evaluates:absent", "app_failed"),
+            ("only_evaluates:evaluate", "flower_code"),
+        ]:
+            with pytest.raises(ClientError) as caught:
+                bare.run(task, samples=50, app=app)
+            assert caught.value.code == code
+    assert organisation.tasks.get_participants(task) == []
 
 
 def test_a_stranger_on_an_allowlist_is_refused(organisation, hospital) -> None:
