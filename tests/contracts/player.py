@@ -135,8 +135,9 @@ class Player(Referee):
         number, task = self.pick_task(random, LOBBY, RUNNING, PAUSED)
         sender = self.pick_publisher(random, task)
         who = self.pick_client(random, [who for who in CLIENTS if who not in task.members])
-        value = random.choice((0, 7, 10**6, self.compute_stake(task, 5), 2**100 + 1))
-        gas_wei = random.choice((0, value // 3, value, value + 1))
+        whole = self.compute_stake(task, 5)
+        value = random.choice((0, 7, whole // 2, whole, whole, 2**100 + 1))
+        gas_wei = random.choice((0, 0, value // 3, value, value + 1))
         self.perform(
             sender, "Tasks", "sponsor", number, who, gas_wei,
             verdict=self.model.sponsor(task, sender, who, value, gas_wei), value=value,
@@ -192,7 +193,8 @@ class Player(Referee):
         outside = [who for who in CLIENTS if who not in task.members]
         if task.terms and task.terms["admission"]:
             outside = [who for who in outside if who in task.invited] or outside
-        sender = self.pick_client(random, outside)
+        sponsored = [who for who in outside if task.sponsorships[who]]
+        sender = self.pick_client(random, sponsored or outside)
         samples = random.choice((1, 5, 10, 1_000))
         value = max(0, self.compute_stake(task, samples) - task.sponsorships[sender])
         if random.random() < 0.1:
@@ -239,7 +241,9 @@ class Player(Referee):
         staleness = int(task.terms.get("max_staleness", 0))
         late = [origin for origin in range(max(1, number - staleness), number)
                 if self._list_waiting(task, origin)]  # fmt: skip
-        return random.choice(late) if late and random.random() < 0.4 else number
+        # Where late updates count for nothing, now and then all of them are late.
+        eagerness = 0.4 if task.terms.get("staleness_discount") else 0.9
+        return random.choice(late) if late and random.random() < eagerness else number
 
     def _list_waiting(self, task: Task, origin: int) -> list[Address]:
         """Return who may still commit for `origin`."""
@@ -264,7 +268,9 @@ class Player(Referee):
             mode=Mode.OPEN, bits=8, round=RoundNumber(max(origin, 1)), chain_id=CHAIN_ID,
             task=TaskId(max(number, 1)), values=VALUES, exponents=3, base=base, sender=maker,
         )  # fmt: skip
-        values = np.array([random.randint(-3, 3) for _ in range(VALUES)], np.int8)
+        is_copy = random.random() < 0.25
+        numbers = [1 if is_copy else random.randint(-3, 3) for _ in range(VALUES)]
+        values = np.array(numbers, np.int8)
         data = encode_update(header, np.full(3, -20, np.int8), values)
         salt = keccak(b"salt" + random.randbytes(8))
         is_declared = random.random() < 0.98
@@ -315,13 +321,22 @@ class Player(Referee):
         return lambda name: renewed.get(name, self.arena.expiry.get(name, 0))
 
     def report(self, random: Random) -> None:
-        number, task = self.pick_task(random, LOBBY, RUNNING, PAUSED, 3)
-        sender = self.pick_client(random, sorted(task.members))
-        round_ = random.choice([*task.evaluations, task.number])
-        samples = random.choice((0, 1, 500, 2**64))
-        values = [random.randint(-ONE, ONE)] * random.randint(0, 8)
+        number, task = self.pick_task(random, RUNNING, PAUSED, FINISHED)
+        evaluated = [each for each, other in self.model.tasks.items() if self.list_evaluated(other)]
+        if evaluated and random.random() < 0.8:
+            number = random.choice(evaluated)
+            task = self.model.get(number)
+        round_ = random.choice([*self.list_evaluated(task), *task.evaluations, task.number])
+        reported = {who for about, who in task.reported if about == round_}
+        sender = self.pick_client(random, sorted(set(task.members) - reported))
+        samples = random.choice((1, 500, 2**64 - 1, random.choice((0, 2**64))))
+        values = [random.randint(-ONE, ONE)] * random.choice((0, 1, 1, 3, 8))
         verdict = self.model.report(self.arena.now, task, sender, round_, samples, len(values))
         self.perform(sender, "Rounds", "report", number, round_, samples, values, verdict=verdict)
+
+    def list_evaluated(self, task: Task) -> list[int]:
+        """Return the rounds about which reports are taken."""
+        return [number for number, ends in task.evaluations.items() if self.arena.now < ends]
 
     def request_evaluation(self, random: Random) -> None:
         number, task = self.pick_task(random, RUNNING, PAUSED, 3)
@@ -399,7 +414,7 @@ class Player(Referee):
                 ends += [task.round.commit_ends, task.round.reveal_ends] * 2
                 if random.random() < 0.05:
                     ends.append(self.model.get_due(task) + CLOSE_TIMEOUT_SECONDS)
-            elif task.state == PAUSED and random.random() < 0.05:
+            elif task.state == PAUSED and random.random() < 0.2:
                 ends.append(task.pause_ends)
         end = random.choice([end for end in ends if end > now - 2])
         self.arena.advance(max(1, end - now + random.choice((-1, 0, 0, 0, 1))))
@@ -442,6 +457,9 @@ ACTIONS = {
 }  # fmt: skip
 """Anything that may be done, and how often."""
 NAMES, WEIGHTS = list(ACTIONS), list(ACTIONS.values())
+RUNNING_NAMES = ("leave", "join", "report", "report", "pause")
+PAUSED_NAMES = ("resume", "resume", "resume", "leave", "cancel", "abort", "wait", "wait")
+"""What is done to a task meanwhile, beside what leads it on."""
 
 
 def act(player: Player, random: Random) -> None:
@@ -456,22 +474,32 @@ def act(player: Player, random: Random) -> None:
 
 
 def suggest(player: Player, random: Random, task: Task) -> str:
-    """Return what would lead a task on."""
-    now = player.arena.now
+    """Return what would lead a task on, or now and then something else to do with it."""
     if task.state == LOBBY:
-        is_enough = len(task.members) >= task.terms["min_clients"]
-        if now >= task.join_ends:
-            return "start" if is_enough else "abort"
-        if not is_enough and task.terms["min_reputation"] > FLOOR:
-            return random.choice(("join", "cancel"))
-        if task.terms["admission"] and len(task.invited) < task.terms["min_clients"]:
-            return "invite"
-        return random.choice(("join", "join", "start")) if is_enough else "join"
+        return suggest_in_lobby(player, random, task)
     if task.state == PAUSED:
-        return "resume"
-    round_ = task.round
+        return random.choice(PAUSED_NAMES)
+    if random.random() < 0.06:
+        return random.choice(RUNNING_NAMES)
+    now, round_ = player.arena.now, task.round
     if now >= player.model.get_due(task):
         return "close"
     if now < round_.commit_ends:
         return "commit" if round_.drawn & ~round_.committed else "wait"
+    if random.random() < 0.05:
+        return "wait"
     return "reveal" if player.list_sealed(player.focus, task) else "wait"
+
+
+def suggest_in_lobby(player: Player, random: Random, task: Task) -> str:
+    """Return what would end a lobby."""
+    is_enough = len(task.members) >= task.terms["min_clients"]
+    if player.arena.now >= task.join_ends:
+        return "start" if is_enough else "abort"
+    if not is_enough and task.terms["min_reputation"] > FLOOR:
+        return random.choice(("join", "cancel"))
+    if task.terms["admission"] and len(task.invited) < task.terms["min_clients"]:
+        return "invite"
+    if random.random() < 0.1:
+        return "sponsor"
+    return random.choice(("join", "join", "start")) if is_enough else "join"

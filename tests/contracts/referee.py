@@ -24,6 +24,7 @@ from .agreement import (
 )
 from .arena import GAS, MINER, TIP, Arena, Code, Done
 from .course import Course, Reveal
+from .reached import list_reached
 
 PUBLISHERS = [Address(bytes([0xA0 + i]) * 20) for i in range(2)]
 CLIENTS = [Address(bytes([0xB1 + i]) * 20) for i in range(7)]
@@ -40,7 +41,8 @@ class Referee:
         self.sealed: dict[tuple[int, int, Address], Reveal] = {}
         self.calls: Counter[str] = Counter()
         """How often a call ended how: taken, or refused for what."""
-        self.events: Counter[str] = Counter()
+        self.reached: Counter[str] = Counter()
+        """How often what `reached` lists was reached."""
 
     # -- doing -----------------------------------------------------------------------------------
     def perform(
@@ -54,6 +56,9 @@ class Referee:
         blobs: Sequence[BlobName] = (),
     ) -> Done:
         """Send a call and check all that came of it."""
+        number = arguments[0] if isinstance(arguments[0], int) else 0
+        task = self.model.get(number)
+        state, wish = task.state, task.wish
         before = self.arena.get_balances()
         done = self.arena.send(sender, contract, name, *arguments, value=value, blobs=blobs)
         expected = Counter(before)
@@ -76,9 +81,9 @@ class Referee:
         after = self.arena.get_balances()
         assert after == expected, f"{name} moved other wei"
         self.check_money(after)
-        self.events.update(event.name for event in done.events)
+        self.reached.update(list_reached(name, state, wish, task, done.events))
         if done.reason is None and self.calls.total() % 16 == 0:
-            self.check_books(arguments[0] if isinstance(arguments[0], int) else 1)
+            self.check_books(number or 1)
         return done
 
     def check_money(self, balances: Mapping[Address, int]) -> None:
