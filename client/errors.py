@@ -52,3 +52,7 @@ class InvalidTraining(ClientError):
 
 class InvalidTask(ClientError):
     """A task description that the chain would refuse."""
+
+
+class InvalidSeal(ClientError):
+    """Something encrypted that does not open, or a key to which nothing can be sealed."""
