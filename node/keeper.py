@@ -122,14 +122,16 @@ class Keeper:
     def is_near_head(self) -> bool:
         """Is our head the chain's, as far as its age tells? While catching up, everything that was
         due once would be sent, and paid for or refused. Nobody can make the head look old by
-        claiming to be further, so no liar keeps us from checking in.
+        claiming to be further, so no liar keeps us from checking in. By how much our clock is ahead
+        of the other leaders' is not the head's age.
 
         The time of genesis says nothing: there a validator is near once it may vote.
         """
         head, consensus = self._node.get_head(), self._node.genesis.consensus
         if head.height == 0:
             return self._node.driver.is_validator()
-        age_seconds = self._node.clock.get_unix_seconds() - head.timestamp
+        ahead_seconds = max(0.0, self._node.driver.progress.clocks.estimate() or 0.0)
+        age_seconds = self._node.clock.get_unix_seconds() - ahead_seconds - head.timestamp
         return age_seconds <= compute_stall_seconds(consensus.heartbeat_ms, consensus.timeout_ms)
 
     def look(self) -> None:

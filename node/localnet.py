@@ -31,7 +31,7 @@ from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import encode_genesis
 
 from .config import FollowConfig, HttpConfig, NetworkConfig, NodeConfig, load_config
-from .directory import GENESIS_FILE, LOCK
+from .directory import ENDPOINT, GENESIS_FILE, LOCK
 from .founding import (
     Foundation,
     check_empty,
@@ -267,8 +267,16 @@ class Localnet:
         return 3 * len(running) > 2 * len(self.numbers)
 
     def wait_answer(self, numbers: Collection[int], patience: float = PATIENCE_SECONDS) -> None:
-        """Return when these answer. Raises SteelyardError localnet_ended, localnet_stalled."""
-        self._wait(numbers, lambda report: report.height is not None, "answer", patience)
+        """Return when these answer and are found by their directories.
+
+        Raises SteelyardError localnet_ended, localnet_stalled.
+        """
+
+        def is_there(report: Report) -> bool:
+            found = (self.get_directory(report.number) / ENDPOINT).exists()
+            return report.height is not None and found
+
+        self._wait(numbers, is_there, "answer", patience)
 
     def wait_final(
         self,

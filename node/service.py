@@ -38,10 +38,10 @@ def run_service(
         server = HttpServer(node, config.http.host, config.http.port)
         server.start()
         try:
+            write_endpoint(directory, server.url)  # from here on it answers
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, stop)
             node.start()
-            write_endpoint(directory, server.url)
             announce(server.url)
             while not stopping.wait(1.0):
                 pass

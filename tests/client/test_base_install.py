@@ -35,7 +35,7 @@ from pathlib import Path
 from client.conftest import HOSPITAL, ORGANISATION, make_task, open_account, train
 from client.ledger import Ledger
 from steelyard.client import Client, Organisation
-from steelyard.client.audit import can_check_certificates
+from steelyard.client.finality import can_check_certificates
 
 ledger, directory = Ledger(), Path(sys.argv[1])
 with open_account(Organisation, ledger, ORGANISATION, directory / "o") as organisation:

@@ -21,9 +21,10 @@ from steelyard.chain.execute import Built
 from steelyard.chain.following import Checkpoint
 from steelyard.chain.genesis import Genesis, build_genesis, encode_genesis
 from steelyard.chain.types import Epoch, Hash, Height
-from steelyard.client.audit import audit_replay, describe_genesis
+from steelyard.client.audit import audit_replay
 from steelyard.client.errors import NodeRefused
 from steelyard.client.finality import Follower, judge_certificate, verify_certificate
+from steelyard.client.finalized import describe_genesis
 from steelyard.client.replaying import replay_blocks, run_with_stack
 from steelyard.client.rpc import Rpc
 from steelyard.client.verdicts import Report, Verdict

@@ -5,6 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from steelyard.chain.block import encode_block
+from steelyard.chain.params import MAX_BLOB_BYTES
 from steelyard.chain.rlp import encode_rlp
 from steelyard.chain.types import BlobName, Digest
 from steelyard.node.network import wire
@@ -99,12 +100,13 @@ def test_a_message_above_the_limit_of_its_kind_is_not_decoded(kind: type[wire.Me
 
 def test_limits_leave_room_for_the_largest_of_each() -> None:
     large = make_block(transactions=(bytes(2**22 - 2_000),))
+    largest = BlobName(NAME.digest, MAX_BLOB_BYTES)
     for message in (
         wire.ProposalMessage(large, VOTE),
         wire.BlockAnswer(large),
         wire.SegmentAnswer((large,), CERTIFICATE),
-        wire.Announcement((BlobName(NAME.digest, 100 * 2**20),) * wire.MAX_ANNOUNCED),
-        wire.BlobChunk(BlobName(NAME.digest, 100 * 2**20), 99 * 2**20, bytes(2**20)),
+        wire.Announcement((largest,) * wire.MAX_ANNOUNCED),
+        wire.BlobChunk(largest, MAX_BLOB_BYTES - 2**20, bytes(2**20)),
         wire.TransactionMessage(bytes(131_072)),
     ):
         assert decode_message(encode_message(message), message.lane) == message

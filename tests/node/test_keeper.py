@@ -96,6 +96,7 @@ class NodeDouble:
     rank: int = 0
     height: int = 1
     age_seconds: float = 0.0
+    ahead_seconds: float | None = None
     is_validator: bool = False
     refusal: SteelyardError | None = None
     sent: list[Transaction] = field(default_factory=list)
@@ -108,8 +109,11 @@ class NodeDouble:
         self.clock = SimpleNamespace(
             get_seconds=lambda: self.now, get_unix_seconds=lambda: 1_000 + self.age_seconds
         )
+        clocks = SimpleNamespace(estimate=lambda: self.ahead_seconds)
         self.driver = SimpleNamespace(
-            get_rank=lambda: self.rank, is_validator=lambda: self.is_validator
+            get_rank=lambda: self.rank,
+            is_validator=lambda: self.is_validator,
+            progress=SimpleNamespace(clocks=clocks),
         )
         self.mempool = SimpleNamespace(get_next_nonce=self.get_free)
 
@@ -364,6 +368,18 @@ def test_nothing_is_sent_while_the_head_is_older_than_a_chain_in_motion_lets_it_
 ) -> None:
     node, keeper = build(Contract({1: (Step.CLOSE, 4)}, count=1))
     node.age_seconds = age_seconds
+    keeper.work()
+    assert len(node.sent) == sent
+
+
+@pytest.mark.parametrize(
+    ("ahead_seconds", "sent"), [(1e6, 1), (1e6 - 45.0, 1), (1e6 - 45.5, 0), (-1e6, 0), (None, 0)]
+)
+def test_a_clock_ahead_of_the_others_does_not_make_the_head_old(
+    ahead_seconds: float | None, sent: int
+) -> None:
+    node, keeper = build(Contract({1: (Step.CLOSE, 4)}, count=1))
+    node.age_seconds, node.ahead_seconds = 1e6, ahead_seconds
     keeper.work()
     assert len(node.sent) == sent
 
