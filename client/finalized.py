@@ -5,17 +5,21 @@
 Every step adds a link to the report; a wrong one ends the audit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final, Never
 
 from steelyard.chain.block import Block, decode_block
+from steelyard.chain.cid import encode_cid
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.following import Checkpoint
 from steelyard.chain.genesis import Genesis, build_genesis, parse_genesis
 from steelyard.chain.receipts import Log as ChainLog
 from steelyard.chain.receipts import Receipt as ChainReceipt
 from steelyard.chain.receipts import compute_receipts_root
-from steelyard.chain.types import Address, Hash
+from steelyard.chain.trie import InvalidProof, MissingState
+from steelyard.chain.types import Address, BlobName, Hash
 
 from .abi import Event, Log
 from .errors import ClientError, NodeRefused
@@ -27,6 +31,18 @@ from .verdicts import Report, Stop, Verdict
 MAX_GENESIS_BYTES: Final = 16 * 2**20
 MAX_TYPE: Final = 0x7F
 """EIP-2718."""
+MAX_SHOWN: Final = 200
+"""Characters of a value in a report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A final block and what happened to a task in it. `place`: of the event looked at."""
+
+    block: Block
+    parent: Block
+    events: Sequence[Event]
+    place: int
 
 
 class Trail:
@@ -39,6 +55,17 @@ class Trail:
         self._trusted, self._checkpoint = trusted, checkpoint
         self._genesis: Genesis | None = None
         self._follower: Follower | None = None
+
+    @property
+    def report(self) -> Report:
+        """What is written."""
+        return self._report
+
+    def continue_in(self, report: Report) -> "Trail":
+        """Return a trail that begins where this one is, and writes another report."""
+        trail = Trail(self._rpc, report, self._trusted, self._checkpoint)
+        trail._genesis, trail._follower = self._genesis, self._follower
+        return trail
 
     @property
     def genesis(self) -> Genesis:
@@ -99,11 +126,44 @@ class Trail:
         places = [
             place
             for place, event in enumerate(events)
-            if (event.name, event.values.get("round")) == (wanted.name, wanted.values["round"])
+            if (event.name, event.values.get("round")) == (wanted.name, wanted.values.get("round"))
         ]
         if [events[place].values for place in places] != [wanted.values]:
             self.refute(link, "the record is not in this block")
         return places[0]
+
+    def visit(self, event: Event, task: int, link: str = "") -> Scene:
+        """Follow certificate, header and receipts root down to an event of a task. Raises Stop.
+
+        `link`: the one name for all steps; without it, each step has its own.
+        """
+        block = self.fetch_block(event.height, link or "header")
+        self.check_finality(block, link or "finality")
+        parent = self.fetch_parent(block, link or "header")
+        events = self.fetch_events(block, task, link or "receipts")
+        return Scene(block, parent, events, self.find(events, event, link or "receipts"))
+
+    # -- saying it ---------------------------------------------------------------------------------
+    def say(self, link: str, detail: str) -> None:
+        """Add what holds."""
+        self._report.add(link, Verdict.YES, detail)
+
+    def compare(self, link: str, source: str, pairs: Mapping[str, tuple[object, object]]) -> None:
+        """Refute the first pair that differs: what the chain recorded, and what it should have."""
+        for name, (recorded, expected) in pairs.items():
+            if recorded != expected:
+                self.refute(
+                    link,
+                    f"another {name}: the record says {show(recorded)}, {source} {show(expected)}",
+                )
+
+    @contextmanager
+    def proofs(self, link: str) -> Iterator[None]:
+        """Refute what is not under the state root."""
+        try:
+            yield
+        except (InvalidProof, MissingState) as error:
+            self.refute(link, f"{error.code}: {error.message}")
 
     def refute(self, link: str, detail: str) -> Never:
         """Add what is wrong, and end."""
@@ -114,6 +174,20 @@ class Trail:
         """Add what is missing, and end."""
         self._report.add(link, Verdict.UNKNOWN, detail)
         raise Stop
+
+
+def show(value: object) -> str:
+    """Return a value of a record for people, not too long."""
+    match value:
+        case BlobName():
+            return encode_cid(value) if value.size else "none"
+        case bytes():
+            return as_hex(value)
+        case list() | tuple():
+            return f"[{', '.join(map(show, value))}]"[:MAX_SHOWN]
+        case dict():
+            return f"{{{', '.join(f'{show(k)}: {show(v)}' for k, v in value.items())}}}"[:MAX_SHOWN]
+    return str(value)[:MAX_SHOWN]
 
 
 def check_genesis(rpc: Rpc, report: Report, trusted: bytes | None) -> Genesis:

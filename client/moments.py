@@ -5,13 +5,14 @@ somewhere inside. So the proven state of the parent is carried forward by the bl
 events (docs/tasks.md, "Events"), up to the one that is looked at.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from steelyard.chain.types import Address, BlobName
 
 from .abi import Event
+from .finalized import Scene
 from .proven import ProvenTask, Storage
 from .records import ParticipantInfo
 
@@ -88,19 +89,15 @@ class Moment:
 
 
 def read_moment(
-    before: Storage,
-    task: int,
-    terms: ProvenTask,
-    events: Sequence[Event],
-    seats: Iterable[int] = (),
+    before: Storage, task: int, terms: ProvenTask, scene: Scene, seats: Iterable[int] = ()
 ) -> Moment:
-    """Return a task as it stood after `events`, the first ones of the block that follows `before`.
+    """Return a task as it stood just before the event that a scene looks at.
 
-    `terms`: as they are after that block. `seats`: whose owners are wanted, with their stakes.
-    Raises as Storage.
+    `before`: the storage of the scene's parent. `terms`: as they are after the scene's block.
+    `seats`: whose owners are wanted, with their stakes. Raises as Storage.
     """
     seated = before.read_seats(task, seats)
-    touched = [one.values["participant"] for one in events if one.name in ROSTER_EVENTS]
+    touched = [one.values["participant"] for one in scene.events if one.name in ROSTER_EVENTS]
     members = before.read_participants(task, dict.fromkeys([*seated.values(), *touched]))
     moment = Moment(
         base_stake=terms.parameters.base_stake,
@@ -111,5 +108,23 @@ def read_moment(
         seats=seated,
         members=members,
     )
-    moment.pass_events(events)
+    moment.pass_events(scene.events[: scene.place])
     return moment
+
+
+def compare_moment(
+    moment: Moment, after: Storage, task: int, scene: Scene
+) -> dict[str, tuple[object, object]]:
+    """Carry a moment to the end of its block; return pairs of what is stored then and should be."""
+    moment.pass_events(scene.events[scene.place :])
+    members = after.read_participants(task, list(moment.members))
+    return {
+        "newest model": (after.read_task(task).model, moment.model),
+        "newest velocity": (after.read_velocity(task), moment.velocity),
+        "rest of the reward": (after.read_account(task).reward_left, moment.reward_left),
+        "seats to draw from": (after.read_ready(task), moment.ready),
+        "stakes": (
+            {who: (one.stake, one.sponsored) for who, one in members.items()},
+            {who: (one.stake, one.sponsored) for who, one in moment.members.items()},
+        ),
+    }

@@ -15,6 +15,7 @@ from eth_hash.auto import keccak
 from steelyard.chain.artifacts import get_artifact
 from steelyard.chain.block import Block
 from steelyard.chain.proofs import Account, AccountProof, StorageProof, check_proof
+from steelyard.chain.trie import InvalidProof
 from steelyard.chain.types import Address, BlobName, Digest, Hash
 
 from .contracts import ADDRESSES
@@ -173,8 +174,10 @@ def read_parameters(words: Sequence[int]) -> Parameters:
 
 
 def read_round(words: Sequence[int]) -> RoundInfo:
-    """Return a round from its words."""
+    """Return a round from its words. Raises InvalidProof for a state that no round has."""
     state, *words = words
+    if state not in tuple(RoundState):
+        raise InvalidProof(f"no round is in state {state}")
     return RoundInfo(
         state=RoundState(state),
         base=read_name(*words[0:2]),

@@ -13,7 +13,7 @@ from steelyard.chain.params import WEIGHT_BITS
 from steelyard.chain.types import Address, Hash
 
 from .abi import Event
-from .records import Parameters, ParticipantInfo, SubmissionInfo
+from .records import Parameters, ParticipantInfo, RoundInfo, SubmissionInfo
 from .weighing import BY_SAMPLES, BY_STAKE, compute_platform_fee
 
 
@@ -44,6 +44,12 @@ def compute_draw(seed: bytes, seats: int, target: int) -> int:
     return drawn
 
 
+def compute_due(parameters: Parameters, found: RoundInfo) -> int:
+    """Return from when a round may be closed: with too few commitments nothing can be revealed."""
+    is_short = found.committed.bit_count() < parameters.min_clients
+    return found.commit_ends if is_short else found.reveal_ends
+
+
 # -- weights ---------------------------------------------------------------------------------------
 def compute_weight(parameters: Parameters, submission: SubmissionInfo, round_number: int) -> int:
     """Return a raw weight, discounted for each round that the update is late."""
@@ -54,10 +60,27 @@ def compute_weight(parameters: Parameters, submission: SubmissionInfo, round_num
     return weight
 
 
+def compute_compensation(
+    parameters: Parameters, weights: Sequence[int], silent: Iterable[ParticipantInfo]
+) -> tuple[int, ...]:
+    """Return the shares of who revealed in a round that the silent ones spoilt.
+
+    The silent are counted as high as they might have claimed.
+    """
+    counted = [
+        {BY_SAMPLES: one.samples, BY_STAKE: one.stake}.get(parameters.weighting, 1) << WEIGHT_BITS
+        for one in silent
+    ]
+    total = sum(weights) + sum(counted)
+    if not counted or not total:
+        return ()
+    return tuple((weight << WEIGHT_BITS) // total for weight in weights)
+
+
 # -- money -----------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What a round that made a model pays and takes, in wei."""
+    """What a round pays and takes, in wei."""
 
     pays: tuple[int, ...]
     """In the order of the clients."""
@@ -81,9 +104,14 @@ def compute_settlement(
     pool: int,
     shares: Iterable[int],
     silent: Mapping[Address, ParticipantInfo],
+    *,
+    is_made: bool = True,
 ) -> Settlement:
-    """Return what follows from a round's shares. `silent`: as they stood before it was closed."""
-    fee = compute_platform_fee(pool, parameters)
+    """Return what follows from a round's shares. `silent`: as they stood before it was closed.
+
+    A round that made no model (`is_made`) pays no platform.
+    """
+    fee = compute_platform_fee(pool, parameters) if is_made else 0
     losses = {}
     for who, member in silent.items():
         lost = min(parameters.bond, member.stake)

@@ -5,24 +5,23 @@ Every blob is checked against its name here. The arithmetic is `chain/reference.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from steelyard.chain.cid import compute_blob_name, encode_cid
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.model import decode_model
 from steelyard.chain.rules import Aggregate, Rule, RuleKind
-from steelyard.chain.types import BlobName, Round, TaskId
+from steelyard.chain.types import Address, BlobName, Round, TaskId
 from steelyard.chain.update import Binding
 
 from .abi import Event
 from .errors import ClientError, NodeUnreachable
-from .records import NO_BLOB, Parameters, RoundInfo
+from .finalized import MAX_SHOWN
+from .records import NO_BLOB, Parameters, RoundInfo, SubmissionInfo
 from .rpc import as_hex
 from .verdicts import Report, Stop, Verdict
 
 Fetch = Callable[[BlobName], bytes]
-MAX_SHOWN: Final = 200
-"""Characters of a value in a report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,8 @@ class Recomputation:
             for place, name in enumerate(values["updates"], 1)
         ]
         self._say("blobs", f"base{', velocity' * bool(velocity)} and {count} updates match names")
-        self._check_updates(parameters.admission_norm2, values, rounds, base, updates)
+        shown = list(zip(values["clients"], values["origins"], updates, strict=True))
+        self._check_updates(parameters.admission_norm2, rounds, base, shown)
         kind, *numbers = parameters.rule.encode()
         named = list(zip(values["updates"], updates, strict=True))
         try:
@@ -62,6 +62,24 @@ class Recomputation:
             self.report.add("aggregate", Verdict.REFUTED, str(error))
             raise Stop from None
         self._compare(values, found)
+
+    def check_shown(
+        self,
+        parameters: Parameters,
+        rounds: Mapping[int, RoundInfo],
+        base: BlobName,
+        shown: Mapping[Address, SubmissionInfo],
+    ) -> None:
+        """Fetch and verify what was revealed in a round that made no model. Raises Stop."""
+        if not shown:
+            return
+        model = self._fetch("base model", base)
+        updates = [
+            (client, one.origin, self._fetch(f"update {place} of {len(shown)}", one.update))
+            for place, (client, one) in enumerate(shown.items(), 1)
+        ]
+        self._say("blobs", f"base and {len(updates)} updates match names")
+        self._check_updates(parameters.admission_norm2, rounds, model, updates)
 
     def _fetch(self, what: str, name: BlobName) -> bytes:
         try:
@@ -86,10 +104,9 @@ class Recomputation:
     def _check_updates(
         self,
         max_norm2: int,
-        values: Mapping[str, Any],
         rounds: Mapping[int, RoundInfo],
         base: bytes,
-        updates: Sequence[bytes],
+        shown: Sequence[tuple[Address, int, bytes]],
     ) -> None:
         """Verify format, binding, ranges and norm of every update.
 
@@ -102,7 +119,7 @@ class Recomputation:
         except SteelyardError as error:
             self.report.add("updates", Verdict.REFUTED, f"the base: {error}")
             raise Stop from None
-        for client, origin, data in zip(values["clients"], values["origins"], updates, strict=True):
+        for client, origin, data in shown:
             binding = Binding(
                 self.chain_id, TaskId(self.task), Round(origin), rounds[origin].base, client
             )
@@ -113,7 +130,7 @@ class Recomputation:
                     "updates", Verdict.REFUTED, f"{as_hex(client)}: {error.code}: {error.message}"
                 )
                 raise Stop from None
-        self._say("updates", f"{len(updates)} are bound to their senders, in range and norm")
+        self._say("updates", f"{len(shown)} are bound to their senders, in range and norm")
 
     def _compare(self, values: Mapping[str, Any], found: Aggregate) -> None:
         """Compare the recomputed aggregation with the record, and name what differs."""

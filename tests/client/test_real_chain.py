@@ -304,8 +304,8 @@ def change_word(width: int, place: int):
     return lie
 
 
-TASK, ROUND, CLAIMS = TASK_WORDS, ROUND_WORDS, 4
-"""Words in one proof. Claims are those of two clients, the platform and the publisher."""
+TASK, ROUND, CLAIMS = TASK_WORDS, ROUND_WORDS, 5
+"""Words in one proof. Claims are of two clients, the platform, the publisher and a closer."""
 NORM = PARAMETERS_OFFSET + RULE_WORDS + Parameters.__slots__[1:].index("admission_norm2")
 
 
