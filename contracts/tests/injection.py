@@ -4,6 +4,7 @@ Blobs live on a shelf in this process instead of in transactions and on disk.
 """
 
 import hashlib
+from collections import Counter
 
 from eth.exceptions import Revert
 from eth.vm.forks.prague.computation import PragueComputation
@@ -84,6 +85,25 @@ def inject_precompiles(shelf):
         FEDAVG_ADDRESS: build("fedavg", precompile),
         EVIDENCE_ADDRESS: build("evidence", evidence),
     }
+
+
+class CallRecorder:
+    """How often each selector was taken and refused, by transactions, views and contracts."""
+
+    def __init__(self):
+        self.taken, self.refused = Counter(), Counter()
+
+    def install(self):
+        """Hear of every call on ape's local network, for as long as this process lives."""
+        genuine = PragueComputation.apply_message.__func__
+
+        def apply_message(cls, state, message, context, parent_computation=None):
+            computation = genuine(cls, state, message, context, parent_computation)
+            calls = self.refused if computation.is_error else self.taken
+            calls[bytes(message.data[:4])] += 1
+            return computation
+
+        PragueComputation.apply_message = classmethod(apply_message)
 
 
 def install_code(chain, address, code):

@@ -87,6 +87,7 @@ def test_conflicting_certificates_cost_everything(stage, accounts):
     assert staking.total_stake() == staking.active_stake() == staking.balance == 20 * COIN
     with ape.reverts("staking: not a validator"):
         stage.stake_of(0)
+    assert [staking.banned(account) for account in accounts[:3]] == [True, True, False]
     with ape.reverts("staking: banned"):
         stage.deposit(0)
 

@@ -6,6 +6,7 @@ from stage import (
     ACTIVE,
     CHECK_IN,
     COIN,
+    EPOCH_BLOCKS,
     JAIL_EPOCHS,
     JAILED,
     LEAVING,
@@ -29,6 +30,8 @@ def test_genesis_validators_are_listed_in_order(stage, accounts):
     assert staking.is_validator(accounts[2])
     assert not staking.is_validator(accounts[3])
     assert staking.total_stake() == staking.active_stake() == staking.balance == 60 * COIN
+    rules = (staking.MIN_STAKE(), staking.UNBONDING_SECONDS(), staking.EPOCH_BLOCKS())
+    assert rules == (MIN_STAKE, UNBONDING_SECONDS, EPOCH_BLOCKS)
 
 
 def make_crowd(stage, count=64, stake=10 * COIN):

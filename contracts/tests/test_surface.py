@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from eth_utils import keccak
 
 CONTRACTS = Path(__file__).resolve().parents[1]
 PAGES = {"tasks": "tasks.md", "rounds": "tasks.md", "staking": "staking.md"}
+CONTRACT_NAMES = ("Registry", "Rounds", "Staking", "Tasks")
 REASONS = {
     reason
     for path in CONTRACTS.glob("*.vy")
@@ -104,3 +106,29 @@ def test_every_refusal_is_documented_and_tested(reason):
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     assert text in tests
     assert f"`{text}`" in (CONTRACTS.parent / "docs" / PAGES[prefix]).read_text()
+
+
+@pytest.mark.parametrize("name", CONTRACT_NAMES)
+def test_every_entry_point_was_taken_and_refused(compiled, recorder, name):
+    """Judges what all other tests have called: a positive and a negative twin of each call."""
+    methods = getattr(compiled, name).contract_type.mutable_methods
+    selectors = {method.name: keccak(text=method.selector)[:4] for method in methods}
+    assert [each for each, selector in selectors.items() if not recorder.taken[selector]] == []
+    assert [each for each, selector in selectors.items() if not recorder.refused[selector]] == []
+
+
+@pytest.mark.parametrize("name", CONTRACT_NAMES)
+def test_every_entry_point_that_reads_was_read(compiled, recorder, name):
+    methods = getattr(compiled, name).contract_type.view_methods
+    selectors = {method.name: keccak(text=method.selector)[:4] for method in methods}
+    assert [each for each, selector in selectors.items() if not recorder.taken[selector]] == []
+
+
+def test_every_entry_point_has_a_selector_of_its_own(compiled):
+    """So that what was called is told apart by it."""
+    methods = [
+        method.selector
+        for name in CONTRACT_NAMES
+        for method in getattr(compiled, name).contract_type.mutable_methods
+    ]
+    assert len({keccak(text=selector)[:4] for selector in methods}) == len(methods)

@@ -93,6 +93,10 @@ class World:
     def advance(self, seconds):
         self.advance_to(self.now + seconds)
 
+    def set_next(self, timestamp):
+        """Let the next transaction be in a block at `timestamp` to the second."""
+        self.chain.pending_timestamp = timestamp
+
     def declare(self, data, **retention):
         return self.shelf.put(data, self.chain.blocks.height, self.now, **retention)
 

@@ -1,9 +1,10 @@
-"""Does the model notice? Single mistakes in the sources of Tasks and Rounds, each hunted by games.
+"""Do the tests notice? Single mistakes in the sources of Tasks, Rounds and Registry.
 
 A mutant is one replacement in one Vyper file. It is compiled, and the games of `conservation` are
 played on it until one is violated: killed. What GAMES games do not notice, contracts/tests under
-ape is asked about, if ape is there; what passes that too survives and is printed.
-STEELYARD_MUTANTS picks those whose name contains it.
+ape is asked about, if ape is there; what passes that too survives and is printed. A mutant that
+names its likely killer among those tests is brought before it first.
+STEELYARD_MUTANTS picks those whose name or module contains it.
 """
 
 import os
@@ -21,7 +22,9 @@ from steelyard.chain.artifacts import get_artifact
 from tests.contracts.arena import ADDRESSES, Code
 from tests.contracts.player import Player, act
 
-from .mutants import MUTANTS, Mutant
+from .mutants import TASKS_MUTANTS, Mutant
+from .registry_mutants import REGISTRY_MUTANTS
+from .rounds_mutants import ROUNDS_MUTANTS
 from .timing import Measurement
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -94,14 +97,23 @@ def list_modules(folder: Path, name: str) -> set[str]:
 def hunt(mutant: Mutant) -> Fate:
     """Compile one mutant and play until somebody notices."""
     start = perf_counter()
+    killer = ask_ape(mutant, mutant.test) if mutant.test and APE.exists() else None
+    if killer is None:
+        killer = hunt_by_games(mutant)
+    if killer is None and APE.exists():
+        killer = ask_ape(mutant, "")
+    return Fate(mutant, killer, perf_counter() - start)
+
+
+def hunt_by_games(mutant: Mutant) -> str | None:
+    """Play on what a mutant changes in Tasks and Rounds; return what was violated."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_mutant(mutant, folder)
+        if not any(mutant.module in list_modules(folder, contract) for contract in ADDRESSES):
+            return None
         codes = compile_codes(folder, {mutant.module})
-    killer = next(filter(None, (find_violation(codes, seed) for seed in range(GAMES))), None)
-    if killer is None and APE.exists():
-        killer = ask_ape(mutant)
-    return Fate(mutant, killer, perf_counter() - start)
+    return next(filter(None, (find_violation(codes, seed) for seed in range(GAMES))), None)
 
 
 def find_violation(codes: Mapping[str, Code], seed: int) -> str | None:
@@ -118,8 +130,8 @@ def find_violation(codes: Mapping[str, Code], seed: int) -> str | None:
     return None
 
 
-def ask_ape(mutant: Mutant) -> str | None:
-    """Run contracts/tests on the mutant; return the first test that fails."""
+def ask_ape(mutant: Mutant, test: str) -> str | None:
+    """Run one test, or all, of contracts/tests on the mutant; return the first that fails."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         for entry in ("src", "chain", "client", "node", "docs", "ape-config.yaml"):
@@ -128,7 +140,7 @@ def ask_ape(mutant: Mutant) -> str | None:
         write_mutant(mutant, root / "contracts")
         environment = os.environ | {"PATH": f"{APE.parent}:{os.environ['PATH']}"}
         ended = subprocess.run(
-            [APE, "test", "contracts/tests", "-q", "-x", "-k", UNFAIR],
+            [APE, "test", f"contracts/tests/{test}", "-q", "-x", "-k", UNFAIR],
             cwd=root, env=environment, capture_output=True, text=True, timeout=APE_SECONDS,
             check=False,
         )  # fmt: skip
@@ -141,7 +153,8 @@ def ask_ape(mutant: Mutant) -> str | None:
 def run() -> list[Measurement]:
     """Return a row per mutant; the survivors are printed again at the end."""
     wanted = os.environ.get("STEELYARD_MUTANTS", "")
-    chosen = [mutant for mutant in MUTANTS if wanted in mutant.name]
+    known = (*TASKS_MUTANTS, *ROUNDS_MUTANTS, *REGISTRY_MUTANTS)
+    chosen = [mutant for mutant in known if wanted in f"{mutant.name} {mutant.module}"]
     rows, survivors = [], []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for fate in pool.map(hunt, chosen):

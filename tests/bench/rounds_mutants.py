@@ -1,0 +1,260 @@
+"""Mistakes that somebody could make in Rounds and in the terms that it follows."""
+
+from .mutants import Mutant
+
+ROUNDS_MUTANTS = (
+    Mutant(
+        "a late seat has any owner",
+        "Rounds",
+        '    assert seat.active_from <= origin, "rounds: not active in that round"\n',
+        "",
+    ),
+    Mutant(
+        "a stake below the base commits",
+        "Rounds",
+        '    assert seat.stake >= submissions.plans[task].base_stake, "rounds: stake '
+        'below the base stake"\n',
+        "",
+    ),
+    Mutant(
+        "samples beyond the stake",
+        "Rounds",
+        "        samples <= seat.samples\n"
+        "        and submissions.plans[task].base_stake\n"
+        "        + samples * submissions.plans[task].stake_per_sample\n"
+        "        <= seat.stake\n",
+        "        samples <= seat.samples\n",
+    ),
+    Mutant(
+        "samples beyond the promise",
+        "Rounds",
+        "        samples <= seat.samples\n        and submissions.plans[task].base_stake\n",
+        "        submissions.plans[task].base_stake\n",
+    ),
+    Mutant(
+        "a round closes before it is due",
+        "Rounds",
+        "assert block.timestamp >= submissions._get_due(task, round), ",
+        "assert block.timestamp + 1 >= submissions._get_due(task, round), ",
+    ),
+    Mutant(
+        "a quorum is one more",
+        "Rounds",
+        "    if revealed >= submissions.plans[task].min_clients:\n",
+        "    if revealed > submissions.plans[task].min_clients:\n",
+    ),
+    Mutant(
+        "one extension too many",
+        "Rounds",
+        "extensions < submissions.plans[task].max_extensions",
+        "extensions <= submissions.plans[task].max_extensions",
+    ),
+    Mutant(
+        "a late update counts in full",
+        "Rounds",
+        "            weight = (weight * submissions.plans[task].staleness_discount) >"
+        "> fedavg.SHARE_BITS\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "weight by samples and stake swapped",
+        "Rounds",
+        "        weight = samples\n    elif weighting == seam.BY_STAKE:\n        weight = stake\n",
+        "        weight = stake\n    elif weighting == seam.BY_STAKE:\n        weight = samples\n",
+    ),
+    Mutant(
+        "the silent of a short round are punished",
+        "submissions",
+        "    if self._is_short(task, round):\n        return 0\n",
+        "",
+    ),
+    Mutant(
+        "who revealed is punished",
+        "submissions",
+        "self.rounds[task][round].committed & ~self.rounds[task][round].revealed",
+        "self.rounds[task][round].committed",
+    ),
+    Mutant(
+        "a failed round is only skipped",
+        "Rounds",
+        "        outcome = seam.FAILED\n",
+        "        pass\n",
+    ),
+    Mutant(
+        "momentum is forgotten",
+        "Rounds",
+        "    if made.velocity.size > 0:\n        self.velocities[task] = made.velocity\n",
+        "",
+    ),
+    Mutant(
+        "the last evaluation is forgotten",
+        "Rounds",
+        "aggregations % every == 0 or round == submissions.plans[task].rounds",
+        "aggregations % every == 0",
+    ),
+    Mutant(
+        "a page too few",
+        "Rounds",
+        "submissions.rounds[task][round].pages < split.measures + split.combines:",
+        "submissions.rounds[task][round].pages + 1 < split.measures + split.combines:",
+    ),
+    Mutant(
+        "commitments a second late",
+        "submissions",
+        "        block.timestamp < self.rounds[task][round].commit_ends\n"
+        '    ), "rounds: commit period is over"',
+        "        block.timestamp <= self.rounds[task][round].commit_ends\n"
+        '    ), "rounds: commit period is over"',
+    ),
+    Mutant(
+        "a second commitment",
+        "submissions",
+        '    assert not bitmaps._has(committed, seat), "rounds: already committed"\n',
+        "",
+    ),
+    Mutant(
+        "whoever was not drawn commits",
+        "submissions",
+        '    assert bitmaps._has(self.rounds[task][origin].drawn, seat), "rounds: not drawn"\n',
+        "",
+    ),
+    Mutant(
+        "an origin is answered twice",
+        "submissions",
+        '    assert not bitmaps._has(self.answered[task][origin], seat), "rounds: alr'
+        'eady answered"\n',
+        "",
+    ),
+    Mutant(
+        "one round too stale",
+        "submissions",
+        "origin + self.plans[task].max_staleness >= round",
+        "origin + self.plans[task].max_staleness + 1 >= round",
+    ),
+    Mutant(
+        "leaving with a commitment",
+        "submissions",
+        "    assert not bitmaps._has(\n"
+        "        self.rounds[task][round].committed, seat\n"
+        '    ), "rounds: bound by a commitment"\n',
+        "",
+    ),
+    Mutant(
+        "reveals open with too few",
+        "submissions",
+        "    if missing > 0 or self._is_short(task, round):\n",
+        "    if missing > 0:\n",
+    ),
+    Mutant(
+        "reveals of a short round",
+        "submissions",
+        '    assert not self._is_short(task, round), "rounds: too few commitments"\n',
+        "",
+    ),
+    Mutant(
+        "any update fits the commitment",
+        "submissions",
+        "        == self._compute_commitment(task, round, origin, participant, update"
+        ", samples, salt)\n",
+        "        != empty(bytes32)\n",
+    ),
+    Mutant(
+        "the commitment binds nobody",
+        "submissions",
+        "            origin,\n            participant,\n            update.digest,",
+        "            origin,\n            self,\n            update.digest,",
+    ),
+    Mutant(
+        "a reveal a second early",
+        "submissions",
+        "        block.timestamp >= self.rounds[task][round].commit_ends\n",
+        "        block.timestamp + 1 >= self.rounds[task][round].commit_ends\n",
+    ),
+    Mutant(
+        "a reveal is repeated",
+        "submissions",
+        '    assert not bitmaps._has(self.rounds[task][round].revealed, seat), "round'
+        's: already revealed"\n',
+        "",
+    ),
+    Mutant(
+        "a late update is verified against this round's base",
+        "submissions",
+        "        self.rounds[task][origin].base,\n",
+        "        self.rounds[task][round].base,\n",
+    ),
+    Mutant(
+        "an update may expire before the close",
+        "submissions",
+        ".reveal_ends + seam.CLOSE_TIMEOUT_SECONDS\n",
+        ".reveal_ends\n",
+    ),
+    Mutant(
+        "everybody's reveal ends nothing",
+        "submissions",
+        "    if revealed == self.rounds[task][round].committed:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "the seed is the same in each task",
+        "drawing",
+        "keccak256(abi_encode(blockhash(block.number - 1), task, round))",
+        "keccak256(abi_encode(blockhash(block.number - 1), round, round))",
+    ),
+    Mutant(
+        "a shuffle that favours the first seats",
+        "drawing",
+        "other: uint256 = index + number % (active - index)",
+        "other: uint256 = number % active",
+    ),
+    Mutant(
+        "the fraction is rounded down",
+        "drawing",
+        "(active * fraction_fit + seam.ONE - 1) // seam.ONE",
+        "(active * fraction_fit) // seam.ONE",
+    ),
+    Mutant(
+        "a report is repeated",
+        "metrics",
+        '    assert not self.reported[task][round][participant], "rounds: already reported"\n',
+        "",
+    ),
+    Mutant(
+        "a report a second late",
+        "metrics",
+        "assert block.timestamp < self.evaluation_ends[task][round], ",
+        "assert block.timestamp <= self.evaluation_ends[task][round], ",
+    ),
+    Mutant(
+        "a bond above the base stake",
+        "terms",
+        '    assert parameters.bond <= parameters.base_stake, "tasks: bond above the base stake"\n',
+        "",
+    ),
+    Mutant(
+        "a platform takes it all",
+        "terms",
+        "MAX_PLATFORM_SHARE: constant(uint256) = seam.ONE // 5",
+        "MAX_PLATFORM_SHARE: constant(uint256) = seam.ONE",
+    ),
+    Mutant(
+        "too few clients for Multi-Krum",
+        "terms",
+        "assert parameters.min_clients > 2 * rule.bound + 2, ",
+        "assert parameters.min_clients > 2 * rule.bound, ",
+    ),
+    Mutant(
+        "a bounty above the reserve",
+        "terms",
+        '    assert parameters.close_bounty <= parameters.close_reserve, "tasks: boun'
+        'ty above the reserve"\n',
+        "",
+    ),
+    Mutant(
+        "the silent count for nothing in a spoilt round",
+        "Rounds",
+        "        total: uint256 = entries.total\n        for participant: address in silent:\n",
+        "        total: uint256 = entries.total\n"
+        "        for participant: address in entries.clients:\n",
+    ),
+)
