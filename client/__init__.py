@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .amounts import coins, format_coins
+    from .ancestry import audit_model
     from .audit import audit_replay, audit_round
     from .evidence import audit_evidence
     from .keys import create_key, load_key
     from .organisation import Organisation, PublishedTask
     from .participant import Client, Summary
+    from .registry import Registry
     from .terms import Task
     from .training import Context, Result
 
@@ -24,10 +26,12 @@ __all__ = [
     "Context",
     "Organisation",
     "PublishedTask",
+    "Registry",
     "Result",
     "Summary",
     "Task",
     "audit_evidence",
+    "audit_model",
     "audit_replay",
     "audit_round",
     "coins",
@@ -41,10 +45,12 @@ _MODULES = {
     "Context": "training",
     "Organisation": "organisation",
     "PublishedTask": "organisation",
+    "Registry": "registry",
     "Result": "training",
     "Summary": "participant",
     "Task": "terms",
     "audit_evidence": "evidence",
+    "audit_model": "ancestry",
     "audit_replay": "audit",
     "audit_round": "audit",
     "coins": "amounts",

@@ -6,6 +6,7 @@ newest finalized block.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from enum import IntEnum
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -13,13 +14,14 @@ from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
 from steelyard.chain.artifacts import get_artifact
-from steelyard.chain.params import ROUNDS_ADDRESS, TASKS_ADDRESS
+from steelyard.chain.params import REGISTRY_ADDRESS, ROUNDS_ADDRESS, TASKS_ADDRESS
 from steelyard.chain.receipts import Log as ChainLog
 from steelyard.chain.types import Address, BlobName, Hash
 
 from .abi import Contract, Event, Log
 from .errors import ClientError, NodeRefused
 from .records import (
+    MAX_ROUNDS,
     METRIC_UNIT,
     AccountInfo,
     MetricsInfo,
@@ -36,8 +38,13 @@ from .records import (
 from .rpc import Rpc, as_bytes, as_hex
 
 Record = TypeVar("Record")
+Kind = TypeVar("Kind", bound=IntEnum)
 
-ADDRESSES: Final = {"Tasks": TASKS_ADDRESS, "Rounds": ROUNDS_ADDRESS}
+ADDRESSES: Final = {
+    "Registry": REGISTRY_ADDRESS,
+    "Rounds": ROUNDS_ADDRESS,
+    "Tasks": TASKS_ADDRESS,
+}
 
 
 @cache
@@ -109,6 +116,8 @@ class Tasks(Deployed):
             raise ClientError(
                 "task_unknown", f"there is no task {task} on this chain; see `steelyard task list`"
             )
+        if answer["round"] > answer["parameters"]["rounds"] or answer["round"] > MAX_ROUNDS:
+            raise NodeRefused("rpc_answer", f"the node names round {answer['round']:.3e} of a task")
         return build_record(
             TaskInfo,
             answer
@@ -116,7 +125,7 @@ class Tasks(Deployed):
                 "number": task,
                 "parameters": build_parameters(answer["parameters"]),
                 "state": TaskState(answer["state"]),
-                "wish": Wish(answer["wish"]),
+                "wish": build_kind(Wish, answer["wish"]),
             },
         )
 
@@ -168,7 +177,7 @@ class Rounds(Deployed):
     def get_round(self, task: int, round_number: int) -> RoundInfo:
         """Return a round; its state is NONE if it was never opened."""
         answer = self.read("get_round", task, round_number)
-        return build_record(RoundInfo, answer | {"state": RoundState(answer["state"])})
+        return build_record(RoundInfo, answer | {"state": build_kind(RoundState, answer["state"])})
 
     def get_submission(self, task: int, round_number: int, who: Address) -> SubmissionInfo:
         """Return what `who` has done in a round."""
@@ -184,6 +193,13 @@ class Rounds(Deployed):
         """Whether `who` has reported metrics of a round's model."""
         answer: bool = self.read("has_reported", task, round_number, who)
         return answer
+
+
+def build_kind(kind: type[Kind], number: int) -> Kind:
+    """Return one of the contract's enumerations. Raises NodeRefused `rpc_answer`."""
+    if number not in tuple(kind):
+        raise NodeRefused("rpc_answer", f"the contract knows no {kind.__name__} {number}")
+    return kind(number)
 
 
 def build_parameters(answer: Mapping[str, Any]) -> Parameters:

@@ -5,7 +5,7 @@ anything is asked for, and every range of logs comes with the head of the node t
 silence of one that is behind would look like no events.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from steelyard.chain.types import Address
@@ -21,6 +21,10 @@ MAX_HEIGHT: Final = 400_000_000
 """A chain that makes a block every second gets here in twelve years. Walking there takes as many
 requests as this has steps: a node can cost a client that, and no more."""
 TOO_MANY: Final = "logs_limit"
+PATIENCE: Final = 64
+"""Ranges that a node may refuse as too full without anything to show for it."""
+EVENTS_PER_REFUSAL: Final = 100
+"""An honest node refuses ranges of thousands of logs: so many events excuse one refusal more."""
 
 
 def get_contracts() -> dict[Address, Contract]:
@@ -58,20 +62,33 @@ def get_events(
     that a node has named, None asks for the newest. Raises: NodeRefused `height_implausible`,
     `rpc_answer`; NodeUnreachable when a node is behind the one that named the last.
     """
-    last = get_head(rpc) if last_height is None else check_height(rpc, last_height)
     topics = build_topics(task, names, round_number)
+    return collect_events(rpc, get_contracts(), topics, first_height, last_height)
+
+
+def collect_events(
+    rpc: Rpc,
+    contracts: Mapping[Address, Contract],
+    topics: list[Json],
+    first_height: int = 0,
+    last_height: int | None = None,
+) -> list[Event]:
+    """Return the finalized events of `contracts` with these topics. Raises as `get_events`."""
+    last = get_head(rpc) if last_height is None else check_height(rpc, last_height)
     events: list[Event] = []
-    start, step = first_height, MAX_LOG_BLOCKS
+    start, step, refusals = first_height, MAX_LOG_BLOCKS, 0
     while start <= last:
         stop = min(start + step - 1, last)
         try:
-            events += read_events(rpc, topics, start, stop)
+            events += read_events(rpc, contracts, topics, start, stop)
         except NodeRefused as refusal:
-            if refusal.code != TOO_MANY or step == 1:
+            refusals += 1
+            is_patient = refusals <= PATIENCE + len(events) // EVENTS_PER_REFUSAL
+            if refusal.code != TOO_MANY or step == 1 or not is_patient:
                 raise
             step //= 2
             continue
-        start = stop + 1
+        start, step = stop + 1, min(2 * step, MAX_LOG_BLOCKS)
     return events
 
 
@@ -90,9 +107,10 @@ def build_topics(task: int, names: Sequence[str], round_number: int | None) -> l
     return topics
 
 
-def read_events(rpc: Rpc, topics: list[Json], start: int, stop: int) -> list[Event]:
+def read_events(
+    rpc: Rpc, contracts: Mapping[Address, Contract], topics: list[Json], start: int, stop: int
+) -> list[Event]:
     """Return the events of a range of heights, all from one node that has them."""
-    contracts = get_contracts()
     query = {
         "address": [as_hex(address) for address in contracts],
         "topics": topics,

@@ -100,7 +100,7 @@ def sign_call(
         "maxFeePerGas": fees.max_fee,
         "maxPriorityFeePerGas": fees.max_tip,
         "gas": gas,
-        "to": "0x" + call.to.hex(),
+        "to": bytes(call.to),
         "value": call.value,
         "data": "0x" + call.data.hex(),
         "accessList": compute_access_list(call.blobs),
