@@ -1,43 +1,39 @@
-"""What happened in a round, and why: per participant, from the chain's own events and refusals.
-
-A refused commit or reveal leaves no event. Its transaction does: the blocks of the round are
-searched for failed calls of the contracts, and each one is asked for again at its block to learn
-why.
-"""
+"""What happened in a round, and why: per participant, from the chain's own events and refusals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any, Final
 
 from steelyard.chain.cid import encode_cid
+from steelyard.chain.params import STEP_UNIT, WEIGHT_BITS
 from steelyard.chain.rules import Flag
 from steelyard.chain.types import Address, BlobName
 
 from .abi import Event
 from .amounts import format_coins
 from .contracts import Rounds, Tasks
-from .errors import ClientError, NodeRefused, Reverted
-from .events import get_contracts, get_events
-from .records import OnFailedQuorum, RoundInfo, RoundState, TaskInfo
-from .rpc import Rpc, as_bytes, as_hex, as_int
-from .weighing import Payment, Weighing, compute_payment, describe_weighing, weigh
+from .errors import ClientError, NodeRefused
+from .events import get_events, get_head
+from .keys import format_address
+from .reckoning import compute_weight, list_seats
+from .records import FRACTION_UNIT, OnFailedQuorum, RoundInfo, RoundState, SubmissionInfo, TaskInfo
+from .refusals import find_refusals
+from .rpc import Rpc
+from .weighing import (
+    BY_SAMPLES,
+    BY_STAKE,
+    Payment,
+    Weighing,
+    check_record,
+    compute_payment,
+    describe_compensated,
+    describe_weighing,
+    weigh,
+    weigh_compensated,
+)
 
-MAX_SEARCHED_BLOCKS: Final = 2_000
 NORM_UNIT: Final = 2**24
-
-HINTS: Final = {
-    "fedavg: update_norm": "the delta is longer than the task admits; lower the learning rate",
-    "fedavg: update_base": "it was trained on another model than the round's base",
-    "fedavg: update_round": "it was made for another round",
-    "fedavg: update_sender": "it was made by another account",
-    "rounds: commit period is over": "training took too long, or the client was started late",
-    "rounds: reveal period is over": "the client was away during the reveal period",
-    "rounds: differs from the commitment": "the update is not the one that was committed to",
-    "rounds: samples not covered by stake": "join with more samples, or train on fewer rows",
-    "rounds: not drawn": "only those who were drawn may commit; waiting costs nothing",
-}
-"""What a refusal means for the one who got it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +73,18 @@ class Explanation:
     saturated: int
     metrics: tuple[float, ...]
     payment: Payment | None
+    steps: tuple[str, ...]
+    """What holds for all: draw, pool, platform, the server's step."""
     parts: tuple[Part, ...]
+
+
+@dataclass(slots=True)
+class Seated:
+    """Who sits somewhere, and with what, at some height."""
+
+    seat: int
+    samples: int
+    stake: int
 
 
 def explain_round(rpc: Rpc, task: int, round_number: int) -> Explanation:
@@ -90,15 +97,21 @@ def explain_round(rpc: Rpc, task: int, round_number: int) -> Explanation:
             f" {info.round}"
         )  # fmt: skip
     events = get_events(rpc, task, round_number=round_number)
-    opened = next(event for event in events if event.name == "RoundOpened")
-    ends = [e.height for e in events if e.name in ("Aggregated", "RoundSkipped")]
-    last = ends[0] if ends else as_int(rpc.call("eth_blockNumber"))
+    opened = next((event for event in events if event.name == "RoundOpened"), None)
+    if opened is None:
+        raise NodeRefused("rpc_answer", "the node lacks the event that opened the round")
+    ended = next((e for e in events if e.name in ("Aggregated", "RoundSkipped")), None)
+    last = get_head(rpc) if ended is None else ended.height
     refusals = find_refusals(rpc, task, round_number, range(opened.height, last + 1))
-    seats = read_seats(rpc, task, opened)
+    members = read_members(rpc, task, opened)
     record = next((event.values for event in events if event.name == "Aggregated"), None)
+    if record is not None:
+        check_record(record, round_number)
     known = [e.values["participant"] for e in events if "participant" in e.values]
-    addresses = dict.fromkeys([*seats, *known, *refusals])
-    story = Story(rounds, info, round_number, state, events, record)
+    addresses = dict.fromkeys([*members, *known, *refusals])
+    story = Story(rounds, info, round_number, state, events, opened, record)
+    rewarded = find_compensation(story, rpc, ended)
+    payment = None if record is None else compute_payment(record, info.parameters)
     return Explanation(
         task,
         round_number,
@@ -108,26 +121,35 @@ def explain_round(rpc: Rpc, task: int, round_number: int) -> Explanation:
         state.model if state.model.size else None,
         state.saturated,
         rounds.get_metrics(task, round_number).means,
-        None if record is None else compute_payment(record, info.parameters),
+        payment if rewarded is None else rewarded.payment,
+        list_steps(story),
         tuple(
-            explain_part(story, address, seats.get(address), tuple(refusals.get(address, ())))
+            explain_part(
+                story, address, members.get(address), tuple(refusals.get(address, ())), rewarded
+            )
             for address in addresses
         ),
     )
 
 
-def read_seats(rpc: Rpc, task: int, opened: Event) -> dict[Address, int]:
-    """Return who sat where when a round was opened."""
-    seats: dict[Address, int] = {}
-    events = get_events(rpc, task, ["Joined", "Left"], last_height=opened.height)
-    for event in events:
-        if (event.height, event.index) > (opened.height, opened.index):
+def read_members(rpc: Rpc, task: int, until: Event) -> dict[Address, Seated]:
+    """Return who took part, where and with what, right before an event."""
+    members: dict[Address, Seated] = {}
+    names = ["Joined", "Left", "StakeAdded", "Slashed"]
+    for event in get_events(rpc, task, names, last_height=until.height):
+        if (event.height, event.index) > (until.height, until.index):
             break
-        if event.name == "Joined":
-            seats[event.values["participant"]] = event.values["seat"]
-        else:
-            seats.pop(event.values["participant"], None)
-    return dict(sorted(seats.items(), key=lambda item: item[1]))
+        values, who = event.values, event.values["participant"]
+        match event.name:
+            case "Joined":
+                members[who] = Seated(values["seat"], values["samples"], values["stake"])
+            case "Left":
+                members.pop(who, None)
+            case "StakeAdded" if who in members:
+                members[who].stake += values["amount"]
+            case "Slashed" if who in members:
+                members[who].stake -= values["amount"]
+    return dict(sorted(members.items(), key=lambda item: item[1].seat))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +161,64 @@ class Story:
     round: int
     state: RoundInfo
     events: Sequence[Event]
+    opened: Event
     record: Mapping[str, Any] | None
+
+    def get_submission(self, who: Address) -> SubmissionInfo:
+        """Return what a participant has shown."""
+        return self.rounds.get_submission(self.info.number, self.round, who)
+
+
+@dataclass(frozen=True, slots=True)
+class Compensation:
+    """What a round that the silence of others failed paid, by participant."""
+
+    payment: Payment
+    parts: Mapping[Address, tuple[Weighing, tuple[str, ...]]] = field(default_factory=dict)
+
+
+def find_compensation(story: Story, rpc: Rpc, ended: Event | None) -> Compensation | None:
+    """Return what those who revealed in a failed round got, None where nobody did.
+
+    Raises: NodeRefused `rpc_answer`.
+    """
+    event = next((e for e in story.events if e.name == "Compensated"), None)
+    if event is None or ended is None:
+        return None
+    clients, terms = event.values["clients"], story.info.parameters
+    if len(clients) != len(event.values["shares"]):
+        raise NodeRefused("rpc_answer", "the lists of a failed round differ in length")
+    members = read_members(rpc, story.info.number, ended)
+    silent = [
+        {BY_SAMPLES: one.samples, BY_STAKE: one.stake}.get(terms.weighting, 1) << WEIGHT_BITS
+        for who, one in members.items()
+        if who not in clients and story.state.committed >> one.seat & 1
+    ]
+    shown = [story.get_submission(who) for who in clients]
+    weights = [compute_weight(terms, one, story.round) for one in shown]
+    rows = weigh_compensated(event.values, story.state.pool, weights, sum(silent))
+    payment = Payment(story.state.pool, 0, sum(row.paid for row in rows))
+    return Compensation(
+        payment,
+        {
+            who: (row, describe_compensated(row, payment, terms, story.round, done))
+            for who, row, done in zip(clients, rows, shown, strict=True)
+        },
+    )
 
 
 def explain_part(
-    story: Story, address: Address, seat: int | None, refusals: tuple[str, ...]
+    story: Story,
+    address: Address,
+    member: Seated | None,
+    refusals: tuple[str, ...],
+    rewarded: Compensation | None,
 ) -> Part:
     """Return one participant's part, from the round's events."""
     mine = {e.name: e.values for e in story.events if e.values.get("participant") == address}
-    drawn = seat is not None and story.state.is_drawn(seat)
+    drawn = member is not None and story.state.is_drawn(member.seat)
     if "Revealed" not in mine:
-        return explain_absence(address, mine, drawn, refusals)
+        return explain_absence(story, address, mine, drawn, refusals)
     shown = mine["Revealed"]
     norm = isqrt(shown["norm2"]) / NORM_UNIT
     outcome, weighing = "revealed", None
@@ -159,9 +228,12 @@ def explain_part(
         terms = story.info.parameters
         weighing = weigh(story.record, terms)[place]
         payment = compute_payment(story.record, terms)
-        done = story.rounds.get_submission(story.info.number, story.round, address)
-        steps = describe_weighing(weighing, payment, terms, story.round, done)
+        done = story.get_submission(address)
+        steps = describe_weighing(weighing, payment, terms, story.round, done, shown["norm2"])
         outcome = describe_outcome(weighing, story.round)
+    elif rewarded is not None and address in rewarded.parts:
+        weighing, steps = rewarded.parts[address]
+        outcome = "revealed, others did not"
     return Part(
         address,
         outcome,
@@ -176,6 +248,7 @@ def explain_part(
 
 
 def explain_absence(
+    story: Story,
     address: Address,
     mine: Mapping[str, Mapping[str, Any]],
     drawn: bool,
@@ -183,7 +256,11 @@ def explain_absence(
 ) -> Part:
     """Return the part of somebody who showed no update."""
     burned = mine.get("Slashed", {}).get("amount", 0)
-    if "Committed" in mine:
+    state = story.state
+    is_short = state.counts[1] < story.info.parameters.min_clients
+    if "Committed" in mine and is_short and state.state is not RoundState.OPEN:
+        outcome = "committed, too few others did"
+    elif "Committed" in mine:
         outcome = "committed, never revealed"
         outcome += f", lost {format_coins(burned)} coins" if burned else ""
     else:
@@ -199,6 +276,45 @@ def describe_outcome(weighing: Weighing, round_number: int) -> str:
         return "left out by the rule"
     late = round_number - weighing.origin
     return f"in the mean, {late} late" if late else "in the mean"
+
+
+def list_steps(story: Story) -> tuple[str, ...]:
+    """Return the arithmetic that holds for everybody in the round, one line each."""
+    terms, rule, pool = story.info.parameters, story.info.parameters.rule, story.state.pool
+    left = terms.rounds - story.round + 1
+    steps = [
+        f"draw    {describe_draw(story)}",
+        f"pool    {pool} wei: the reward that was left, over the {left} rounds that were",
+    ]
+    if terms.platform_share and story.record is not None:
+        fee = pool * terms.platform_share >> WEIGHT_BITS
+        steps.append(
+            f"fee     {pool} * {terms.platform_share} >> {WEIGHT_BITS} = {fee} wei "
+            f"to the platform {format_address(terms.platform)}"
+        )
+    if story.record is not None and (rule.server_lr, rule.momentum) != (STEP_UNIT, 0):
+        before = story.record["velocity_before"]
+        steps.append(
+            f"step    v = mean + {rule.momentum}/{STEP_UNIT} * v before "
+            f"({encode_cid(before) if before.size else 'none'}); "
+            f"model = base + {rule.server_lr}/{STEP_UNIT} * v"
+        )
+    return tuple(steps)
+
+
+def describe_draw(story: Story) -> str:
+    """Return how many were drawn of those who were ready, and from what."""
+    terms, drawn = story.info.parameters, story.state.drawn
+    ready = story.opened.values["seats"].bit_count()
+    if drawn == story.opened.values["seats"]:
+        return f"all {ready} who were ready"
+    part = -(-ready * terms.fraction_fit // FRACTION_UNIT)
+    return (
+        f"{drawn.bit_count()} of {ready} who were ready: max({terms.min_clients}, "
+        f"ceil({ready} * {terms.fraction_fit} / {FRACTION_UNIT}) = {part}) + "
+        f"{terms.spare_clients} to spare; seed 0x{story.state.seed.hex()}, "
+        f"seats {' '.join(map(str, list_seats(drawn)))}"
+    )
 
 
 def summarize(state: RoundInfo) -> str:
@@ -231,53 +347,13 @@ def tell_consequence(
     if state.state is RoundState.SKIPPED:
         told.append(f"{terms.min_clients} updates were needed")
         if terms.on_failed_quorum == OnFailedQuorum.REFUND:
-            told.append("the task ended, and its money goes back to the publisher")
+            told.append("the task ended, and what was not paid goes back to the publisher")
         elif round_number == terms.rounds:
-            told.append("it was the last round; its pool goes back to the publisher")
+            told.append(
+                "it was the last round; what its pool did not pay goes back to the publisher"
+            )
         else:
-            told.append(f"its pool of {format_coins(state.pool)} coins stays for later rounds")
+            told.append(f"what its pool of {format_coins(state.pool)} coins did not pay stays")
+        if any(event.name == "Compensated" for event in events):
+            told.append("those who revealed are paid, as others who had committed did not")
     return "; ".join(told)
-
-
-def find_refusals(
-    rpc: Rpc, task: int, round_number: int, heights: range
-) -> dict[Address, list[str]]:
-    """Return why calls about this round failed, by sender; searches the newest blocks first."""
-    found: dict[Address, list[str]] = {}
-    for height in reversed(heights[-MAX_SEARCHED_BLOCKS:]):
-        receipts = rpc.call("eth_getBlockReceipts", hex(height))
-        for receipt in receipts or ():
-            if receipt.get("status") != "0x0" or receipt.get("to") is None:
-                continue
-            if as_bytes(receipt["to"]) not in get_contracts():
-                continue
-            sender, reason = explain_failure(rpc, receipt, task, round_number, height)
-            if reason:
-                found.setdefault(sender, []).append(reason)
-    return found
-
-
-def explain_failure(
-    rpc: Rpc, receipt: Mapping[str, Any], task: int, round_number: int, height: int
-) -> tuple[Address, str]:
-    """Return the sender of a failed transaction and why it failed; "" if it is another round's."""
-    sent = rpc.call("eth_getTransactionByHash", receipt["transactionHash"])
-    data, sender = as_bytes(sent["input"]), Address(as_bytes(sent["from"], 20))
-    contract = get_contracts()[Address(as_bytes(receipt["to"], 20))]
-    call = contract.decode_call(data)
-    if call is None or (call[1].get("task"), call[1].get("round")) != (task, round_number):
-        return sender, ""
-    request = {
-        "from": as_hex(sender),
-        "to": as_hex(contract.address),
-        "value": sent["value"],
-        "data": as_hex(data),
-    }
-    try:
-        rpc.call("eth_call", request, hex(height))
-    except Reverted as error:
-        hint = HINTS.get(error.reason, "")
-        return sender, f"{call[0]} refused: {error.reason}" + (f" ({hint})" if hint else "")
-    except NodeRefused as error:
-        return sender, f"{call[0]} failed: {error.message}"
-    return sender, f"{call[0]} failed in block {height} (too late, or out of gas)"

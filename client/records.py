@@ -14,6 +14,11 @@ FRACTION_UNIT: Final = 2**20
 """Fractions on chain are integers in units of 1/FRACTION_UNIT."""
 
 
+MAX_ROUNDS: Final = 10_000
+MAX_STALENESS: Final = 8
+"""Rounds that an update may be late at most."""
+
+
 class TaskState(IntEnum):
     """Where a task stands."""
 

@@ -21,7 +21,14 @@ from .bundle import check_config
 from .errors import InvalidTask
 from .keys import format_address
 from .metrics import DEFAULT_METRICS
-from .records import FRACTION_UNIT, MAX_METRICS, Admission, OnFailedQuorum
+from .records import (
+    FRACTION_UNIT,
+    MAX_METRICS,
+    MAX_ROUNDS,
+    MAX_STALENESS,
+    Admission,
+    OnFailedQuorum,
+)
 
 RULES: Final = {
     "fedavg": RuleKind.WEIGHTED_MEAN,
@@ -37,14 +44,13 @@ LEAST_CLIENTS: Final = {"trimmed": (2, 1), "multi_krum": (2, 3)}
 MAX_CLIENTS: Final = 128
 MAX_WEI: Final = 2**100
 MAX_PERIOD_SECONDS: Final = 30 * 86_400
-MAX_STALENESS: Final = 8
 MAX_EXTENSIONS: Final = 16
 MIN_NORM: Final = 2.0**-params.FRACTION_BITS
 MAX_NORM: Final = 2.0**100
 """Squared and in units of 2**-48 it still fits the contract's 256 bits."""
 NEVER: Final = 2**256 - 1
 RANGES: Final = {
-    "rounds": (1, 10_000),
+    "rounds": (1, MAX_ROUNDS),
     "max_clients": (1, MAX_CLIENTS),
     "min_clients": (1, MAX_CLIENTS),
     "spare_clients": (0, MAX_CLIENTS),

@@ -84,7 +84,8 @@ def compute_means(reports: list[tuple[int, list[int]]]) -> tuple[float, ...]:
     for place in range(places):
         known = [(n, metrics[place]) for n, metrics in reports if len(metrics) > place]
         total = sum(n for n, _ in known)
-        means.append(sum(n * value for n, value in known) / total / METRIC_UNIT)
+        # No contract takes a report of no samples; a node may still show one.
+        means.append(sum(n * value for n, value in known) / max(1, total) / METRIC_UNIT)
     return tuple(means)
 
 

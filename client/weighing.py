@@ -4,18 +4,22 @@ The numbers are the chain's own record; the words say how they follow from one a
 (docs/tasks.md, "Money"; docs/protocol.md, section 4). Whether they do follow is for an audit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any, Final
 
 from steelyard.chain.params import WEIGHT_BITS, WEIGHT_TOTAL
-from steelyard.chain.rules import Flag
+from steelyard.chain.rules import Flag, RuleKind
 
-from .records import Parameters, SubmissionInfo
+from .errors import NodeRefused
+from .records import MAX_STALENESS, Parameters, SubmissionInfo
 
 BY_SAMPLES: Final = 0
 BY_STAKE: Final = 1
 LEFT_OUT: Final = Flag.EXCLUDED | Flag.DUPLICATE
+LISTS: Final = ("clients", "origins", "updates", "raw_weights", "shares", "scores", "flags")
+"""Of the record of an aggregation: an entry for each update."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +29,15 @@ class Weighing:
     origin: int
     weight: int
     total: int
-    """Of all updates that the rule kept."""
+    """Of all updates that the rule kept; in a failed round of the silent ones as well."""
     share: int
     score: int
     flags: Flag
     paid: int
+    units: int = WEIGHT_TOTAL
+    """What the updates below the cap share among them."""
+    uncapped: int = 0
+    """The weights of these."""
 
     @property
     def flag_names(self) -> tuple[str, ...]:
@@ -61,16 +69,49 @@ def compute_platform_fee(pool: int, parameters: Parameters) -> int:
     return pool * parameters.platform_share >> WEIGHT_BITS
 
 
+def check_record(record: Mapping[str, Any], round_number: int) -> None:
+    """Raise NodeRefused `rpc_answer` for what no contract writes down about a round."""
+    count = len(record["clients"])
+    if any(len(record[name]) != count for name in LISTS):
+        raise NodeRefused("rpc_answer", "the lists of a round's record differ in length")
+    if any(not 0 <= round_number - one <= MAX_STALENESS for one in record["origins"]):
+        raise NodeRefused("rpc_answer", "a round's record has an update of no round near it")
+
+
 def weigh(record: Mapping[str, Any], parameters: Parameters) -> tuple[Weighing, ...]:
     """Return each update's numbers, in the order of the record of an aggregation."""
     flags = [Flag(value) for value in record["flags"]]
     weights = record["raw_weights"]
-    total = sum(w for w, flag in zip(weights, flags, strict=True) if not flag & LEFT_OUT)
+    kept = [i for i, flag in enumerate(flags) if not flag & LEFT_OUT]
+    free = [i for i in kept if Flag.CAPPED not in flags[i]]
+    total, uncapped = (sum(weights[i] for i in places) for places in (kept, free))
+    units = WEIGHT_TOTAL - sum(record["shares"][i] for i in kept if i not in free)
     to_share = record["pool"] - compute_platform_fee(record["pool"], parameters)
     rows = zip(record["origins"], weights, record["shares"], record["scores"], flags, strict=True)
     return tuple(
-        Weighing(origin, weight, total, share, score, flag, to_share * share >> WEIGHT_BITS)
+        Weighing(
+            origin,
+            weight,
+            total,
+            share,
+            score,
+            flag,
+            to_share * share >> WEIGHT_BITS,
+            units,
+            uncapped,
+        )
         for origin, weight, share, score, flag in rows
+    )
+
+
+def weigh_compensated(
+    record: Mapping[str, Any], pool: int, weights: Sequence[int], silent: int
+) -> tuple[Weighing, ...]:
+    """Return what those who revealed in a failed round got; `silent`: the others' raw weights."""
+    total = sum(weights) + silent
+    return tuple(
+        Weighing(0, weight, total, share, 0, Flag(0), pool * share >> WEIGHT_BITS)
+        for weight, share in zip(weights, record["shares"], strict=True)
     )
 
 
@@ -86,13 +127,33 @@ def describe_weighing(
     parameters: Parameters,
     round_number: int,
     done: SubmissionInfo,
+    norm2: int,
 ) -> tuple[str, ...]:
-    """Return the steps from samples, or stake, to wei, one line each."""
+    """Return the steps from samples, or stake, to wei, one line each. `norm2`: 2**-48."""
     return (
         f"weight  {describe_weight(one, parameters, round_number, done)}",
         f"share   {describe_share(one)}",
+        *([f"effect  {describe_clip(one, parameters, norm2)}"] if one.flags & Flag.CLIPPED else []),
         f"paid    ({payment.pool} - {payment.platform}) * {one.share} >> {WEIGHT_BITS} "
         f"= {one.paid} wei",
+    )
+
+
+def describe_compensated(
+    one: Weighing,
+    payment: Payment,
+    parameters: Parameters,
+    round_number: int,
+    done: SubmissionInfo,
+) -> tuple[str, ...]:
+    """Return the steps to what an update got in a round that others failed, one line each."""
+    floor = one.weight * WEIGHT_TOTAL // one.total if one.total else 0
+    is_so = floor == one.share
+    return (
+        f"weight  {describe_weight(one, parameters, round_number, done)}",
+        f"share   {one.weight} * {WEIGHT_TOTAL} / {one.total} = {floor} of {WEIGHT_TOTAL}, rounded "
+        f"down{'' if is_so else f', but the record says {one.share}'}; the silent count too",
+        f"paid    {payment.pool} * {one.share} >> {WEIGHT_BITS} = {one.paid} wei",
     )
 
 
@@ -116,16 +177,31 @@ def describe_share(one: Weighing) -> str:
         return "0: too far from the others (Multi-Krum)"
     if one.total == 0:
         return f"{one.share} of {WEIGHT_TOTAL}: all weights are zero, so all count alike"
-    exact = one.weight * WEIGHT_TOTAL
     start = f"{one.weight} * {WEIGHT_TOTAL} / {one.total}"
     if one.flags & Flag.CAPPED:
         return f"{start} is above the cap: {one.share} of {WEIGHT_TOTAL}"
-    floor, rest = divmod(exact, one.total)
+    left = ""
+    if one.units != WEIGHT_TOTAL:
+        left = f", of what those above the cap leave of {WEIGHT_TOTAL}"
+    start = f"{one.weight} * {one.units} / {one.uncapped}"
+    floor, rest = divmod(one.weight * one.units, one.uncapped) if one.uncapped else (0, 0)
     match one.share - floor:
         case 0:
             how = f"rounded down, remainder {rest}" if rest else "exact"
-        case 1:
+        case 1 if rest:
             how = f"rounded up, remainder {rest} was among the largest"
-        case more:
-            how = f"{more} of it from those above the cap"
-    return f"{start} = {one.share} of {WEIGHT_TOTAL} ({how})"
+        case _:
+            return f"{start} = {floor}, but the record says {one.share} of {WEIGHT_TOTAL}"
+    return f"{start} = {one.share} of {WEIGHT_TOTAL} ({how}){left}"
+
+
+def describe_clip(one: Weighing, parameters: Parameters, norm2: int) -> str:
+    """Return what a clipped update counts in the model."""
+    bound = parameters.rule.bound
+    if parameters.rule.kind != RuleKind.NORM_CLIPPED_MEAN or norm2 <= bound**2:
+        return "clipped says the record, but neither this rule nor this norm asks for it"
+    effective = isqrt(one.share**2 * bound**2 // norm2)
+    return (
+        f"isqrt({one.share}**2 * {bound}**2 / {norm2}) = {effective} of {WEIGHT_TOTAL} in the "
+        "model: clipped to the norm, paid by its share"
+    )

@@ -16,18 +16,21 @@ from .options import (
     AMOUNTS,
     DEFAULT_NODE,
     KEY,
+    MOST,
     NO,
     STATE,
     UNKNOWN,
     YES,
     Json,
     Key,
+    Most,
     Nodes,
     PasswordFile,
     State,
     TaskNumber,
     format_table,
     leave,
+    list_newest,
     new_app,
     open_client,
     open_nodes,
@@ -61,12 +64,12 @@ def doctor(
 
 
 @app.command("list")
-def list_open(node: Nodes = None, key: Key = KEY, json: Json = False) -> None:
+def list_open(most: Most = MOST, node: Nodes = None, key: Key = KEY, json: Json = False) -> None:
     """List the tasks that this account may join, may apply to, or is in."""
     tasks, address = Tasks(open_nodes(node)), read_key_address(key)
     rows: list[list[Any]] = [["task", "state", "joined", "stake per sample", "name"]]
     documents = []
-    for number in range(tasks.get_count(), 0, -1):
+    for number in list_newest(tasks.get_count(), most):
         info = tasks.get_task(number)
         joined = bool(tasks.get_participant(number, address).position)
         may_apply = info.parameters.admission == Admission.APPLICANTS

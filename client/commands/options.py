@@ -34,6 +34,7 @@ PasswordFile = Annotated[
 State = Annotated[Path, typer.Option("--state", help="directory of the journal")]
 Json = Annotated[bool, typer.Option("--json", help="one line of JSON")]
 TaskNumber = Annotated[int, typer.Argument(metavar="TASK", min=1)]
+Most = Annotated[int, typer.Option("--most", min=1, help="of the newest tasks only so many")]
 RoundNumber = Annotated[int, typer.Argument(metavar="ROUND", min=1)]
 
 # fmt: off
@@ -45,8 +46,14 @@ AMOUNTS: Final = frozenset((
 # fmt: on
 """Fields in wei: strings in JSON, coins in text, however small."""
 
+MOST = 100
 KEY = Path("site.key")
 STATE = Path(DEFAULT_STATE)
+
+
+def list_newest(count: int, most: int) -> range:
+    """Return the numbers of the newest tasks, the newest first; a node may name any count."""
+    return range(count, max(0, count - most), -1)
 
 
 def new_app(summary: str) -> typer.Typer:

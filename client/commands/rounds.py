@@ -89,7 +89,7 @@ def format_explanation(told: Explanation, *, details: bool) -> str:
 
 def list_details(told: Explanation) -> list[str]:
     """Return the arithmetic of a round, and why something was refused."""
-    lines = []
+    lines = [f"  {step}" for step in told.steps]
     for part in told.parts:
         whose = f"  {format_address(part.address)}: "
         lines += [whose + step for step in part.steps]

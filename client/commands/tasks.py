@@ -19,11 +19,13 @@ from ..records import TaskState
 from ..watching import watch_task
 from .options import (
     KEY,
+    MOST,
     NO,
     STATE,
     YES,
     Json,
     Key,
+    Most,
     Nodes,
     PasswordFile,
     RoundNumber,
@@ -31,6 +33,7 @@ from .options import (
     TaskNumber,
     format_table,
     leave,
+    list_newest,
     new_app,
     open_nodes,
     open_organisation,
@@ -77,10 +80,10 @@ def publish(
 
 # -- looking ---------------------------------------------------------------------------------------
 @app.command("list")
-def list_tasks(node: Nodes = None, json: Json = False) -> None:
+def list_tasks(most: Most = MOST, node: Nodes = None, json: Json = False) -> None:
     """List the tasks of the chain, the newest first."""
     tasks = Tasks(open_nodes(node))
-    infos = [tasks.get_task(number) for number in range(tasks.get_count(), 0, -1)]
+    infos = [tasks.get_task(number) for number in list_newest(tasks.get_count(), most)]
     rows: list[list[Any]] = [["task", "state", "round", "pool (coins)", "name"]]
     for info in infos:
         progress = f"{info.round}/{info.parameters.rounds}"

@@ -178,6 +178,8 @@ class Agreement:
             current.state = SKIPPED
             counts = [len(current.done), len(current.revealed)]
             self.log("RoundSkipped", [number, task.round], counts)
+            if not is_short:
+                self._compensate(number, task, current)
         if not is_short:
             self._punish(number, task, current)
         self._move_on(number, task, current)
@@ -186,10 +188,7 @@ class Agreement:
         current.state, current.model = AGGREGATED, current.base
         clients = current.revealed
         done = [current.done[client] for client in clients]
-        weights = [one.samples << 20 for one in done]
-        for place, one in enumerate(done):
-            for _ in range(task.round - one.origin):
-                weights[place] = weights[place] * task.parameters["staleness_discount"] >> 20
+        weights = [self._weigh(task, one, one.origin) for one in done]
         shares = [weight * ONE // sum(weights) for weight in weights]
         shares[0] += ONE - sum(shares)
         for client, share in zip(clients, shares, strict=True):
@@ -209,6 +208,27 @@ class Agreement:
         every = task.parameters["evaluate_every"]
         if every and (task.round % every == 0 or task.round == task.parameters["rounds"]):
             self._ask_for_reports(number, task, task.round)
+
+    def _compensate(self, number: int, task: TaskState, current: Round) -> None:
+        clients = current.revealed
+        weights = [self._weigh(task, one, one.origin) for one in map(current.done.get, clients)]
+        silent = [task.members[who] for who in current.done if who not in clients]
+        total = sum(weights) + sum(self._weigh(task, one, task.round) for one in silent)
+        shares = [weight * ONE // total for weight in weights]
+        for client, share in zip(clients, shares, strict=True):
+            pay = current.pool * share >> 20
+            task.claimable[client] = task.claimable.get(client, 0) + pay
+            task.left -= pay
+            task.reward_left -= pay
+        if clients:
+            self.log("Compensated", [number, task.round], [clients, shares])
+
+    def _weigh(self, task: TaskState, one: Submitted | Member, origin: int) -> int:
+        counted = {0: one.samples, 1: one.stake}.get(task.parameters["weighting"], 1)
+        weight = counted << 20
+        for _ in range(task.round - origin):
+            weight = weight * task.parameters["staleness_discount"] >> 20
+        return weight
 
     def _ask_for_reports(self, number: int, task: TaskState, which: int) -> None:
         asked = task.rounds[which]

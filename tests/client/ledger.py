@@ -236,6 +236,19 @@ class Ledger:
     def eth_getTransactionReceipt(self, text):
         return self.receipts.get(bytes.fromhex(text[2:]))
 
+    def eth_getBlockReceipts(self, number):
+        found = {t.hash: t for t in self.included}
+        return [
+            {**receipt, "to": "0x" + found[name].to.hex()}
+            for name, receipt in self.receipts.items()
+            if receipt["blockNumber"] == number
+        ]
+
+    def eth_getTransactionByHash(self, text):
+        (found,) = [t for t in self.included if t.hash == bytes.fromhex(text[2:])]
+        sent = {"input": found.data, "from": found.sender}
+        return {name: "0x" + data.hex() for name, data in sent.items()} | {"value": "0x0"}
+
     def eth_getLogs(self, query):
         first, last = int(query["fromBlock"], 16), int(query["toBlock"], 16)
         return [
