@@ -41,7 +41,7 @@ def find_victim(stage: Stage, task: PublishedTask) -> str:
 def audit(stage: Stage, url: str, task: PublishedTask) -> dict[str, Any]:
     """Let an auditor recompute the last round from a node it does not trust."""
     words = ["audit", "round", str(task.number), str(stage.options.rounds), "--node", url, "--json"]
-    output = stage.processes.run(["-m", "steelyard", *words], codes=(0, 1, 2))
+    output = stage.processes.run(["-m", "steelyard", *words], codes=(0, 1, 2), must_speak=True)
     document: dict[str, Any] = json.loads(output.splitlines()[-1])
     return document
 

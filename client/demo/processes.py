@@ -94,8 +94,13 @@ class Processes:
             )
         return running.output.read_text("utf-8")
 
-    def run(self, arguments: Sequence[str], *, codes: Container[int] = (0,)) -> str:
-        """Run `python ARGUMENTS` to its end and return its output."""
+    def run(
+        self, arguments: Sequence[str], *, codes: Container[int] = (0,), must_speak: bool = False
+    ) -> str:
+        """Run `python ARGUMENTS` to its end and return its output.
+
+        Raises: ClientError `demo_process` for another exit code, or for silence if it must speak.
+        """
         done = subprocess.run(
             [sys.executable, *arguments],
             stdin=subprocess.DEVNULL,
@@ -104,7 +109,7 @@ class Processes:
             env=self.environment,
             check=False,
         )
-        if done.returncode not in codes:
+        if done.returncode not in codes or (must_speak and not done.stdout.strip()):
             raise ClientError(
                 "demo_process",
                 f"{' '.join(arguments[:4])} ended with {done.returncode}:\n{done.stderr.strip()}",

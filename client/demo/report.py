@@ -42,12 +42,17 @@ class Accuracies:
 
 @dataclass(frozen=True, slots=True)
 class Intrusion:
-    """Final accuracies with a fifth, sign-flipping client, by rule; and rounds that flagged it."""
+    """Final accuracies with a fifth, sign-flipping client, by rule; and rounds that left it out."""
 
-    weighted_mean: float
-    norm_clipped_mean: float
+    fedavg: float
+    multi_krum: float
     flagged: int
     rounds: int
+
+    @property
+    def is_good(self) -> bool:
+        """Whether Multi-Krum saw through it every time, and was the better for it."""
+        return self.flagged == self.rounds and self.multi_krum > self.fedavg
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,8 @@ class Story:
         """Whether everything came out as the protocol promises."""
         verdicts = (self.audit, self.tampered, self.forged)
         is_recovered = self.recovery is None or self.recovery.is_good
-        return self.money.is_conserved and is_recovered and verdicts == EXPECTED
+        is_repelled = self.intrusion is None or self.intrusion.is_good
+        return self.money.is_conserved and is_recovered and is_repelled and verdicts == EXPECTED
 
 
 def encode_stories(stories: Sequence[Story], seconds: float) -> str:
@@ -120,8 +126,10 @@ def encode_stories(stories: Sequence[Story], seconds: float) -> str:
     intrusions = [story.intrusion for story in stories if story.intrusion]
     if intrusions:
         document["intruder"] = {
-            "weighted_mean": round(fmean(one.weighted_mean for one in intrusions), 6),
-            "norm_clipped_mean": round(fmean(one.norm_clipped_mean for one in intrusions), 6),
+            "fedavg": round(fmean(one.fedavg for one in intrusions), 6),
+            "multi_krum": round(fmean(one.multi_krum for one in intrusions), 6),
+            "flagged": sum(one.flagged for one in intrusions),
+            "rounds": sum(one.rounds for one in intrusions),
         }
     return json.dumps(document)
 
@@ -142,10 +150,9 @@ def describe_story(story: Story) -> list[str]:
     ]
     if story.intrusion:
         lines.append(
-            f" intruder    a fifth client sends its training backwards, times four: "
-            f"weighted mean {story.intrusion.weighted_mean:.3f} | "
-            f"norm-clipped mean {story.intrusion.norm_clipped_mean:.3f}, "
-            f"clipped in {story.intrusion.flagged}/{story.intrusion.rounds} rounds"
+            f" intruder    fifth client, sign-flip x4: fedavg {story.intrusion.fedavg:.3f} | "
+            f"multi_krum {story.intrusion.multi_krum:.3f}, "
+            f"flagged {story.intrusion.flagged}/{story.intrusion.rounds}"
         )
     parts = "  ".join(
         f"{name} {float(format_coins(wei)):.2f}" for name, wei in money.by_hospital.items()

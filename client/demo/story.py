@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from steelyard.chain.cid import encode_cid
+from steelyard.chain.rules import Flag
 
 from ..amounts import coins
 from ..events import get_events
@@ -40,11 +41,12 @@ REWARD: Final = coins(500)
 FUND_COINS: Final = 10_000
 STAKE_PER_SAMPLE: Final = coins("0.01")
 ADMISSION_NORM: Final = 16.0
-CLIP_NORM: Final = 0.5
 FLIP: Final = 4.0
 TASK_SECONDS: Final = 300.0
 POLL_SECONDS: Final = 0.2
-RULES: Final = ("fedavg", "clipped")
+RULES: Final = ("fedavg", "multi_krum")
+"""What the intruder is tried against."""
+BYZANTINE: Final = 1
 KEY_SCRYPT_N: Final = 2**12
 """The demo's password is random, so each process may spend less than a second on each key."""
 BUNDLE_FILES: Final = ("heart.py", "training.py", "hospital.py")
@@ -179,7 +181,7 @@ def publish(
             config={"local_epochs": training.LOCAL_EPOCHS},
             metrics=metrics,
             rule=rule,
-            clip_norm=CLIP_NORM if rule == "clipped" else None,
+            byzantine=BYZANTINE if rule == "multi_krum" else None,
             rounds=rounds,
             min_clients=clients,
             max_clients=clients,
@@ -199,7 +201,7 @@ def tell_task(stage: Stage, task: PublishedTask) -> None:
     info = task.get_info()
     parameters = task.model().decoded.manifest.parameters
     stage.tell(
-        f"task {task.number:<6} {info.name} · {parameters} parameters · weighted mean · "
+        f"task {task.number:<6} {info.name} · {parameters} parameters · fedavg · "
         f"pool {REWARD // coins(1)} · bundle {encode_cid(info.bundle)}"
     )
     stage.tell(f"hospitals   {', '.join(heart.HOSPITALS)}: a process each, with its own rows only")
@@ -349,13 +351,13 @@ def settle(task: PublishedTask, by_hospital: Mapping[str, int]) -> Money:
 
 def describe_intrusion(stage: Stage, ward: Ward, tasks: Sequence[PublishedTask]) -> Intrusion:
     """Return what the intruder did under each rule."""
-    mean, clipped = (score_task(ward, task) for task in tasks)
+    fedavg, multi_krum = (score_task(ward, task) for task in tasks)
     address = bytes.fromhex(stage.addresses[INTRUDER][2:])
     flagged = sum(
-        event.values["flags"][event.values["clients"].index(address)] & 1
+        Flag.EXCLUDED in Flag(event.values["flags"][event.values["clients"].index(address)])
         for event in get_events(stage.organisation.rpc, tasks[1].number, ["Aggregated"])
     )
-    return Intrusion(mean, clipped, flagged, tasks[1].get_info().parameters.rounds)
+    return Intrusion(fedavg, multi_krum, flagged, tasks[1].get_info().parameters.rounds)
 
 
 # -- small things ----------------------------------------------------------------------------------

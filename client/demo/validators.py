@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from ..errors import ClientError
 from .processes import Processes
 
 VALIDATORS: Final = 4
+PID_FILE: Final = "pid"
 HEARTBEAT_SECONDS: Final = 1
 TIMEOUT_SECONDS: Final = 1
 """Of a view whose leader is gone. Blocks are small here; a public chain leaves more."""
@@ -28,7 +30,8 @@ class Validators:
     height: int = 0
     """What all had finalized when they were last started."""
     urls: tuple[str, ...] = ()
-    pids: tuple[int, ...] = ()
+    homes: tuple[Path, ...] = ()
+    """Each one's directory, with the number of its process in `pid`."""
 
     @classmethod
     def start(cls, processes: Processes, funds: Iterable[str]) -> Self:
@@ -54,7 +57,7 @@ class Validators:
         document = read_document(self.processes.run(arguments))
         self.height = document["height"]
         self.urls = tuple(one["url"] for one in document["validators"])
-        self.pids = tuple(one["pid"] for one in document["validators"])
+        self.homes = tuple(Path(one["directory"]) for one in document["validators"])
 
     def get_status(self) -> dict[str, Any]:
         """Return what `steelyard localnet status` says."""
@@ -62,8 +65,8 @@ class Validators:
         return read_document(self.processes.run(arguments, codes=(0, 1)))
 
     def kill(self, number: int) -> None:
-        """End one validator with SIGKILL; it is told nothing."""
-        os.kill(self.pids[number - 1], signal.SIGKILL)
+        """End one validator with SIGKILL; it is told nothing. Raises ClientError `demo_process`."""
+        kill_node(self.homes[number - 1])
 
     def bring_back(self, number: int) -> None:
         """Start it again from its directory; return when it finalizes with the others."""
@@ -74,6 +77,28 @@ class Validators:
         if self.directory.exists():
             arguments = ["-m", "steelyard", "localnet", "down", str(self.directory)]
             self.processes.run(arguments, codes=range(256))
+
+
+def kill_node(home: Path) -> None:
+    """Kill the process that runs the node in `home`, and no other.
+
+    A number may belong to somebody else by now, so the process is held before it is looked at.
+    Raises: ClientError `demo_process` if it does not run.
+    """
+    try:
+        pid = int((home / PID_FILE).read_text("ascii"))
+        held = os.pidfd_open(pid)
+    except (OSError, ValueError):
+        raise ClientError("demo_process", f"no process runs {home}") from None
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if os.fsencode(home) not in words or b"run" not in words:
+            raise ClientError("demo_process", f"process {pid} is not the one that runs {home}")
+        signal.pidfd_send_signal(held, signal.SIGKILL)
+    except OSError:
+        raise ClientError("demo_process", f"no process runs {home}") from None
+    finally:
+        os.close(held)
 
 
 def read_document(output: str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from steelyard.client.demo.report import (
     encode_stories,
     merge_verdicts,
 )
+from steelyard.client.demo.validators import kill_node
 
 KEYS = {
     "seconds",
@@ -133,6 +134,9 @@ def test_one_bad_verdict_spoils_all(verdicts: list[str], expected: str, merged: 
         ({"recovery": Recovery(3, has_same_root=True, has_voted_twice=False)}, True),
         ({"recovery": Recovery(3, has_same_root=False, has_voted_twice=False)}, False),
         ({"recovery": Recovery(3, has_same_root=True, has_voted_twice=True)}, False),
+        ({"intrusion": Intrusion(0.42, 0.8, 8, 8)}, True),
+        ({"intrusion": Intrusion(0.42, 0.8, 7, 8)}, False),
+        ({"intrusion": Intrusion(0.82, 0.8, 8, 8)}, False),
         ({"money": Money(100, 90, 3, 6, {"Cleveland": 90})}, False),
         ({"money": Money(100, 90, 3, 7, {"Cleveland": 89})}, False),
     ],
@@ -161,10 +165,13 @@ def test_a_recovery_is_told_by_splits_that_had_one() -> None:
 def test_the_intruder_is_told_by_rule() -> None:
     story = make_story(intrusion=Intrusion(0.42, 0.8, 7, 8))
     assert json.loads(encode_stories([story, make_story()], 1))["intruder"] == {
-        "weighted_mean": 0.42,
-        "norm_clipped_mean": 0.8,
+        "fedavg": 0.42,
+        "multi_krum": 0.8,
+        "flagged": 7,
+        "rounds": 8,
     }
-    assert any("clipped in 7/8 rounds" in line for line in describe_story(story))
+    line = " intruder    fifth client, sign-flip x4: fedavg 0.420 | multi_krum 0.800, flagged 7/8"
+    assert line in describe_story(story)
 
 
 # -- the data --------------------------------------------------------------------------------------
@@ -291,6 +298,51 @@ def test_a_forged_certificate_has_two_signers_and_says_the_same() -> None:
     )
     assert forged == Certificate(statement, bytes([0b0101]), honest.signature)
     assert forge_certificates("/chain/blocks/5", b"a block") == b"a block"
+
+
+# -- a validator's death ---------------------------------------------------------------------------
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process whose command line is that of a node in `tmp_path`."""
+    words = ["run", str(tmp_path)]
+    code = "import time; print(flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_the_process_that_runs_now_is_killed(
+    sleeper: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "pid").write_text(f"{sleeper.pid}\n")
+    kill_node(tmp_path)
+    assert sleeper.wait(60) == -signal.SIGKILL
+    with pytest.raises(SteelyardError, match="no process runs"):
+        kill_node(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "", "none\n", "-1\n", "2147483647\n"])
+def test_a_validator_that_does_not_run_is_an_error(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "pid").write_text(content)
+    with pytest.raises(SteelyardError) as caught:
+        kill_node(tmp_path)
+    assert caught.value.code == "demo_process"
+
+
+def test_a_number_that_somebody_else_has_got_is_left_alone(
+    sleeper: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    other = tmp_path / "validator-3"
+    other.mkdir()
+    (other / "pid").write_text(f"{sleeper.pid}\n")
+    with pytest.raises(SteelyardError, match="is not the one that runs"):
+        kill_node(other)
+    assert sleeper.poll() is None
 
 
 # -- the whole -------------------------------------------------------------------------------------
