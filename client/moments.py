@@ -101,7 +101,7 @@ def read_moment(
     members = before.read_participants(task, dict.fromkeys([*seated.values(), *touched]))
     moment = Moment(
         base_stake=terms.parameters.base_stake,
-        model=before.read_task(task).model,
+        model=before.read_model(task),
         velocity=before.read_velocity(task),
         reward_left=before.read_account(task).reward_left,
         ready=before.read_ready(task),
@@ -119,7 +119,7 @@ def compare_moment(
     moment.pass_events(scene.events[scene.place :])
     members = after.read_participants(task, list(moment.members))
     return {
-        "newest model": (after.read_task(task).model, moment.model),
+        "newest model": (after.read_model(task), moment.model),
         "newest velocity": (after.read_velocity(task), moment.velocity),
         "rest of the reward": (after.read_account(task).reward_left, moment.reward_left),
         "seats to draw from": (after.read_ready(task), moment.ready),

@@ -1,4 +1,4 @@
-"""What Tasks and Rounds store, read from a node that nobody trusts.
+"""What Tasks, Rounds and Registry store, read from a node that nobody trusts.
 
 Every word comes with its Merkle-Patricia proof (EIP-1186) against a state root that the caller has
 established. The account's code must be the contract that ships with this package: only then do
@@ -41,6 +41,7 @@ SLOTS: Final[Mapping[str, Mapping[str, int]]] = {
         "tasks": 11,
     },
     "Rounds": {"rounds": 4, "packed": 5, "velocities": 10},
+    "Registry": {"publications": 6, "leading": 7},
 }
 """First slots of the contracts' maps."""
 PUBLISHER_OFFSET: Final = 3
@@ -49,23 +50,39 @@ PARAMETERS_OFFSET: Final = 2
 """Of `parameters` after `publisher`."""
 PARAMETERS_WORDS: Final = 32
 RULE_WORDS: Final = 5
-TASK_WORDS: Final = PARAMETERS_OFFSET + PARAMETERS_WORDS + 4
+TERMS_WORDS: Final = PARAMETERS_OFFSET + PARAMETERS_WORDS
+"""From `publisher` to the last of the parameters."""
+TASK_WORDS: Final = TERMS_WORDS + 4
 """From `publisher` to `model`."""
 ACCOUNT_WORDS: Final = 10
 MEMBER_WORDS: Final = 5
 ROUND_WORDS: Final = 17
 SUBMISSION_WORDS: Final = 3
+PUBLICATION_WORDS: Final = 10
 SLOTS_AT_ONCE: Final = 1_000
 """In one eth_getProof; our nodes take 1024."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProvenTask:
-    """Who published a task, on which terms, and its newest model."""
+    """Who published a task, and on which terms."""
 
     publisher: Address
     parameters: Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenPublication:
+    """What one account says about one model. `task` and `round` made it, if they are not 0: the
+    contract checked that. `parent` is an earlier publication's number, or 0, and its own word.
+    """
+
+    number: int
+    publisher: Address
     model: BlobName
+    task: int
+    round: int
+    parent: int
 
 
 class Storage:
@@ -79,12 +96,16 @@ class Storage:
     def read_task(self, task: int) -> ProvenTask:
         """Return a task."""
         first = compute_slot("Tasks", "tasks", task) + PUBLISHER_OFFSET
-        words = self.read_words("Tasks", range(first, first + TASK_WORDS))
+        words = self.read_words("Tasks", range(first, first + TERMS_WORDS))
         return ProvenTask(
             publisher=read_address(words[0]),
-            parameters=read_parameters(words[PARAMETERS_OFFSET:][:PARAMETERS_WORDS]),
-            model=read_name(*words[-2:]),
+            parameters=read_parameters(words[PARAMETERS_OFFSET:]),
         )
+
+    def read_model(self, task: int) -> BlobName:
+        """Return a task's newest model."""
+        end = compute_slot("Tasks", "tasks", task) + PUBLISHER_OFFSET + TASK_WORDS
+        return read_name(*self.read_words("Tasks", [end - 2, end - 1]))
 
     def read_account(self, task: int) -> AccountInfo:
         """Return a task's money."""
@@ -136,6 +157,19 @@ class Storage:
         """Return a task's newest momentum."""
         first = compute_slot("Rounds", "velocities", task)
         return read_name(*self.read_words("Rounds", [first, first + 1]))
+
+    def read_leading(self, model: BlobName) -> int:
+        """Return the number of the publication that speaks for a model; 0 if there is none."""
+        key = keccak(model.digest + model.size.to_bytes(32, "big"))
+        (number,) = self.read_words("Registry", [compute_slot("Registry", "leading", key)])
+        return number
+
+    def read_publication(self, number: int) -> ProvenPublication:
+        """Return a publication; all of it is 0 if there is none of that number."""
+        first = compute_slot("Registry", "publications", number)
+        words = self.read_words("Registry", range(first, first + PUBLICATION_WORDS))
+        model = read_name(*words[2:4])
+        return ProvenPublication(words[0], read_address(words[1]), model, *words[4:7])
 
     def _read_rows(self, contract: str, starts: Sequence[int], width: int) -> list[list[int]]:
         slots = [start + offset for start in starts for offset in range(width)]

@@ -7,6 +7,7 @@ clock, the network and the disk are left out, so that a day costs nothing.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import httpx
 import numpy as np
 from eth_hash.auto import keccak
 
@@ -25,6 +26,7 @@ from steelyard.chain.update import Mode, UpdateHeader, encode_update
 from steelyard.client.abi import Event
 from steelyard.client.contracts import compute_commitment, encode_name, get_contract
 from steelyard.client.errors import NodeRefused, NodeUnreachable
+from steelyard.client.events import get_contracts
 from steelyard.client.finalized import decode_chain_log
 from steelyard.client.rpc import Json, Rpc, read_result
 from steelyard.node.log_index import is_match
@@ -118,13 +120,18 @@ class QuietNode:
         return self.chain.call(request)
 
 
+def refuse(request: httpx.Request) -> httpx.Response:
+    """Nothing here goes over HTTP."""
+    raise AssertionError(request.url)
+
+
 class QuietRpc(Rpc):
     """An auditor's way to the node. `lies` change its answers: by method or by kind of file, what
     to make of (the arguments or the path, the true answer).
     """
 
     def __init__(self, node: QuietNode, lies: Mapping[str, Callable[[Any, Any], Any]]) -> None:
-        super().__init__("http://node.test")
+        super().__init__("http://node.test", transport=httpx.MockTransport(refuse))
         self._node, self._lies = node, lies
         self._methods = build_methods(node, "0")  # type: ignore[arg-type]
 
@@ -202,7 +209,8 @@ class QuietChain:
         self.waiting.append(sign(draft, KEYS[who]))
 
     def mine(self, seconds: int = 1) -> list[Event]:
-        """Make a block of all that waits, so many seconds after the last; return its events."""
+        """Make a block of all that waits, so many seconds after the last; return the events of
+        its tasks."""
         raw, self.waiting = self.waiting, []
         proposal = self.chain.propose(self.chain.head.timestamp + seconds)
         built = self.chain.build(*raw, proposal=proposal)
@@ -214,7 +222,8 @@ class QuietChain:
         self.chain.headers.append(block.header)
         self.node.blocks[block.height], self.node.receipts[block.hash] = block, outcome.receipts
         logs = [log for receipt in outcome.receipts for log in receipt.logs]
-        return [decode_chain_log(log, block.height, place) for place, log in enumerate(logs)]
+        mine = [log for log in logs if log.address in get_contracts()]
+        return [decode_chain_log(log, block.height, place) for place, log in enumerate(mine)]
 
     def open_rpc(self, **lies: Callable[[Any, Any], Any]) -> QuietRpc:
         """Return a way to the node, which may lie."""
@@ -239,9 +248,17 @@ class QuietChain:
         return name
 
     def publish(
-        self, task: int, *clients: int, model: BlobName | None = None, **terms: Any
+        self,
+        task: int,
+        *clients: int,
+        model: BlobName | None = None,
+        sponsored: Mapping[int, int] | None = None,
+        **terms: Any,
     ) -> None:
-        """Publish a task, have these clients join, each with ten samples more, and start it."""
+        """Publish a task, have these clients join, each with ten samples more, and start it.
+
+        `sponsored`: what the publisher gives of a client's stake.
+        """
         found = {**TERMS, **terms}
         if model is None:
             model = self.put(encode_model(MANIFEST, np.arange(VALUES, dtype=np.int32) + task))
@@ -250,10 +267,14 @@ class QuietChain:
             PUBLISHER, "Tasks", "publish", "heart", tuple(found.values()), encode_name(model),
             NO_FILE, [], value=escrow, blobs=[model], gas=CLOSE_GAS,
         )  # fmt: skip
+        gifts = sponsored or {}
+        for client, gift in gifts.items():
+            self.send(PUBLISHER, "Tasks", "sponsor", task, ADDRESSES[client], 0, value=gift)
         for client in clients:
             samples = 10 * (client + 1)
             stake = found["base_stake"] + samples * found["stake_per_sample"] + 600
-            self.send(client, "Tasks", "join", task, samples, value=stake)
+            value = stake - gifts.get(client, 0)
+            self.send(client, "Tasks", "join", task, samples, value=value)
         self.send(PUBLISHER, "Tasks", "start", task, gas=CLOSE_GAS)
 
     def commit(

@@ -28,7 +28,7 @@ from steelyard.client.proven import (
     PARAMETERS_OFFSET,
     ROUND_WORDS,
     RULE_WORDS,
-    TASK_WORDS,
+    TERMS_WORDS,
 )
 from steelyard.client.records import Parameters, TaskState
 from steelyard.client.rpc import Network, Rpc
@@ -304,7 +304,7 @@ def change_word(width: int, place: int):
     return lie
 
 
-TASK, ROUND, CLAIMS = TASK_WORDS, ROUND_WORDS, 5
+TASK, ROUND, CLAIMS = TERMS_WORDS, ROUND_WORDS, 5
 """Words in one proof. Claims are of two clients, the platform, the publisher and a closer."""
 NORM = PARAMETERS_OFFSET + RULE_WORDS + Parameters.__slots__[1:].index("admission_norm2")
 
