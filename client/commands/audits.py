@@ -1,8 +1,9 @@
 """`steelyard audit`: prove or refute, from a node that nobody trusts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from string import hexdigits
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -59,6 +60,30 @@ def check_round(
     start = None if checkpoint is None else parse_checkpoint(checkpoint)
     nodes = open_nodes(node)
     finish(audit_round(nodes, task, number, genesis=trusted, checkpoint=start), json)
+
+
+@app.command("model")
+def check_model(
+    model: Annotated[str, typer.Argument(metavar="CID", help="the model's name")],
+    node: Nodes = None,
+    genesis: GenesisFile = None,
+    checkpoint: TrustedBlock = None,
+    depth: Annotated[int, typer.Option("--depth", min=1, help="how many rounds back")] = 1,
+    everything: Annotated[bool, typer.Option("--all", help="back to the beginning")] = False,
+    json: Json = False,
+) -> None:
+    """Find the round that made a model, audit it, and follow where the model comes from."""
+    from ..ancestry import audit_model  # late: the others need nothing of it
+
+    report = audit_model(
+        open_nodes(node),
+        model,
+        depth=None if everything else depth,
+        genesis=None if genesis is None else genesis.read_bytes(),
+        checkpoint=None if checkpoint is None else parse_checkpoint(checkpoint),
+        progress=lambda line: typer.echo(line, err=True),
+    )
+    finish(report, json, report.rounds)
 
 
 @app.command("replay")
@@ -122,11 +147,26 @@ def parse_upgrades(texts: list[str]) -> dict[str, int]:
     return upgrades
 
 
-def finish(report: Report, as_json: bool) -> None:
-    """Print a report and leave with its exit code."""
+def finish(report: Report, as_json: bool, parts: Sequence[Report] = ()) -> None:
+    """Print a report and leave with its exit code. `parts`: reports that it rests on, each a line
+    of it; in full where they are not all YES."""
+    told = [format_report(part) for part in parts if part.verdict is not Verdict.YES]
+    document = describe_report(report)
+    if parts:
+        document["rounds"] = [describe_report(part) for part in parts]
+    tell(document, "\n\n".join([*told, format_report(report)]), as_json)
+    leave(CODES[report.verdict])
+
+
+def format_report(report: Report) -> str:
+    """Return a report for people, a line for each link."""
     lines = [f"  {check.name:<10} {check.verdict:<8} {check.detail}" for check in report.checks]
-    text = "\n".join([report.subject, *lines, f"{report.verdict}"])
-    document = {
+    return "\n".join([report.subject, *lines, f"{report.verdict}"])
+
+
+def describe_report(report: Report) -> dict[str, Any]:
+    """Return a report for programs."""
+    return {
         "subject": report.subject,
         "verdict": str(report.verdict),
         "summary": report.summary,
@@ -134,5 +174,3 @@ def finish(report: Report, as_json: bool) -> None:
             {"name": c.name, "verdict": str(c.verdict), "detail": c.detail} for c in report.checks
         ],
     }
-    tell(document, text, as_json)
-    leave(CODES[report.verdict])
