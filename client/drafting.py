@@ -26,7 +26,7 @@ from .errors import InvalidTask
 from .metrics import METRICS_SETTING
 from .outbox import BASE_FEE_HEADROOM
 from .quantize import build_manifest, quantize_model
-from .records import FRACTION_UNIT, Parameters, RuleTerms
+from .records import FRACTION_UNIT, Admission, Parameters, RuleTerms
 from .rpc import Rpc, as_int
 from .terms import (
     ADMISSIONS,
@@ -50,6 +50,8 @@ CLOSE_GAS_PER_CLIENT: Final = 60_000
 CLOSE_BLOCK_PART: Final = Fraction(3, 4)
 """The part of a block's gas that one call of `close` may need. All three are in capacity.vy."""
 WIDEST_BITS: Final = 16
+HEADS: Final = (RuleKind.TRIMMED_MEAN, RuleKind.MULTI_KRUM)
+"""Rules that keep or leave out whole updates, whatever they weigh."""
 RESERVE_HEADROOM: Final = 16
 """The default reserve for closing, over the cost at the present base fee. What is left returns."""
 COMMIT_PART: Final = Fraction(3, 4)
@@ -125,6 +127,7 @@ class Draft:
         """What the chain takes and the publisher may regret."""
         terms = self.parameters
         part = self.pool // terms.min_clients
+        counts_heads = terms.weighting == WEIGHTINGS["uniform"] or terms.rule.kind in HEADS
         found = {
             "one participant who stays silent fails a round: max_clients leaves no spare one": (
                 1 < terms.min_clients == terms.max_clients
@@ -138,6 +141,11 @@ class Draft:
             ),
             "newcomers cannot join: their reputation is 0.125": (
                 terms.min_reputation > FRACTION_UNIT // 8
+            ),
+            "a late update can be a copy of one that was shown in time, for the discounted pay: "
+            "leave max_staleness at 0 unless clients are slow": terms.max_staleness > 0,
+            "heads count here, and anybody may come with many: invite, or take applicants": (
+                counts_heads and terms.admission == Admission.OPEN
             ),
         }
         return tuple(text for text, is_so in found.items() if is_so)

@@ -18,6 +18,7 @@ from ..terms import NEVER, RULES, WEIGHTINGS, Task
 from ..training import NORM_UNIT
 from .options import format_table, to_json
 
+EXAMPLE_ROWS: Final = 100
 COIN_FIELDS: Final = (
     *("reward", "base_stake", "stake_per_sample", "bond", "close_reserve", "close_bounty"),
 )
@@ -53,6 +54,7 @@ def describe_draft(draft: Draft) -> dict[str, Any]:
     amounts = {
         "escrow": draft.escrow,
         "pool": draft.pool,
+        "stake_for_100_rows": draft.parameters.compute_stake(EXAMPLE_ROWS),
         "publish_fee": draft.fee,
         "publish_fee_most": draft.most_fee,
         "platform_most": draft.most_platform,
@@ -65,6 +67,7 @@ def describe_draft(draft: Draft) -> dict[str, Any]:
         "name": draft.name,
         "parameters": to_json(draft.parameters),
         **{name: str(amount) for name, amount in amounts.items()},
+        "publish_gas": draft.gas,
         "close_calls": draft.closing.calls,
         "close_gas": draft.closing.gas,
         "model_bytes": len(draft.model),
@@ -84,11 +87,13 @@ def format_draft(draft: Draft) -> str:
         ["model", f"{len(draft.model)} bytes"],
         ["bundle", f"{len(draft.bundle)} bytes"],
         ["invited", len(draft.allow)],
-        ["closing", f"{draft.closing.calls} calls and up to {draft.closing.gas} gas a round"],
+        ["pool", f"{format_coins(draft.pool)} coins a round, more where one paid less"],
+        ["closing", describe_closing(draft)],
         ["mode", "open: updates are PUBLIC"],
         ["escrow", f"{format_coins(draft.escrow)} coins: the reward, and {reserve} for closing"],
         ["", "what nobody earned of it returns"],
         ["publishing", f"{format_coins(draft.fee)} coins now, {format_coins(draft.most_fee)} most"],
+        ["", f"for up to {draft.gas} gas"],
     ]
     if terms.platform_share:
         rows.append(["platform", f"up to {format_coins(draft.most_platform)} coins of the reward"])
@@ -100,9 +105,20 @@ def format_draft(draft: Draft) -> str:
     return "\n".join([format_table(rows), *warnings])
 
 
+def describe_closing(draft: Draft) -> str:
+    """Return what closing a round takes, and who pays for it."""
+    calls = f"{draft.closing.calls} call{'s' if draft.closing.calls > 1 else ''}"
+    reserve = format_coins(draft.parameters.close_reserve)
+    return f"{calls}, up to {draft.closing.gas} gas and {reserve} coins a round, by anybody"
+
+
 def list_terms(terms: Parameters) -> list[list[Any]]:
     """Return a task's parameters as rows of words."""
-    stake = f"{format_coins(terms.base_stake)} coins + {format_coins(terms.stake_per_sample)} a row"
+    least = format_coins(terms.compute_stake(EXAMPLE_ROWS))
+    stake = (
+        f"{format_coins(terms.base_stake)} coins + {format_coins(terms.stake_per_sample)} a row, "
+        f"so {least} for {EXAMPLE_ROWS} rows; it comes back"
+    )
     rows: list[list[Any]] = [
         ["rule", describe_rule(terms)],
         ["weights", describe_weights(terms)],

@@ -252,9 +252,12 @@ def test_terms_that_a_publisher_may_regret_are_told() -> None:
         ({"bond": 49}, "raise bond"),
         ({"stake_per_sample": 0}, "cost nothing"),
         ({"min_reputation": 0.2}, "newcomers"),
+        ({"max_staleness": 1}, "late update"),
+        ({"weighting": "uniform"}, "heads count"),
     ]:
         (told,) = draft(**careful | change).warnings
         assert word in told
+    assert draft(**careful, weighting="uniform", admission="invited").warnings == ()
 
 
 def test_a_task_is_described_by_its_fields_only() -> None:
