@@ -173,8 +173,9 @@ class Registry(Account):
         content = b"" if data is None else seal_content(data, self._secret, self.rpc.network)
         self.outbox.flush()
         entry = self.journal.get_entry(label)
-        if content and (entry is None or entry.status in VOID):
-            self.store.add(content)
+        if entry is None or entry.status in VOID:
+            for file in filter(None, (document, content)):
+                self.store.add(file)
         receipt = self._send(
             label,
             [document, content],
@@ -251,13 +252,19 @@ class Registry(Account):
         self.send(label, "retire_dataset", number, contract=self.view)
         return True
 
-    def carry(self, data: bytes) -> BlobName:
-        """Put a file on the chain's nodes, again or first, for the chain's retention time."""
-        name = compute_blob_name(data)
-        label = self.get_label(f"registry/carry/{name.digest.hex()}")
-        gas = compute_blob_call_gas((name,), (), values=0)
-        self.outbox.send(label, Call(self.address, b"", gas=gas, blobs=(name,)), {name: data})
-        return name
+    def renew_dataset(self, number: int) -> list[BlobName]:
+        """Put a dataset's files on the chain's nodes again, for another retention time.
+
+        Anybody may who has them: from its own store, else from the nodes. Returns their names.
+        """
+        dataset = self.view.get_dataset(number)
+        names = [name for name in (dataset.metadata, dataset.content) if name.size]
+        files = {name: self.fetch_file(name) for name in names}
+        self.outbox.flush()
+        gas = compute_blob_call_gas(tuple(files), (), values=0)
+        call = Call(self.address, b"", gas=gas, blobs=tuple(files))
+        self.outbox.send(self.get_label(f"registry/renew/{number}"), call, files)
+        return names
 
     def _get_own(self, number: int, content: str | None) -> Dataset:
         """Return a dataset of this account that it has itself published."""
@@ -346,6 +353,13 @@ class Registry(Account):
             raise ClientError(
                 "dataset_empty", f"dataset {dataset.number} is a description: nothing to read"
             )
+        return self.fetch_file(name, store)
+
+    def fetch_file(self, name: BlobName, store: Store | None = None) -> bytes:
+        """Return a file from the own store, the chain's nodes, or `store`; checked by its name.
+
+        Raises: ClientError `blob_size`, `blob_mismatch`, `ipfs_missing`; NodeUnreachable.
+        """
         cid = encode_cid(name)
         if self.store.has(cid):
             return self.store.get(cid)

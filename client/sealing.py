@@ -151,16 +151,21 @@ def seal_content(data: bytes, secret: bytes, network: Network, salt: bytes | Non
 
     Raises: InvalidSeal `dataset_size`.
     """
-    if not 0 < len(data) <= MAX_DATA_BYTES:
-        raise InvalidSeal(
-            "dataset_size",
-            f"the chain carries datasets of 1 to {MAX_DATA_BYTES} bytes, this one has {len(data)}; "
-            "keep a larger one in a store of your own and publish its description alone, with the "
-            "CID in it",
-        )
+    check_data_size(len(data))
     header = MAGIC + (salt or secrets.token_bytes(SALT_BYTES))
     key = derive_content_key(secret, network, header[len(MAGIC) :])
     return header + encrypt(key, NONCE, data, header)
+
+
+def check_data_size(size: int) -> None:
+    """Raises InvalidSeal `dataset_size` for data that does not fit into one blob, sealed."""
+    if not 0 < size <= MAX_DATA_BYTES:
+        raise InvalidSeal(
+            "dataset_size",
+            f"the chain carries datasets of 1 to {MAX_DATA_BYTES} bytes, this one has {size}; "
+            "keep a larger one in a store of your own and publish its description alone, with the "
+            "CID in it",
+        )
 
 
 def open_content(content: bytes, key: bytes) -> bytes:

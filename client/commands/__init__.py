@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from .keyfiles import app as keys
     from .models import app as model
     from .projects import app as new
+    from .registries import app as registry
     from .rounds import app as round
     from .tasks import app as task
 
-__all__ = ["audit", "client", "keys", "model", "new", "round", "task"]
+__all__ = ["audit", "client", "keys", "model", "new", "registry", "round", "task"]
 
 _MODULES = {
     "audit": "audits",
@@ -20,6 +21,7 @@ _MODULES = {
     "keys": "keyfiles",
     "model": "models",
     "new": "projects",
+    "registry": "registries",
     "round": "rounds",
     "task": "tasks",
 }

@@ -16,6 +16,7 @@ from ..account import DEFAULT_STATE
 from ..keys import format_address, load_key
 from ..organisation import Organisation
 from ..participant import Client
+from ..registry import Registry
 from ..rpc import Rpc
 
 YES, NO, UNKNOWN = 0, 1, 2
@@ -82,6 +83,14 @@ def open_organisation(
     """Return an organisation's account."""
     signer = load_key(key, password_file=password_file)
     return Organisation(open_nodes(nodes), signer, state=state)
+
+
+def open_registry(
+    nodes: list[str] | None, key: Path, password_file: Path | None, state: Path
+) -> Registry:
+    """Return an account that speaks in the registry."""
+    signer = load_key(key, password_file=password_file)
+    return Registry(open_nodes(nodes), signer, state=state)
 
 
 def tell(document: Any, text: str, as_json: bool) -> None:

@@ -33,6 +33,9 @@ PARTS = {
     "client": Part("steelyard.client.commands", "client", "", "train on your own data, get paid"),
     "round": Part("steelyard.client.commands", "round", "", "what happened in a round, and why"),
     "model": Part("steelyard.client.commands", "model", "", "fetch and evaluate a model"),
+    "registry": Part(
+        "steelyard.client.commands", "registry", "", "identities, statements, models, datasets"
+    ),
     "audit": Part("steelyard.client.commands", "audit", "audit", "prove or refute a round"),
     "keys": Part("steelyard.client.commands", "keys", "", "make and show encrypted key files"),
     "new": Part("steelyard.client.commands", "new", "", "a client project to start from"),

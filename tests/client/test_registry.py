@@ -231,7 +231,7 @@ def test_the_owner_still_has_what_the_chain_has_dropped(ledger, owner, reader) -
     with pytest.raises(ClientError) as caught:
         reader.fetch_dataset(number)
     assert caught.value.code == "node_unreachable"
-    assert owner.carry(owner.fetch_content(owner.view.get_dataset(number))) == content
+    assert content in owner.renew_dataset(number)
     assert ledger.blobs[content] == sealed
     assert reader.fetch_dataset(number) == ROWS
 
