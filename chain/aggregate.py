@@ -44,7 +44,7 @@ from .params import VALUE_LIMIT, WEIGHT_BITS, WEIGHT_TOTAL
 from .robust import Decision, decide, list_comparators
 from .robust_kernels import GRAM_BUCKETS, GRAM_SPAN, compare_blocks, trim_blocks
 from .rules import Aggregate, Rule, RuleKind, check_enough, check_rule, needs_measures
-from .server import encode_velocity
+from .server import check_velocity_use, encode_velocity
 from .shares import check_names, check_weights
 from .types import BlobName, Buffer
 from .update import Binding, Update, check_binding, decode_update
@@ -78,6 +78,14 @@ class Spread(Protocol):
 
 
 # -- public calls ----------------------------------------------------------------------------------
+
+
+def check_list(rule: Rule, names: Sequence[BlobName], weights: Sequence[int]) -> None:
+    """Raise InvalidAggregation unless the rule can be computed over such a list."""
+    check_rule(rule)
+    check_names(names)
+    check_weights(weights, len(names))
+    check_enough(rule, len(names))
 
 
 def verify_update(update: Buffer, model: Model, binding: Binding, max_norm2: int) -> int:
@@ -121,7 +129,7 @@ def aggregate(
     for the first update in the list that does not belong; InvalidModel for the base.
     """
     names = [name for name, _ in updates]
-    _check_list(rule, names, weights)
+    check_list(rule, names, weights)
     job = open_job(rule, base, velocity, updates)
     blocks = job.layout.length.size
     measures = [_measure(job, 0, blocks, spread)] if needs_measures(rule) else []
@@ -157,7 +165,7 @@ def combine_range(
     `measures` cover all blocks once; there are none for rules that need none.
     """
     names = [name for name, _ in updates]
-    _check_list(rule, names, weights)
+    check_list(rule, names, weights)
     job = open_job(rule, base, velocity, updates)
     decision = decide(rule, names, weights, _add_measures(measures))
     return _combine(job, decision, first, last, spread)
@@ -175,19 +183,11 @@ def assemble(
 
     Pages that no updates could have made give some answer. Raises as `aggregate`.
     """
-    _check_list(rule, names, weights)
+    check_list(rule, names, weights)
+    model = decode_model(base)
+    check_velocity_use(rule, model.manifest.update_values, is_given=False)
     decision = decide(rule, names, weights, _add_measures(measures))
-    return _assemble(rule, decode_model(base), decision, combined)
-
-
-# -- preparing -------------------------------------------------------------------------------------
-
-
-def _check_list(rule: Rule, names: Sequence[BlobName], weights: Sequence[int]) -> None:
-    check_rule(rule)
-    check_names(names)
-    check_weights(weights, len(names))
-    check_enough(rule, len(names))
+    return _assemble(rule, model, decision, combined)
 
 
 # -- phase 1 ---------------------------------------------------------------------------------------

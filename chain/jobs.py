@@ -10,11 +10,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InvalidAggregation, InvalidUpdate
+from .errors import InvalidUpdate
 from .model import Layout, Model, compute_layout, decode_model
 from .params import MAX_EXPONENT
 from .rules import Rule
-from .server import check_velocity_size, decode_velocity
+from .server import check_velocity_use, decode_velocity
 from .types import BlobName, Buffer
 from .update import Mode, Update, decode_update
 
@@ -58,11 +58,8 @@ def open_job(rule: Rule, base: Buffer, velocity: Buffer | None, updates: Named) 
     model = decode_model(base)
     layout = compute_layout(model.manifest)
     before = np.empty(0, np.int64)
-    if rule.has_momentum:
-        check_velocity_size(layout.update_values)
+    check_velocity_use(rule, layout.update_values, is_given=velocity is not None)
     if velocity is not None:
-        if not rule.has_momentum:
-            raise InvalidAggregation("velocity_unused", "a rule without momentum has no velocity")
         before = np.require(decode_velocity(velocity, layout.update_values), requirements="A")
     decoded: list[Update] = []
     for _, data in updates:

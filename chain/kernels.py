@@ -6,8 +6,8 @@ time into sums that stay in the L1 cache, rounds the sums into the model, and wh
 still in the L2 cache takes their dot products with those sums, which is all that scores need.
 
 Widths. A delta is `q << shift` with `max|q| << shift < 2**31` (checked before the shift, by
-`_measure`), shares sum to at most 2**20, so a sum stays below 2**51. Dot products take the sum in
-two parts, `(high << SPLIT_BITS) + low`. The bounds are asserted below.
+`_is_in_range`), shares sum to at most 2**20, so a sum stays below 2**51. Dot products take the sum
+in two parts, `(high << SPLIT_BITS) + low`. The bounds are asserted below.
 
 With NUMBA_DISABLE_JIT=1 the same functions run as plain Python and give the same bits.
 Sources: docs/protocol.md, "Aggregation"; Algorithm 1 of McMahan et al., arXiv:1602.05629.

@@ -87,6 +87,8 @@ TRIMMED_VISITS: Final = 4
 """The network that trims, for each value of an update: that of so many updates more."""
 PAIR_VALUES_PER_GAS: Final = 2_048
 """parameters x pairs of updates, for the Gram matrix of Multi-Krum."""
+PAIR_VALUES_PER_BLOCK: Final = 64
+"""A block of fewer values costs so many of them: most of it is the way there."""
 GAS_PER_DISTANCE: Final = 2
 """Updates squared: Multi-Krum weighs the dot products of each page, and compares distances."""
 STEP_VISITS: Final = 4

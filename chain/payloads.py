@@ -3,8 +3,10 @@
 Payloads stay where they are: a kernel gets a table of their addresses. The caller keeps the buffers
 alive, and has checked lengths and exponents before a kernel reads or shifts anything.
 
-Numba keeps a compiled kernel as long as the kernel's own file is unchanged, and looks at no other:
-whoever changes this file must touch `kernels.py` and `robust_kernels.py` as well.
+Numba keeps a compiled kernel as long as the kernel's own file has the time and size it had, and
+looks at no other, nor at the numbers that a kernel takes from elsewhere: whoever changes this file,
+or a constant of `params.py`, must touch `kernels.py` and `robust_kernels.py` as well. An installed
+release is safe from that, because installing gives every file a new time.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 # The types of kernels are their numba signatures, which say more than annotations could.
@@ -70,7 +72,7 @@ OUT_I64: Final = types.Array(types.int64, 1, "C")
 OUT_I32: Final = types.Array(types.int32, 1, "C")
 OUT_I64_TABLE: Final = types.Array(types.int64, 2, "C")
 OUT_I64_CUBE: Final = types.Array(types.int64, 3, "C")
-# update_start, model_start, length, fraction_bits, is_train: see model.Layout.
+# update_start, model_start, length, fraction_bits: see model.Layout.
 LAYOUT: Final = types.UniTuple(I64, 4)
 # addresses, how many of them hold int8 (these come first; the rest hold int16), exponents.
 PAYLOADS: Final = (U64, types.int64, I8_TABLE)

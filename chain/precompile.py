@@ -49,8 +49,9 @@ from .pricing import (
     compute_reading_gas,
     plan_pages,
 )
-from .rules import Aggregate, Rule, check_enough, needs_measures
-from .shares import check_names, check_weights, compute_shares
+from .rules import Aggregate, Rule, check_enough, check_rule, needs_measures
+from .server import check_velocity_use
+from .shares import check_names, compute_shares
 from .types import Address, BlobName, Buffer, Height, Round, TaskId
 from .update import Binding
 
@@ -107,6 +108,10 @@ def _read(host: PrecompileHost, name: BlobName) -> Buffer:
     return host.read_blob(name)
 
 
+def _list_given(velocity: BlobName) -> tuple[BlobName, ...]:
+    return () if velocity == NO_BLOB else (velocity,)
+
+
 def _read_updates(host: PrecompileHost, names: Sequence[BlobName]) -> list[tuple[BlobName, Buffer]]:
     return [(name, _read(host, name)) for name in names]
 
@@ -122,11 +127,16 @@ def _read_model(host: PrecompileHost, name: BlobName) -> Buffer:
     return data
 
 
-def _open_base(host: PrecompileHost, name: BlobName) -> Base:
-    """Return a base of which only the header and a part are read; all of it is paid."""
+def _open_base(host: PrecompileHost, name: BlobName, rule: Rule, velocity: BlobName) -> Base:
+    """Return a base of which only the header and a part are read; all of it is paid.
+
+    Raises InvalidAggregation too, for a velocity that is given or would be made.
+    """
     _charge(host, compute_reading_gas(name.size))
     data = _read_model(host, name)
-    return Base(data, compute_layout(decode_model(data).manifest))
+    layout = compute_layout(decode_model(data).manifest)
+    check_velocity_use(rule, layout.update_values, is_given=velocity != NO_BLOB)
+    return Base(data, layout)
 
 
 def _write(host: PrecompileHost, data: bytes) -> BlobName:
@@ -152,7 +162,8 @@ def _verify(host: PrecompileHost, arguments: Arguments) -> bytes:
     arguments.finish()
     host.consume_gas(GAS_PER_UPDATE, "fedavg updates")
     _charge(host, compute_checking_gas(base.size, name.size))
-    update, model = _read(host, name), decode_model(_read_model(host, base))
+    _check_readable(host, name, base)
+    model, update = decode_model(_read_model(host, base)), _read(host, name)
     binding = Binding(host.chain_id, TaskId(task), Round(round_), base, sender)
     return encode_words(fedavg.verify_update(update, model, binding, max_norm2))
 
@@ -183,6 +194,7 @@ def _normalise(host: PrecompileHost, arguments: Arguments) -> bytes:
     names = arguments.take_updates(host, at_updates)
     weights = arguments.take_numbers(at_weights, len(names))
     arguments.finish()
+    check_rule(rule)
     shares = compute_shares(names, weights, rule.max_share)
     return encode_words(WORD, encode_array(shares))
 
@@ -196,6 +208,8 @@ def _aggregate(host: PrecompileHost, arguments: Arguments) -> bytes:
     arguments.finish()
     sizes = [name.size for name in names]
     _charge(host, compute_aggregating_gas(rule, base.size, velocity.size, sizes))
+    _check_readable(host, base, *_list_given(velocity), *names)
+    fedavg.check_list(rule, names, weights)
     updates = _read_updates(host, names)
     before = _read_velocity(host, velocity)
     model = _read_model(host, base)
@@ -232,16 +246,17 @@ def _measure(host: PrecompileHost, arguments: Arguments) -> bytes:
     first, last = arguments.take_word(), arguments.take_word()
     names = arguments.take_updates(host, at_updates)
     arguments.finish()
+    _check_readable(host, base_name, *names)
+    check_rule(rule)
     if not needs_measures(rule):
         raise InvalidAggregation("aggregation_rule", "this rule weighs without measuring")
-    _check_readable(host, base_name, *names)
     check_names(names)
     check_enough(rule, len(names))
-    base = _open_base(host, base_name)
+    base = _open_base(host, base_name, rule, NO_BLOB)
     check_range(first, last, base.layout.length.size)
     values = count_values(base.layout, first, last)
     read = sum(compute_range_bytes(name.size, base.layout, values) for name in names)
-    _charge(host, compute_measure_gas(rule, values, len(names), read))
+    _charge(host, compute_measure_gas(rule, values, last - first, len(names), read))
     measures = fedavg.measure_range(rule, base.data, _read_updates(host, names), first, last)
     page = _write(host, encode_measures(measures, compute_measure_key(rule, base_name, names)))
     return encode_words(page.digest, page.size)
@@ -256,11 +271,9 @@ def _combine(host: PrecompileHost, arguments: Arguments) -> bytes:
     weights = arguments.take_numbers(at_weights, len(names))
     pages = arguments.take_pages(host, at_measures)
     arguments.finish()
-    _check_readable(host, base_name, *names, *pages)
-    check_names(names)
-    check_weights(weights, len(names))
-    check_enough(rule, len(names))
-    base = _open_base(host, base_name)
+    _check_readable(host, base_name, *_list_given(velocity), *names, *pages)
+    fedavg.check_list(rule, names, weights)
+    base = _open_base(host, base_name, rule, velocity)
     layout = base.layout
     check_range(first, last, layout.length.size)
     values = count_values(layout, first, last)
@@ -289,10 +302,8 @@ def _assemble(host: PrecompileHost, arguments: Arguments) -> bytes:
     page_names = arguments.take_pages(host, at_pages)
     arguments.finish()
     _check_readable(host, base_name, *measure_names, *page_names)
-    check_names(names)
-    check_weights(weights, len(names))
-    check_enough(rule, len(names))
-    base = _open_base(host, base_name)
+    fedavg.check_list(rule, names, weights)
+    base = _open_base(host, base_name, rule, velocity)
     layout = base.layout
     count = len(names)
     _charge(host, compute_assembling_gas(rule, base_name.size, layout, count))
@@ -337,7 +348,7 @@ def _read_measures(
 def _quote(host: PrecompileHost, arguments: Arguments) -> bytes:
     rule, name, updates, bits = _take_round(arguments)
     arguments.finish()
-    base = _open_quoted(host, name)
+    base = _open_quoted(host, rule, name, updates, bits)
     return encode_words(compute_aggregation_gas(rule, name, base.data, base.layout, updates, bits))
 
 
@@ -346,7 +357,7 @@ def _plan(host: PrecompileHost, arguments: Arguments) -> bytes:
     page_gas = arguments.take_word()
     arguments.finish()
     host.consume_gas(GAS_PER_PLAN, "fedavg plan")
-    base = _open_quoted(host, name)
+    base = _open_quoted(host, rule, name, updates, bits)
     plan = plan_pages(rule, name, base.data, base.layout, updates, bits, page_gas)
     return encode_words(plan.measures, plan.combines, plan.blocks)
 
@@ -354,15 +365,17 @@ def _plan(host: PrecompileHost, arguments: Arguments) -> bytes:
 def _take_round(arguments: Arguments) -> tuple[Rule, BlobName, int, int]:
     """Return a rule, a model, and how many updates of how many bits a round may have."""
     rule, name = arguments.take_rule(), arguments.take_blob()
-    updates, bits = arguments.take_word(), arguments.take_word()
+    return rule, name, arguments.take_word(), arguments.take_word()
+
+
+def _open_quoted(host: PrecompileHost, rule: Rule, name: BlobName, updates: int, bits: int) -> Base:
+    """Return the base of a round that can be."""
+    _charge(host, compute_checking_gas(name.size))
+    _check_readable(host, name)
+    check_rule(rule)
     if not 1 <= updates <= MAX_UPDATES or bits not in (8, 16):
         raise InvalidAggregation("aggregation_count", f"{updates} updates of {bits} bits")
     check_enough(rule, updates)
-    return rule, name, updates, bits
-
-
-def _open_quoted(host: PrecompileHost, name: BlobName) -> Base:
-    _charge(host, compute_checking_gas(name.size))
     data = _read_model(host, name)
     return Base(data, compute_layout(decode_model(data).manifest))
 

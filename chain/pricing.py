@@ -30,6 +30,7 @@ from .params import (
     MAX_MODEL_HEADER_BYTES,
     MAX_PAGES,
     PAGE_BYTES_PER_GAS,
+    PAIR_VALUES_PER_BLOCK,
     PAIR_VALUES_PER_GAS,
     STEP_VISITS,
     TRIMMED_VISITS,
@@ -73,14 +74,18 @@ def compute_checking_gas(model: int, update: int = 0) -> int:
 # -- the phases ------------------------------------------------------------------------------------
 
 
-def compute_measuring_gas(rule: Rule, values: int, updates: int) -> int:
-    """Return the gas of phase 1 over that many values: none for rules that need no measures."""
+def compute_measuring_gas(rule: Rule, values: int, blocks: int, updates: int) -> int:
+    """Return the gas of phase 1 over that many values in so many blocks, or in none that counts.
+
+    None for rules that need no measures.
+    """
     match rule.kind:
         case RuleKind.NORM_CLIPPED_MEAN:
             return _divide(values * updates, VALUES_PER_GAS)
         case RuleKind.MULTI_KRUM:
             pairs = updates * (updates + 1) // 2
-            return _divide(values * pairs, PAIR_VALUES_PER_GAS) + GAS_PER_DISTANCE * updates**2
+            visits = max(values, PAIR_VALUES_PER_BLOCK * blocks) * pairs
+            return _divide(visits, PAIR_VALUES_PER_GAS) + GAS_PER_DISTANCE * updates**2
         case _:
             return 0
 
@@ -102,7 +107,8 @@ def compute_aggregating_gas(rule: Rule, base: int, velocity: int, updates: Seque
     """Return the gas of one `aggregate` over blobs of these sizes, from which all of it follows.
 
     Not with it: GAS_CALL, GAS_PER_UPDATE, and the header of the model. A model has at most one
-    value in four bytes.
+    value in four bytes. How many blocks it has does not follow; but what its header says of a
+    tensor takes 140 bytes, that of a block of one value is so paid as 35.
     """
     values, count = base // VALUE_BYTES, len(updates)
     gas = compute_reading_gas(base, velocity, *updates) + compute_making_gas(base)
@@ -110,7 +116,7 @@ def compute_aggregating_gas(rule: Rule, base: int, velocity: int, updates: Seque
         gas += compute_making_gas(compute_velocity_size(values))
     return (
         gas
-        + compute_measuring_gas(rule, values, count)
+        + compute_measuring_gas(rule, values, 0, count)
         + compute_deciding_gas(rule, count)
         + compute_combining_gas(rule, values, count)
     )
@@ -128,14 +134,14 @@ def compute_range_bytes(size: int, layout: Layout, values: int) -> int:
     return min(size, fixed) + _divide(max(size - fixed, 0) * values, layout.update_values)
 
 
-def compute_measure_gas(rule: Rule, values: int, updates: int, read: int) -> int:
-    """Return the gas of a page of phase 1 over `values`, for which `read` bytes are read.
+def compute_measure_gas(rule: Rule, values: int, blocks: int, updates: int, read: int) -> int:
+    """Return the gas of a page of phase 1 over `values` in `blocks`, reading `read` bytes.
 
     Not with it: GAS_CALL, GAS_PER_UPDATE, and the model, which is read before.
     """
     return (
         compute_reading_gas(read)
-        + compute_measuring_gas(rule, values, updates)
+        + compute_measuring_gas(rule, values, blocks, updates)
         + compute_making_gas(compute_measures_size(rule, updates))
     )
 
@@ -225,14 +231,14 @@ def plan_pages(
     size = _compute_size(layout, bits)
     velocity = compute_velocity_size(layout.update_values) if rule.has_momentum else 0
 
-    def is_measurable(values: int) -> bool:
+    def is_measurable(values: int, of_blocks: int) -> bool:
         read = updates * compute_range_bytes(size, layout, values)
-        return compute_measure_gas(rule, values, updates, read) <= left
+        return compute_measure_gas(rule, values, of_blocks, updates, read) <= left
 
     measures = _count_pages(layout, 1, is_measurable) if needs_measures(rule) else 0
     left -= compute_measures_gas(rule, updates, measures) + GAS_PER_UPDATE * measures
 
-    def is_combinable(values: int) -> bool:
+    def is_combinable(values: int, _of_blocks: int) -> bool:
         read = updates * compute_range_bytes(size, layout, values)
         gas = compute_combine_gas(rule, values, updates, read + velocity)
         return gas <= left and compute_combined_size(rule, updates, values) <= MAX_BLOB_BYTES
@@ -249,13 +255,13 @@ def get_page_range(page: int, pages: int, blocks: int) -> tuple[int, int]:
     return page * blocks // pages, (page + 1) * blocks // pages
 
 
-def _count_pages(layout: Layout, fewest: int, fits: Callable[[int], bool]) -> int:
-    """Return the smallest number of pages of which the largest fits."""
+def _count_pages(layout: Layout, fewest: int, fits: Callable[[int, int], bool]) -> int:
+    """Return the smallest number of pages that fit, by the most values and blocks of any."""
     blocks = int(layout.length.size)
     ends = [0, *accumulate(layout.length.tolist())]
     for pages in range(fewest, min(MAX_PAGES, blocks) + 1):
         ranges = (get_page_range(page, pages, blocks) for page in range(pages))
-        if fits(max(ends[last] - ends[first] for first, last in ranges)):
+        if fits(max(ends[last] - ends[first] for first, last in ranges), -(-blocks // pages)):
             return pages
     raise _refuse(f"{MAX_PAGES} pages of one phase, or one of each block, are too few")
 

@@ -1,8 +1,9 @@
 """What robust rules decide from norms and distances: whom to clip, leave out, or cap.
 
 Clipping bounds what one update can do by its length. Multi-Krum keeps the updates that lie closest
-to their nearest neighbours; equal updates count once, so that copies are no neighbours. The
-trimmed mean decides value by value, in `robust_kernels.py`, by a sorting network made here.
+to their nearest neighbours; equal updates count once, so that copies are no neighbours, and with
+fewer than 2f + 3 different ones nothing is promised (docs/protocol.md, section 4). The trimmed mean
+decides value by value, in `robust_kernels.py`, by a sorting network made here.
 
 Pure: Python integers. Sources: docs/protocol.md, "Aggregation"; Blanchard et al., Krum,
 arXiv:1703.02757; Yin et al., trimmed mean, arXiv:1803.01498; Batcher's network as in Knuth, 5.2.2M.

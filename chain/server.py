@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .errors import InvalidAggregation
 from .params import MAX_BLOB_BYTES, VELOCITY_LIMIT
+from .rules import Rule
 from .types import Buffer
 
 VELOCITY_MAGIC: Final = b"STLYVELO"
@@ -38,6 +39,16 @@ def check_velocity_size(values: int) -> None:
             "velocity_size",
             f"a velocity of {values} values exceeds {MAX_BLOB_BYTES} bytes; go without momentum",
         )
+
+
+def check_velocity_use(rule: Rule, values: int, *, is_given: bool) -> None:
+    """Raise InvalidAggregation if the rule has no use for a velocity that is given, or would make
+    one of so many values that no blob could hold it.
+    """
+    if rule.has_momentum:
+        check_velocity_size(values)
+    elif is_given:
+        raise InvalidAggregation("velocity_unused", "a rule without momentum has no velocity")
 
 
 def encode_velocity(values: NDArray[np.int64]) -> bytes:

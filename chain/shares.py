@@ -70,7 +70,7 @@ def check_names(names: Sequence[BlobName]) -> None:
     if not 1 <= len(names) <= MAX_UPDATES:
         raise InvalidAggregation(
             "aggregation_count",
-            f"{len(names)} updates, one call takes 1 to {MAX_UPDATES}; use pages for more",
+            f"{len(names)} updates, an aggregation takes 1 to {MAX_UPDATES}",
         )
     if len(set(names)) != len(names):
         raise InvalidAggregation("aggregation_duplicate", "an update is listed more than once")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steelyard.chain import precompile, pricing
+from steelyard.chain import precompile, pricing, server
+from steelyard.chain.aggregate import assemble
 from steelyard.chain.errors import InvalidAggregation, SteelyardError
 from steelyard.chain.model import Role, compute_layout, encode_model
 from steelyard.chain.pages import (
@@ -23,7 +24,7 @@ from steelyard.chain.pages import (
     encode_combined,
     encode_measures,
 )
-from steelyard.chain.params import MAX_PAGES
+from steelyard.chain.params import MAX_PAGES, PAIR_VALUES_PER_GAS
 from steelyard.chain.pricing import Plan, get_page_range, plan_pages
 from steelyard.chain.rules import Rule, RuleKind
 from steelyard.chain.types import BlobName, Digest, Hash
@@ -198,6 +199,32 @@ def test_less_gas_means_more_pages_until_there_are_too_many(rule: RuleWords) -> 
         assert one.combines <= two.combines
     assert plans[-1].combines > 2
     assert all(plan.measures > 0 for plan in plans if plan.combines > 1) == has_measures(rule)
+
+
+def test_plans_count_short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pricing, "PAIR_VALUES_PER_GAS", 1)
+    base = make_base(make_manifest(*[(1, 24, Role.TRAIN)] * 60))
+    host = Host(gas=10**12)
+    host.add(base.data)
+    updates = [host.add(base.make_update([i] * 60, [-24] * 60, 8, i)[1]) for i in range(CLIENTS)]
+    rule, pairs = RULES["krum"], [pair(update) for update in updates]
+    for page_gas, fewest in ((105_000, 2), (95_000, 3)):
+        host.gas = 10**12
+        measures, _, _ = host.ask("plan", rule, pair(base.name), CLIENTS, 8, page_gas)
+        assert measures == fewest
+        for page in range(measures):
+            host.gas = page_gas
+            host.run("measure", rule, pair(base.name), pairs, *get_page_range(page, measures, 60))
+
+
+def test_a_short_block_costs_as_many_products_as_a_longer_one() -> None:
+    rule = Rule(RuleKind.MULTI_KRUM, 1)
+    full = pricing.compute_measuring_gas(rule, 640, 10, 100)
+    assert pricing.compute_measuring_gas(rule, 10, 10, 100) == full
+    assert pricing.compute_measuring_gas(rule, 641, 10, 1_000) > (
+        pricing.compute_measuring_gas(rule, 640, 10, 1_000)
+    )
+    assert full > 640 * 100 * 101 // 2 // PAIR_VALUES_PER_GAS
 
 
 def test_page_ranges_cover_all_blocks_once() -> None:
@@ -440,6 +467,25 @@ def test_forged_pages_are_answered_or_refused(world: World, rule: RuleWords) -> 
         assert end is None or end.startswith(("page_", "aggregation_"))
         end = catch(world, "assemble", *inputs, measures, [forge(world, random, p) for p in pages])
         assert end is None or end.startswith("page_")
+
+
+def test_no_pages_make_a_velocity_that_no_blob_could_hold(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forged pages each fit; what they would be put together to does not."""
+    rule = RULES["mean, capped, with momentum"]
+    inputs = list_inputs(world, rule)
+    pages = make_pages(world, rule, [], [2])
+    made = world.host.ask("assemble", *inputs, [], pages)[1]
+    monkeypatch.setattr(server, "MAX_BLOB_BYTES", made[1])
+    world.host.run("assemble", *inputs, [], pages)
+    monkeypatch.setattr(server, "MAX_BLOB_BYTES", made[1] - 1)
+    assert all(size < made[1] - 1 for _, size in pages)
+    assert catch(world, "assemble", *inputs, [], pages) == "velocity_size"
+    names = [name(update) for update in world.pairs]
+    with pytest.raises(InvalidAggregation) as caught:
+        assemble(Rule(RuleKind(rule[0]), *rule[1:]), BASE.data, names, WEIGHTS, [], [])
+    assert caught.value.code == "velocity_size"
 
 
 def forge(world: World, random: Random, page: tuple[bytes, int]) -> tuple[bytes, int]:

@@ -131,6 +131,18 @@ def test_the_updates_far_from_the_others_are_left_out() -> None:
     assert get_values(made) == [10, 10]
 
 
+def test_with_too_few_different_updates_multi_krum_promises_nothing() -> None:
+    """Seven for f = 2 withstand two attackers; five equal honest ones count as one, and do not."""
+    attack = [[30_000, 30_000], [30_000, 29_999]]
+    made = run(krum(2), make_flat_base(2), [*([[0, 0]] * 5), *attack])
+    assert sorted(made.flags[:5]) == [0, COPY, COPY, COPY, COPY]
+    assert made.flags[5:] == (0, 0)
+    assert get_values(made) == [20_000, 20_000], "the attackers have two thirds"
+    made = run(krum(2), make_flat_base(2), [*([0, i] for i in range(5)), *attack])
+    assert made.flags == (0, 0, 0, 0, 0, OUT, OUT)
+    assert get_values(made) == [0, 2]
+
+
 def test_copies_are_no_neighbours() -> None:
     """Four equal bad updates would be the nearest to each other; they count as one."""
     honest = [[10, i] for i in range(5)]
