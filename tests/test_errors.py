@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from steelyard.client.explain import HINTS
 from steelyard.client.outbox import NEVER_CODES, WAITING_CODES
+from steelyard.client.refusals import HINTS
 from steelyard.node.gateway import STATUSES
 from steelyard.node.mempool import PASSING
 from steelyard.node.rpc.errors import FAMILIAR, LIMIT_CODES

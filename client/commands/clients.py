@@ -266,3 +266,6 @@ def finish(task: int, what: str, amount: int, as_json: bool) -> None:
     """Say what came in and leave with yes or no."""
     tell({"task": task, what: str(amount)}, f"{what} {format_coins(amount)} coins", as_json)
     leave(YES if amount else NO)
+
+
+from . import consents  # noqa: E402, F401 - its commands join these
