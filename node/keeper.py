@@ -18,6 +18,7 @@ from eth_abi.abi import decode
 
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.params import ROUNDS_ADDRESS, TASKS_ADDRESS
+from steelyard.chain.types import Hash
 
 from .alarms import compute_stall_seconds
 from .calls import start_thread
@@ -32,6 +33,10 @@ PAUSE_SECONDS = 0.05
 """Between two looks, however fast blocks come."""
 LOOKS_AT_ONCE = 32
 """Tasks looked at in one round of the keeper, so that many tasks cannot occupy a node."""
+PAGE_GAS_PERCENT = 80
+"""Of a block's gas, for a call that makes a page: Rounds plans each for three quarters of it, and a
+64th stays behind at each call. Not all of it: such a transaction would have to be first in its
+block, and whoever pays a higher tip for a transfer would keep it out."""
 RANK_SECONDS = 5.0
 """Each rank behind the leader waits this much longer, so that keepers do not race."""
 STATE_INTERVALS = 10
@@ -152,10 +157,10 @@ class Keeper:
 
     def _handle(self, task: int) -> bool:
         """Do what is due for a task; False when it is over."""
+        self._closing.pop(task, None)  # first, so that a task whose look fails holds up no other
         output = self._wallet.ask(TASKS_ADDRESS, "next_action(uint256)", task)
         code, number = decode(["uint8", "uint256"], output)
         extensions, pages = self._get_progress(task, number) if code == Step.CLOSE else (0, 0)
-        self._closing.pop(task, None)
         if pages and len(self._closing) < LOOKS_AT_ONCE:
             self._closing[task] = None
         if code in (Step.START, Step.CLOSE, Step.ABORT):
@@ -197,13 +202,28 @@ class Keeper:
             return
         if due not in self.attempts.entries:
             self._forget(due.task)
-        to = ROUNDS_ADDRESS if due.step is Step.CLOSE else TASKS_ADDRESS
         self.attempts.run(
             due,
-            lambda: self._wallet.submit(to, encode_step(due)),
+            lambda: self._submit(due),
             {"task": due.task, "step": due.step.name.lower(), "round": due.round},
             RANK_SECONDS * self._node.driver.get_rank(),
         )
+
+    def _submit(self, due: Due) -> Hash:
+        """`close` names no page: if somebody's close comes first, ours makes another than we tried,
+        which may be dearer.
+        """
+        if due.step is not Step.CLOSE:
+            return self._wallet.submit(TASKS_ADDRESS, encode_step(due))
+        page_gas = self._node.rules.gas_limit * PAGE_GAS_PERCENT // 100
+        wished_gas = page_gas if self._is_paged(due.task) else 0
+        return self._wallet.submit(ROUNDS_ADDRESS, encode_step(due), wished_gas)
+
+    def _is_paged(self, task: int) -> bool:
+        """Do the task's rounds close in pages? The plan's last words say: phase 1, 2, blocks."""
+        output = self._wallet.ask(ROUNDS_ADDRESS, "get_plan(uint256)", task)
+        measures, combines, _ = decode(["uint256"] * 3, output[-3 * 32 :])
+        return (measures, combines) != (0, 1)
 
 
 def encode_step(due: Due) -> bytes:

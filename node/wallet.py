@@ -59,8 +59,12 @@ class Wallet:
         pending = free - self._node.get_nonce(self.address, pending=False)
         return pending >= self._config.max_in_flight
 
-    def submit(self, to: bytes, data: bytes) -> Hash:
-        """Try a call out, then sign and submit it. Raises SteelyardError if it would fail."""
+    def submit(self, to: bytes, data: bytes, wished_gas: int = 0) -> Hash:
+        """Try a call out, then sign and submit it. Raises SteelyardError if it would fail.
+
+        It gets what the trial needed, with a margin. `wished_gas`, as far as it can be paid, if
+        that is more: for a call that may find more to do than the trial did.
+        """
         gas = self._estimate(to, data)
         tip = self._node.get_suggested_tip()
         base_fee = self._node.get_next_base_fee()
@@ -69,6 +73,8 @@ class Wallet:
             raise SteelyardError(
                 "keeper_fee", f"a base fee of {base_fee} wei is more than the keeper may pay"
             )
+        if wished_gas > gas:
+            gas = max(gas, min(wished_gas, self._get_free_balance() // max_fee))
         transaction = {
             "type": 2,
             "chainId": self._node.rules.chain_id,
@@ -87,6 +93,11 @@ class Wallet:
         """Why a call of ours would fail now, or None."""
         result = self._try_out(to, data)
         return describe_revert(result.revert_data, result.error) if result.is_error else None
+
+    def _get_free_balance(self) -> int:
+        """What our pending transactions leave, at their fee caps."""
+        pending = (one for one in self._node.mempool.get_all() if one.sender == self.address)
+        return self._node.get_balance(self.address) - sum(one.max_cost for one in pending)
 
     def _try_out(self, to: bytes, data: bytes) -> CallResult:
         return self._node.call(CallRequest(sender=self.address, to=Address(to), data=data))

@@ -34,6 +34,7 @@ SELECTORS = {
         "next_action(uint256)",
         "get_task(uint256)",
         "get_round(uint256,uint256)",
+        "get_plan(uint256)",
         "claimable(uint256,address)",
         "start(uint256)",
         "close(uint256,uint256)",
@@ -43,7 +44,7 @@ SELECTORS = {
 }
 RUNNING, FINISHED, PAUSED = 2, 3, 5
 NO_BLOB = (bytes(32), 0)
-OF_ROUNDS = ("close", "get_round")
+OF_ROUNDS = ("close", "get_round", "get_plan")
 """Calls of the contract Rounds; all others are of Tasks."""
 
 
@@ -55,6 +56,8 @@ class Contract:
     states: dict[int, int] = field(default_factory=dict)
     owed: dict[int, int] = field(default_factory=dict)
     pages: dict[int, int] = field(default_factory=dict)
+    splits: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    failing: int = 0
     extensions: int = 0
     reverts: bool = False
     count: int = 0
@@ -66,6 +69,8 @@ class Contract:
         if name == "task_count":
             return encode(["uint256"], [self.count]), False
         if name == "next_action":
+            if task == self.failing:
+                return b"", True
             self.looks.append(task)
             step, number = self.due.get(task, (Step.WAIT, 0))
             return encode(["uint8", "uint256"], [step, number]), False
@@ -77,6 +82,8 @@ class Contract:
             times = (0, 0, 0, 0, 0, self.extensions)
             words = (4, NO_BLOB, NO_BLOB, 0, bytes(32), *times, NO_BLOB, 0, pages)
             return encode([ROUND_TYPES], [words]), False
+        if name == "get_plan":
+            return bytes(18 * 32) + encode(["uint256"] * 3, self.splits.get(task, (0, 1, 9))), False
         if name == "claimable":
             return encode(["uint256"], [self.owed.get(task, 0)]), False
         if self.reverts:
@@ -101,6 +108,7 @@ class NodeDouble:
     refusal: SteelyardError | None = None
     sent: list[Transaction] = field(default_factory=list)
     final: int = 0
+    balance: int = 10**18
 
     def __post_init__(self) -> None:
         self.rules = SimpleNamespace(chain_id=CHAIN_ID, gas_limit=12_000_000)
@@ -115,13 +123,18 @@ class NodeDouble:
             is_validator=lambda: self.is_validator,
             progress=SimpleNamespace(clocks=clocks),
         )
-        self.mempool = SimpleNamespace(get_next_nonce=self.get_free)
+        self.mempool = SimpleNamespace(
+            get_next_nonce=self.get_free, get_all=lambda: self.sent[self.final :]
+        )
 
     def get_head(self) -> SimpleNamespace:
         return SimpleNamespace(height=self.height, timestamp=1_000)
 
     def get_free(self, _address: Address) -> int | None:
         return len(self.sent) if len(self.sent) > self.final else None
+
+    def get_balance(self, _address: Address) -> int:
+        return self.balance
 
     def get_nonce(self, _address: Address, *, pending: bool) -> int:
         return len(self.sent) if pending else self.final
@@ -199,6 +212,23 @@ def test_a_round_that_is_being_closed_does_not_wait_for_its_turn_among_many() ->
     looks = len(contract.looks)
     keeper.look()
     assert 3 not in contract.looks[looks:]
+
+
+@pytest.mark.parametrize("split", [(3, 2, 9), (0, 2, 9), (1, 1, 9)])
+def test_a_page_is_sent_with_gas_for_any_page(split: tuple[int, int, int]) -> None:
+    contract = Contract({1: (Step.CLOSE, 4), 2: (Step.CLOSE, 4)}, splits={1: split}, count=2)
+    node, keeper = build(contract)
+    keeper.look()
+    assert [one.gas for one in node.sent] == [9_600_000, 180_000], "12 million in a block"
+
+
+def test_gas_for_any_page_is_no_more_than_the_account_can_pay() -> None:
+    due = {task: (Step.CLOSE, 4) for task in (1, 2, 3)}
+    contract = Contract(due, splits=dict.fromkeys(due, (3, 2, 9)), count=3)
+    node, keeper = build(contract)
+    node.balance = 13_000_000 * (2 * GWEI + 10**6) + 5
+    keeper.look()
+    assert [one.gas for one in node.sent] == [9_600_000, 3_400_000, 180_000]
 
 
 @pytest.mark.parametrize("step", [Step.START, Step.ABORT])
@@ -348,17 +378,25 @@ def test_a_step_names_task_and_round() -> None:
 def test_a_look_that_fails_does_not_make_the_keeper_forget_the_task() -> None:
     contract = Contract({1: (Step.CLOSE, 4)}, count=1)
     node, keeper = build(contract)
-    call = contract.call
-
-    def fail(to: Address | None, data: bytes) -> tuple[bytes, bool]:
-        return (b"", True) if SELECTORS[data[:4]] == "next_action" else call(to, data)
-
-    contract.call = fail  # type: ignore[method-assign]
+    contract.failing = 1
     with pytest.raises(SteelyardError):
         keeper.look()
-    contract.call = call  # type: ignore[method-assign]
+    contract.failing = 0
     keeper.look()
     assert len(node.sent) == 1
+
+
+def test_a_closing_task_whose_look_fails_does_not_starve_the_others() -> None:
+    contract = Contract({1: (Step.CLOSE, 4)}, pages={1: 1}, count=2)
+    node, keeper = build(contract)
+    keeper.work()
+    contract.failing, contract.due[2] = 1, (Step.CLOSE, 7)
+    for _ in range(3):
+        keeper.work()
+    assert [decode(["uint256"] * 2, one.data[4:]) for one in node.sent] == [(1, 4), (2, 7)]
+    contract.failing, contract.pages[1] = 0, 2
+    keeper.work()
+    assert decode(["uint256"] * 2, node.sent[-1].data[4:]) == (1, 4)
 
 
 # -- near the head ---------------------------------------------------------------------------------

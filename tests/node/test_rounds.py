@@ -11,17 +11,18 @@ from eth_account.signers.local import LocalAccount
 from eth_utils.abi import function_signature_to_4byte_selector
 
 from steelyard.chain import pricing
-from steelyard.chain.block import decode_block, encode_block
+from steelyard.chain.block import Block, decode_block, encode_block
 from steelyard.chain.cid import compute_blob_name
 from steelyard.chain.execute import CallRequest
 from steelyard.chain.genesis import parse_genesis
 from steelyard.chain.model import Manifest, Role, TensorSpec, decode_model, encode_model
 from steelyard.chain.params import ROUNDS_ADDRESS, TASKS_ADDRESS
 from steelyard.chain.replay import replay
+from steelyard.chain.transactions import decode_transaction
 from steelyard.chain.types import Address, BlobName, Digest, Hash, Round, TaskId
 from steelyard.chain.update import Mode, UpdateHeader, encode_update
 from steelyard.node.config import KeeperConfig
-from steelyard.node.keeper import PAGES, ROUND_TYPES
+from steelyard.node.keeper import PAGE_GAS_PERCENT, PAGES, ROUND_TYPES
 from steelyard.node.node import Node
 
 from .world import (
@@ -210,14 +211,17 @@ def get_made(record: tuple[object, ...]) -> BlobName:
     return BlobName(Digest(digest), size)
 
 
+def list_blocks(node: Node) -> list[Block]:
+    heights = range(1, node.get_head().height + 1)
+    blocks = [node.get_block(Hash(node.get_hash(one) or b"")) for one in heights]
+    return [decode_block(encode_block(block)) for block in blocks if block is not None]
+
+
 def check_replay(node: Node) -> None:
     """Assert that who has only the genesis, the blocks and the blobs gets the same roots."""
-    genesis = parse_genesis(node.get_genesis_document())
-    head = node.get_head().height
-    blocks = [node.get_block(Hash(node.get_hash(one) or b"")) for one in range(1, head + 1)]
-    sent = [decode_block(encode_block(block)) for block in blocks if block is not None]
-    replayed = list(replay(genesis, sent, node.blobs))
-    assert [one.height for one in replayed] == list(range(1, head + 1))
+    genesis, blocks = parse_genesis(node.get_genesis_document()), list_blocks(node)
+    replayed = list(replay(genesis, blocks, node.blobs))
+    assert [one.height for one in replayed] == list(range(1, len(blocks) + 1))
     assert all(one.difference is None for one in replayed)
 
 
@@ -250,6 +254,11 @@ def test_the_keeper_closes_a_large_round_page_by_page(
         values = decode_model(node.blobs.read(get_made(record))).values
         assert values.tolist()[:64] == [i + ((i - 32) << 4) for i in range(64)]
         assert node.get_nonce(SECRETS.address, pending=False) > pages, "each page in its own call"
+        sent = [decode_transaction(raw) for one in list_blocks(node) for raw in one.transactions]
+        gas = [
+            one.gas for one in sent if one.sender == SECRETS.address and one.to == ROUNDS_ADDRESS
+        ]
+        assert gas == [3_000_000 * PAGE_GAS_PERCENT // 100] * (pages + 1)
         check_replay(node)
     finally:
         node.stop()
