@@ -44,12 +44,13 @@ def recorder():
 def haste(accounts):
     """Answer once what ape and web3 work out anew for each call: half of the time of these tests.
 
-    ape builds the classes of all networks to learn the type of a transaction, web3 lists all
-    accounts to fill in the sender of a view, and eth_hash takes the slower of its libraries.
+    ape builds the classes of all networks to learn the type of a transaction and runs each one
+    again to look for what `print` wrote (we use none), web3 lists all accounts to fill in the
+    sender of a view, and eth_hash takes the slower of its libraries.
     """
     # Imported when ape has imported them: under pytest some of it warns.
     from ape_ethereum.ecosystem import Ethereum
-    from ape_ethereum.transactions import TransactionType
+    from ape_ethereum.transactions import Receipt, TransactionType
     from eth_hash.auto import keccak
     from eth_hash.utils import load_backend
     from web3.providers.eth_tester import middleware
@@ -57,6 +58,7 @@ def haste(accounts):
     first = accounts[0].address
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Ethereum, "default_transaction_type", TransactionType.DYNAMIC)
+        patch.setattr(Receipt, "show_debug_logs", lambda receipt: None)
         patch.setattr(middleware, "guess_from", lambda web3, transaction: first)
         patch.setattr(keccak, "hasher", load_backend("pysha3").keccak256)
         yield

@@ -32,7 +32,7 @@ CONTRACTS = REPOSITORY / "contracts"
 GAMES = 12
 STEPS_PER_GAME = 300
 APE = Path(os.environ.get("STEELYARD_APE", REPOSITORY / ".venv-contracts" / "bin" / "ape"))
-APE_SECONDS = 600
+APE_SECONDS = 1_800
 UNFAIR = "not run_the_code and not run_the_registry"
 """Tests that compare the code with the artifact's: they would notice anything."""
 
@@ -144,10 +144,11 @@ def ask_ape(mutant: Mutant, test: str) -> str | None:
             cwd=root, env=environment, capture_output=True, text=True, timeout=APE_SECONDS,
             check=False,
         )  # fmt: skip
-    failed = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    failed = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED ", "ERROR c"))]
     if ended.returncode == 0:
         return None
-    return f"ape: {failed[0].partition(' - ')[0][7:]}" if failed else "ape: did not run"
+    assert failed, f"{mutant.name}: ape did not run: {ended.stdout[-400:]}{ended.stderr[-400:]}"
+    return f"ape: {failed[0].partition(' - ')[0].rpartition('/')[2]}"
 
 
 def run() -> list[Measurement]:
