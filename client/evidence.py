@@ -34,7 +34,7 @@ from steelyard.chain.types import Address, Hash
 
 from .errors import NodeUnreachable
 from .finality import Follower, can_check_certificates, fetch_block
-from .finalized import check_genesis, decode_receipts
+from .finalized import OTHER_CHAIN, check_genesis, decode_receipts
 from .rpc import Rpc, as_hex, as_int
 from .verdicts import Report, Stop, Verdict
 
@@ -68,6 +68,8 @@ def audit_evidence(
     report = Report(f"evidence in {as_hex(transaction_hash)}")
     try:
         document = check_genesis(rpc, report, genesis)
+        if genesis is None and checkpoint is None:
+            report.condition = OTHER_CHAIN
         if not can_check_certificates():
             report.add("finality", Verdict.UNKNOWN, "pip install 'steelyard[audit]' for signatures")
             return report

@@ -31,6 +31,10 @@ from .verdicts import Report, Stop, Verdict
 MAX_GENESIS_BYTES: Final = 16 * 2**20
 MAX_TYPE: Final = 0x7F
 """EIP-2718."""
+OTHER_CHAIN: Final = (
+    "if the genesis document above is that of your chain: anybody can found another; "
+    "say --genesis FILE or --checkpoint HEIGHT:HASH"
+)
 MAX_SHOWN: Final = 200
 """Characters of a value in a report."""
 
@@ -72,6 +76,8 @@ class Trail:
         """Where the evidence starts. Raises Stop, ClientError."""
         if self._genesis is None:
             self._genesis = check_genesis(self._rpc, self._report, self._trusted)
+            if self._trusted is None and self._checkpoint is None:
+                self._report.condition = OTHER_CHAIN
         return self._genesis
 
     def fetch_block(self, height: int, link: str) -> Block:

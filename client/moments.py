@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from steelyard.chain.trie import InvalidProof
 from steelyard.chain.types import Address, BlobName
 
 from .abi import Event
@@ -18,6 +19,8 @@ from .records import ParticipantInfo
 
 ROSTER_EVENTS: Final = ("Slashed", "StakeAdded", "Left")
 NOBODY: Final = Address(bytes(20))
+MAX_SEATS: Final = 128
+"""A word of a block that is not final may name any seat, and sets of seats are numbers."""
 
 
 @dataclass(slots=True)
@@ -61,6 +64,7 @@ class Moment:
         who: Address = values.get("participant", NOBODY)
         match event.name:
             case "Joined":
+                check_seat(values["seat"])
                 self.members[who] = ParticipantInfo(
                     values["stake"],
                     values["sponsored"],
@@ -88,6 +92,12 @@ class Moment:
         self.ready = self.ready | bit if stake >= self.base_stake else self.ready & ~bit
 
 
+def check_seat(seat: int) -> None:
+    """Raise InvalidProof for a seat that no task has."""
+    if seat >= MAX_SEATS:
+        raise InvalidProof("a seat that no task has")
+
+
 def read_moment(
     before: Storage, task: int, terms: ProvenTask, scene: Scene, seats: Iterable[int] = ()
 ) -> Moment:
@@ -99,6 +109,8 @@ def read_moment(
     seated = before.read_seats(task, seats)
     touched = [one.values["participant"] for one in scene.events if one.name in ROSTER_EVENTS]
     members = before.read_participants(task, dict.fromkeys([*seated.values(), *touched]))
+    for member in members.values():
+        check_seat(member.seat)
     moment = Moment(
         base_stake=terms.parameters.base_stake,
         model=before.read_model(task),

@@ -16,7 +16,7 @@ from steelyard.chain.types import BlobName
 
 from .errors import ClientError, NodeUnreachable
 from .finality import MAX_BLOCK_ANSWER_BYTES, Follower
-from .finalized import MAX_GENESIS_BYTES, describe_genesis
+from .finalized import MAX_GENESIS_BYTES, OTHER_CHAIN, describe_genesis
 from .rpc import Rpc, as_int
 from .verdicts import Report, Verdict
 
@@ -66,6 +66,8 @@ def replay_chain(
     try:
         served = parse_genesis(rpc.get_bytes("/chain/genesis", MAX_GENESIS_BYTES))
         genesis = served if trusted is None else parse_genesis(trusted)
+        if trusted is None and checkpoint is None:
+            report.condition = OTHER_CHAIN
         if genesis.hash != served.hash:
             report.add("genesis", Verdict.REFUTED, "the node serves another genesis document")
             return report

@@ -223,7 +223,7 @@ class Rpc:
         answer = self._send("POST", url, json=bodies[0] if len(bodies) == 1 else bodies)
         try:
             decoded = answer.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Silence(f"HTTP {answer.status_code} without JSON: is this a node?") from None
         entries = decoded if isinstance(decoded, list) else [decoded]
         by_id = {entry.get("id"): entry for entry in entries if isinstance(entry, dict)}
@@ -334,7 +334,7 @@ def read_http_refusal(answer: httpx.Response, what: str) -> NodeRefused:
     """Return the refusal `{"error": code, "message": …}` of a node, or what its status says."""
     try:
         body = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         body = {}
     if isinstance(body, dict) and isinstance(body.get("error"), str):
         return NodeRefused(body["error"], str(body.get("message", what)))

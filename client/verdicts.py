@@ -31,6 +31,8 @@ class Report:
 
     subject: str
     checks: list[Check] = field(default_factory=list)
+    condition: str = ""
+    """What has to be so for the verdict to mean anything, and was not checked here."""
 
     @property
     def verdict(self) -> Verdict:

@@ -161,7 +161,9 @@ def finish(report: Report, as_json: bool, parts: Sequence[Report] = ()) -> None:
 def format_report(report: Report) -> str:
     """Return a report for people, a line for each link."""
     lines = [f"  {check.name:<10} {check.verdict:<8} {check.detail}" for check in report.checks]
-    return "\n".join([report.subject, *lines, f"{report.verdict}"])
+    condition = report.condition if report.verdict is Verdict.YES else ""
+    last = f"{report.verdict} {condition}".rstrip()
+    return "\n".join([report.subject, *lines, last])
 
 
 def describe_report(report: Report) -> dict[str, Any]:
@@ -170,6 +172,7 @@ def describe_report(report: Report) -> dict[str, Any]:
         "subject": report.subject,
         "verdict": str(report.verdict),
         "summary": report.summary,
+        "condition": report.condition or None,
         "checks": [
             {"name": c.name, "verdict": str(c.verdict), "detail": c.detail} for c in report.checks
         ],

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from steelyard.chain.following import Checkpoint
+from steelyard.chain.genesis import encode_genesis
 from steelyard.chain.rules import Flag
+from steelyard.chain.types import Height
 from steelyard.client import audit, finalized
 from steelyard.client.abi import Contract, Event
 from steelyard.client.audit import audit_round
@@ -564,3 +567,15 @@ def test_what_a_quorum_logged_wrongly_is_named(
     report = look(chain, name)
     assert report.verdict is Verdict.REFUTED, report.checks
     assert link in {one.name for one in report.checks if one.verdict is Verdict.REFUTED}
+
+
+# -- whose chain -----------------------------------------------------------------------------------
+def test_only_what_the_auditor_brings_makes_a_verdict_unconditional(chain: QuietChain) -> None:
+    task, number = TASKS["late"], AUDITED["late"]
+    rpc = chain.open_rpc()
+    assert audit_round(rpc, task, number).condition == finalized.OTHER_CHAIN
+    document = encode_genesis(chain.chain.genesis)
+    assert audit_round(rpc, task, number, genesis=document).condition == ""
+    trusted = Checkpoint(Height(1), chain.node.blocks[1].hash)
+    report = audit_round(rpc, task, number, checkpoint=trusted)
+    assert (report.verdict, report.condition) == (Verdict.YES, "")
