@@ -1,7 +1,7 @@
 """What happened in a round, and why: per participant, from the chain's own events and refusals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isqrt
 from typing import Any, Final
 
@@ -21,8 +21,6 @@ from .records import FRACTION_UNIT, OnFailedQuorum, RoundInfo, RoundState, Submi
 from .refusals import find_refusals
 from .rpc import Rpc
 from .weighing import (
-    BY_SAMPLES,
-    BY_STAKE,
     Payment,
     Weighing,
     check_record,
@@ -78,13 +76,12 @@ class Explanation:
     parts: tuple[Part, ...]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Seated:
-    """Who sits somewhere, and with what, at some height."""
+    """Where somebody sits, and how many rows it has covered with stake."""
 
     seat: int
     samples: int
-    stake: int
 
 
 def explain_round(rpc: Rpc, task: int, round_number: int) -> Explanation:
@@ -135,20 +132,14 @@ def explain_round(rpc: Rpc, task: int, round_number: int) -> Explanation:
 def read_members(rpc: Rpc, task: int, until: Event) -> dict[Address, Seated]:
     """Return who took part, where and with what, right before an event."""
     members: dict[Address, Seated] = {}
-    names = ["Joined", "Left", "StakeAdded", "Slashed"]
-    for event in get_events(rpc, task, names, last_height=until.height):
+    for event in get_events(rpc, task, ["Joined", "Left"], last_height=until.height):
         if (event.height, event.index) > (until.height, until.index):
             break
         values, who = event.values, event.values["participant"]
-        match event.name:
-            case "Joined":
-                members[who] = Seated(values["seat"], values["samples"], values["stake"])
-            case "Left":
-                members.pop(who, None)
-            case "StakeAdded" if who in members:
-                members[who].stake += values["amount"]
-            case "Slashed" if who in members:
-                members[who].stake -= values["amount"]
+        if event.name == "Joined":
+            members[who] = Seated(values["seat"], values["samples"])
+        else:
+            members.pop(who, None)
     return dict(sorted(members.items(), key=lambda item: item[1].seat))
 
 
@@ -186,17 +177,17 @@ def find_compensation(story: Story, rpc: Rpc, ended: Event | None) -> Compensati
     if event is None or ended is None:
         return None
     clients, terms = event.values["clients"], story.info.parameters
-    if len(clients) != len(event.values["shares"]):
-        raise NodeRefused("rpc_answer", "the lists of a failed round differ in length")
+    if not clients or len(clients) != len(event.values["shares"]):
+        raise NodeRefused("rpc_answer", "the lists of a failed round are empty or differ in length")
     members = read_members(rpc, story.info.number, ended)
     silent = [
-        {BY_SAMPLES: one.samples, BY_STAKE: one.stake}.get(terms.weighting, 1) << WEIGHT_BITS
+        replace(story.get_submission(who), samples=one.samples, origin=story.round)
         for who, one in members.items()
         if who not in clients and story.state.committed >> one.seat & 1
     ]
     shown = [story.get_submission(who) for who in clients]
-    weights = [compute_weight(terms, one, story.round) for one in shown]
-    rows = weigh_compensated(event.values, story.state.pool, weights, sum(silent))
+    weights = [compute_weight(terms, one, story.round) for one in (*shown, *silent)]
+    rows = weigh_compensated(event.values, story.state.pool, weights)
     payment = Payment(story.state.pool, 0, sum(row.paid for row in rows))
     return Compensation(
         payment,
@@ -284,7 +275,7 @@ def list_steps(story: Story) -> tuple[str, ...]:
     left = terms.rounds - story.round + 1
     steps = [
         f"draw    {describe_draw(story)}",
-        f"pool    {pool} wei: the reward that was left, over the {left} rounds that were",
+        f"pool    {pool} wei = what was left of the reward // {left}, the rounds from this one on",
     ]
     if terms.platform_share and story.record is not None:
         fee = pool * terms.platform_share >> WEIGHT_BITS

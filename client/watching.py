@@ -44,7 +44,7 @@ class TaskEvent:
             for name in MONEY_FIELDS
             if name in self.values
         ]
-        if self.metrics:
+        if self.metrics and self.kind == "Reported":
             parts.append(" ".join(f"{value:.4f}" for value in self.metrics))
         return "  ".join(parts)
 

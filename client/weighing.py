@@ -35,7 +35,7 @@ class Weighing:
     flags: Flag
     paid: int
     units: int = WEIGHT_TOTAL
-    """What the updates below the cap share among them."""
+    """What the updates below the cap share among them; in a failed round the least cap."""
     uncapped: int = 0
     """The weights of these."""
 
@@ -105,13 +105,26 @@ def weigh(record: Mapping[str, Any], parameters: Parameters) -> tuple[Weighing, 
 
 
 def weigh_compensated(
-    record: Mapping[str, Any], pool: int, weights: Sequence[int], silent: int
+    record: Mapping[str, Any], pool: int, weights: Sequence[int]
 ) -> tuple[Weighing, ...]:
-    """Return what those who revealed in a failed round got; `silent`: the others' raw weights."""
-    total = sum(weights) + silent
+    """Return what those who revealed in a failed round got, in the order of its record.
+
+    `weights`: theirs, and then those of who kept silent.
+    """
+    total, count = sum(weights), len(weights)
     return tuple(
-        Weighing(0, weight, total, share, 0, Flag(0), pool * share >> WEIGHT_BITS)
-        for weight, share in zip(weights, record["shares"], strict=True)
+        Weighing(
+            0,
+            weight,
+            total,
+            share,
+            0,
+            Flag(0),
+            pool * share >> WEIGHT_BITS,
+            WEIGHT_TOTAL // count,
+            total,
+        )
+        for weight, share in zip(weights[: len(record["shares"])], record["shares"], strict=True)
     )
 
 
@@ -148,11 +161,14 @@ def describe_compensated(
 ) -> tuple[str, ...]:
     """Return the steps to what an update got in a round that others failed, one line each."""
     floor = one.weight * WEIGHT_TOTAL // one.total if one.total else 0
-    is_so = floor == one.share
+    cap = max(parameters.rule.max_share, one.units)
+    how = "rounded down" if floor <= cap else f"above the cap: {cap}"
+    if min(floor, cap) != one.share:
+        how += f", but the record says {one.share}"
     return (
         f"weight  {describe_weight(one, parameters, round_number, done)}",
-        f"share   {one.weight} * {WEIGHT_TOTAL} / {one.total} = {floor} of {WEIGHT_TOTAL}, rounded "
-        f"down{'' if is_so else f', but the record says {one.share}'}; the silent count too",
+        f"share   {one.weight} * {WEIGHT_TOTAL} / {one.total} = {floor} of {WEIGHT_TOTAL}, {how}; "
+        "the silent count too",
         f"paid    {payment.pool} * {one.share} >> {WEIGHT_BITS} = {one.paid} wei",
     )
 

@@ -78,7 +78,7 @@ def format_explanation(told: Explanation, *, details: bool) -> str:
         shown = " ".join(f"{value:.4f}" for value in told.metrics)
         lines.append(f"  self-reported metrics of this model: {shown}")
     rows: list[list[Any]] = [
-        ["participant", "outcome", "samples", "norm", "weight", "score", "flags", "paid (coins)"]
+        ["participant", "outcome", "samples", "norm", "share", "score", "flags", "paid (coins)"]
     ]
     rows += [format_part(part) for part in told.parts]
     lines.append(format_table(rows))

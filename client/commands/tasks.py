@@ -84,11 +84,11 @@ def list_tasks(most: Most = MOST, node: Nodes = None, json: Json = False) -> Non
     """List the tasks of the chain, the newest first."""
     tasks = Tasks(open_nodes(node))
     infos = [tasks.get_task(number) for number in list_newest(tasks.get_count(), most)]
-    rows: list[list[Any]] = [["task", "state", "round", "pool (coins)", "name"]]
+    rows: list[list[Any]] = [["task", "state", "round", "reward (coins)", "name"]]
     for info in infos:
         progress = f"{info.round}/{info.parameters.rounds}"
-        pool = format_coins(info.parameters.reward)
-        rows.append([info.number, info.state.name.lower(), progress, pool, ascii(info.name)])
+        reward = format_coins(info.parameters.reward)
+        rows.append([info.number, info.state.name.lower(), progress, reward, ascii(info.name)])
     tell(infos, format_table(rows), json)
     leave(YES)
 

@@ -212,9 +212,14 @@ class Agreement:
     def _compensate(self, number: int, task: TaskState, current: Round) -> None:
         clients = current.revealed
         weights = [self._weigh(task, one, one.origin) for one in map(current.done.get, clients)]
-        silent = [task.members[who] for who in current.done if who not in clients]
+        silent = [
+            Submitted(b"", task.round, samples=task.members[who].samples, stake=done.stake)
+            for who, done in current.done.items()
+            if who not in clients
+        ]
         total = sum(weights) + sum(self._weigh(task, one, task.round) for one in silent)
-        shares = [weight * ONE // total for weight in weights]
+        cap = max(task.parameters["rule"]["max_share"], ONE // len(current.done))
+        shares = [min(cap, weight * ONE // total) for weight in weights]
         for client, share in zip(clients, shares, strict=True):
             pay = current.pool * share >> 20
             task.claimable[client] = task.claimable.get(client, 0) + pay
@@ -223,7 +228,7 @@ class Agreement:
         if clients:
             self.log("Compensated", [number, task.round], [clients, shares])
 
-    def _weigh(self, task: TaskState, one: Submitted | Member, origin: int) -> int:
+    def _weigh(self, task: TaskState, one: Submitted, origin: int) -> int:
         counted = {0: one.samples, 1: one.stake}.get(task.parameters["weighting"], 1)
         weight = counted << 20
         for _ in range(task.round - origin):
@@ -454,7 +459,7 @@ class Agreement:
             for one in state.rounds.values()
         )
         demand(not answered, "rounds: already answered")
-        current.done[sender] = Submitted(commitment, origin)
+        current.done[sender] = Submitted(commitment, origin, stake=member.stake)
         self.log("Committed", [task, round, sender], [origin, commitment])
         seats = {state.members[client].seat for client in current.done if client in state.members}
         if current.drawn <= seats and len(current.done) >= parameters["min_clients"]:
@@ -473,7 +478,7 @@ class Agreement:
         about = (CHAIN_ID, task, round, origin, Address(sender), update, samples, salt)
         is_same = done.origin == origin and compute_commitment(*about) == done.commitment
         demand(is_same, "rounds: differs from the commitment")
-        done.update, done.samples, done.stake = update, samples, state.members[sender].stake
+        done.update, done.samples = update, samples
         values = [origin, (update.digest, update.size), samples, 1]
         self.log("Revealed", [task, round, sender], values)
         if len(current.revealed) == len(current.done):

@@ -178,8 +178,11 @@ def test_a_made_up_record_is_a_typed_error(
     assert caught.value.code == "rpc_answer"
 
 
-def test_made_up_lists_of_a_failed_round_are_a_typed_error(ledger, organisation) -> None:
-    change_events(ledger, "Compensated", **{"1": []})
+@pytest.mark.parametrize("changes", [{"1": []}, {"0": []}, {"0": [], "1": []}])
+def test_made_up_lists_of_a_failed_round_are_a_typed_error(
+    ledger, organisation, changes: dict[str, list]
+) -> None:
+    change_events(ledger, "Compensated", **changes)
     play(ledger, publish(organisation), silent={SITES[2]})
     with pytest.raises(NodeRefused, match="differ in length"):
         explain_round(open_rpc(ledger), 1, 1)
