@@ -133,7 +133,7 @@ def commit(task: uint256, round: uint256, origin: uint256, commitment: bytes32):
     # A seat may have had another owner in a past round.
     assert seat.active_from <= origin, "rounds: not active in that round"
     assert seat.stake >= submissions.plans[task].base_stake, "rounds: stake below the base stake"
-    submissions._commit(task, round, seat.seat, msg.sender, origin, commitment)
+    submissions._commit(task, round, seat.seat, msg.sender, seat.stake, origin, commitment)
 
 
 @external
@@ -152,7 +152,7 @@ def reveal(
     """
     self._check_current(task, round)
     seat: seam.Seat = self._get_seat(task, msg.sender)
-    submissions._check_reveal(task, round, seat.seat, msg.sender, update, samples, salt, origin)
+    submissions._check_reveal(task, round, seat.seat, msg.sender, origin, update, samples, salt)
     assert samples > 0, "rounds: samples out of range"
     assert (
         samples <= seat.samples
@@ -161,16 +161,7 @@ def reveal(
         <= seat.stake
     ), "rounds: samples not covered by stake"
     norm2: uint256 = submissions._verify(task, round, origin, msg.sender, update)
-    submissions._reveal(
-        task,
-        round,
-        seat.seat,
-        msg.sender,
-        submissions.Submission(
-            commitment=empty(bytes32), origin=origin, update=update, samples=samples, stake=seat.stake
-        ),
-        norm2,
-    )
+    submissions._reveal(task, round, seat.seat, msg.sender, origin, update, samples, norm2)
 
 
 @external
@@ -609,8 +600,9 @@ def _end_with_model(
 def _fail(task: uint256, round: uint256):
     """
     @notice End a round without a quorum. Where the silence of others is the reason, those who have
-            shown their work get the share that they would have had if everybody had revealed, the
-            silent ones counted as high as they may claim: nobody can harvest updates for nothing.
+            shown their work are paid by weight, the silent ones counted as high as they may claim,
+            nobody above the cap: nobody can harvest updates for nothing. No rule has judged these
+            updates: they are neither excluded nor deduplicated.
     """
     clients: DynArray[address, fedavg.MAX_CLIENTS] = []
     shares: DynArray[uint256, fedavg.MAX_CLIENTS] = []
@@ -623,11 +615,16 @@ def _fail(task: uint256, round: uint256):
         for participant: address in silent:
             seat: seam.Seat = self._get_seat(task, participant)
             total += self._weigh(
-                submissions.plans[task].weighting, seat.samples, seat.stake
+                submissions.plans[task].weighting,
+                seat.samples,
+                submissions._get_submission(task, round, participant).stake,
             )
         clients = entries.clients
+        cap: uint256 = max(
+            submissions.plans[task].rule.max_share, seam.ONE // (len(clients) + len(silent))
+        )
         for weight: uint256 in entries.weights:
-            shares.append((weight << fedavg.SHARE_BITS) // total)
+            shares.append(min((weight << fedavg.SHARE_BITS) // total, cap))
     outcome: uint8 = seam.SKIPPED
     if submissions.plans[task].on_failed_quorum == seam.REFUND:
         outcome = seam.FAILED

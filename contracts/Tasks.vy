@@ -154,7 +154,7 @@ def publish(
     terms._check_parameters(parameters)
     assert len(name) > 0, "tasks: no name"
     assert (
-        len(invited) == 0 or parameters.admission != terms.OPEN
+        len(invited) == 0 or parameters.admission != terms.EVERYBODY
     ), "tasks: open to everybody"
     assert (
         msg.value == terms._compute_escrow(parameters)
@@ -216,7 +216,7 @@ def invite(task: uint256, participants: DynArray[address, fedavg.MAX_CLIENTS]):
     """
     self._check_publisher(task)
     self._check_open(task)
-    assert self.tasks[task].parameters.admission != terms.OPEN, "tasks: open to everybody"
+    assert self.tasks[task].parameters.admission != terms.EVERYBODY, "tasks: open to everybody"
     lobby._invite(task, participants)
     log lobby.Invited(task=task, participants=participants)
 
@@ -355,7 +355,7 @@ def join(task: uint256, samples: uint256):
     assert round < self.tasks[task].parameters.rounds, "tasks: last round is running"
     assert not roster._is_member(task, msg.sender), "tasks: already joined"
     assert roster._count(task) < max_clients, "tasks: full"
-    assert samples > 0 and samples <= terms.MAX_SAMPLES, "tasks: samples out of range"
+    assert samples > 0 and samples <= seam.MAX_SAMPLES, "tasks: samples out of range"
     assert (
         reputation._get(self.tasks[task].publisher, msg.sender)
         >= self.tasks[task].parameters.min_reputation
@@ -681,7 +681,7 @@ def _is_over(task: uint256) -> bool:
 @internal
 def _is_invited(task: uint256, participant: address) -> bool:
     return (
-        self.tasks[task].parameters.admission == terms.OPEN or lobby.invited[task][participant]
+        self.tasks[task].parameters.admission == terms.EVERYBODY or lobby.invited[task][participant]
     )
 
 

@@ -78,7 +78,6 @@ interface Fedavg:
         max_norm2: uint256,
     ) -> uint256: view
     def info(blob: Blob) -> (uint256, uint256, uint256): view
-    def check_model(model: Blob) -> (uint256, uint256): view
     def plan(
         rule: Rule, model: Blob, updates: uint256, bits: uint256, page_gas: uint256
     ) -> (uint256, uint256, uint256): view

@@ -9,9 +9,9 @@
 """
 
 import fedavg
+import seam
 
 MAX_METRICS: constant(uint256) = 8
-MAX_SAMPLES: constant(uint256) = 2**64 - 1
 MAX_VALUE: constant(int256) = 2**127
 
 
@@ -64,7 +64,7 @@ def _report(
     assert self.evaluation_ends[task][round] > 0, "rounds: no evaluation requested"
     assert block.timestamp < self.evaluation_ends[task][round], "rounds: evaluation is over"
     assert not self.reported[task][round][participant], "rounds: already reported"
-    assert samples > 0 and samples <= MAX_SAMPLES, "rounds: samples out of range"
+    assert samples > 0 and samples <= seam.MAX_SAMPLES, "rounds: samples out of range"
     assert len(metrics) > 0, "rounds: no metrics"
 
     self.reported[task][round][participant] = True

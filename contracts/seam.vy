@@ -28,6 +28,9 @@ SKIP: constant(uint8) = 0
 EXTEND: constant(uint8) = 1
 REFUND: constant(uint8) = 2
 
+# Of one claim or report.
+MAX_SAMPLES: constant(uint256) = 2**64 - 1
+
 # Raw weights.
 BY_SAMPLES: constant(uint8) = 0
 BY_STAKE: constant(uint8) = 1

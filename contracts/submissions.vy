@@ -49,7 +49,7 @@ struct Submission:
     origin: uint256
     update: fedavg.Blob
     samples: uint256
-    # At the time of the reveal, in wei.
+    # At the time of the commitment, in wei: weighting by stake counts what is at risk since then.
     stake: uint256
 
 
@@ -126,6 +126,7 @@ def _commit(
     round: uint256,
     seat: uint256,
     participant: address,
+    stake: uint256,
     origin: uint256,
     commitment: bytes32,
 ):
@@ -140,14 +141,50 @@ def _commit(
     ), "rounds: origin out of range"
     assert bitmaps._has(self.rounds[task][origin].drawn, seat), "rounds: not drawn"
     assert not bitmaps._has(self.answered[task][origin], seat), "rounds: already answered"
+    self._check_readable(task, round, origin)
 
     self.rounds[task][round].committed = committed | (1 << seat)
     self.packed[task][round][participant].commitment = commitment
-    self.packed[task][round][participant].facts = origin
+    self.packed[task][round][participant].facts = origin | (stake << 112)
     log Committed(
         task=task, round=round, participant=participant, origin=origin, commitment=commitment
     )
     self._open_reveals(task, round)
+
+
+@view
+@internal
+def _get_last_close(task: uint256, round: uint256, extension_seconds: uint256) -> uint256:
+    """
+    @notice When the round is closed at the latest, if all its closes together are a day late.
+    """
+    return (
+        self.rounds[task][round].reveal_ends
+        + seam.CLOSE_TIMEOUT_SECONDS
+        + extension_seconds
+        * (self.plans[task].max_extensions - self.rounds[task][round].extensions)
+    )
+
+
+@view
+@internal
+def _check_readable(task: uint256, round: uint256, origin: uint256):
+    """
+    @notice Refuse a commitment to a round whose base, velocity or `origin`'s base may expire before
+            the last close that extensions can lead to. Whoever is bound can then reveal: a reveal
+            is not refused for their sake again.
+    """
+    readable_until: uint256 = self._get_last_close(
+        task, round, self.plans[task].commit_seconds + self.plans[task].reveal_seconds
+    )
+    for each: uint256 in [origin, round]:
+        assert (
+            fedavg._get_expiry(self.rounds[task][each].base) >= readable_until
+        ), "rounds: model expires too soon"
+    velocity: fedavg.Blob = self.rounds[task][round].velocity
+    assert (
+        velocity.size == 0 or fedavg._get_expiry(velocity) >= readable_until
+    ), "rounds: velocity expires soon"
 
 
 @internal
@@ -187,10 +224,10 @@ def _check_reveal(
     round: uint256,
     seat: uint256,
     participant: address,
+    origin: uint256,
     update: fedavg.Blob,
     samples: uint256,
     salt: bytes32,
-    origin: uint256,
 ):
     commitment: bytes32 = self.packed[task][round][participant].commitment
     assert commitment != empty(bytes32), "rounds: no commitment"
@@ -204,7 +241,7 @@ def _check_reveal(
     # Otherwise an update could be copied by somebody who commits when the round is extended.
     assert not self._is_short(task, round), "rounds: too few commitments"
     assert (
-        self.packed[task][round][participant].facts == origin
+        self.packed[task][round][participant].facts & (2**16 - 1) == origin
         and commitment
         == self._compute_commitment(task, round, origin, participant, update, samples, salt)
     ), "rounds: differs from the commitment"
@@ -228,19 +265,9 @@ def _verify(
         participant,
         self.plans[task].admission_norm2,
     )
-    readable_until: uint256 = self.rounds[task][round].reveal_ends + seam.CLOSE_TIMEOUT_SECONDS
-    if self.plans[task].max_extensions > 0:
-        readable_until += self.plans[task].reveal_seconds * (
-            self.plans[task].max_extensions - self.rounds[task][round].extensions
-        )
-    velocity: fedavg.Blob = self.rounds[task][round].velocity
-    assert fedavg._get_expiry(update) >= readable_until, "rounds: update expires too soon"
-    assert (
-        fedavg._get_expiry(self.rounds[task][round].base) >= readable_until
-    ), "rounds: model expires too soon"
-    assert (
-        velocity.size == 0 or fedavg._get_expiry(velocity) >= readable_until
-    ), "rounds: velocity expires too soon"
+    assert fedavg._get_expiry(update) >= self._get_last_close(
+        task, round, self.plans[task].reveal_seconds
+    ), "rounds: update expires too soon"
     return norm2
 
 
@@ -250,28 +277,25 @@ def _reveal(
     round: uint256,
     seat: uint256,
     participant: address,
-    submission: Submission,
+    origin: uint256,
+    update: fedavg.Blob,
+    samples: uint256,
     norm2: uint256,
 ):
     revealed: uint256 = self.rounds[task][round].revealed | (1 << seat)
     self.rounds[task][round].revealed = revealed
-    self.answered[task][submission.origin] |= 1 << seat
-    self.packed[task][round][participant].digest = submission.update.digest
-    self.packed[task][round][participant].facts = (
-        submission.origin
-        | (submission.update.size << 16)
-        | (submission.samples << 48)
-        | (submission.stake << 112)
-    )
+    self.answered[task][origin] |= 1 << seat
+    self.packed[task][round][participant].digest = update.digest
+    self.packed[task][round][participant].facts |= (update.size << 16) | (samples << 48)
     if revealed == self.rounds[task][round].committed:
         self.rounds[task][round].reveal_ends = block.timestamp
     log Revealed(
         task=task,
         round=round,
         participant=participant,
-        origin=submission.origin,
-        update=submission.update,
-        samples=submission.samples,
+        origin=origin,
+        update=update,
+        samples=samples,
         norm2=norm2,
     )
 

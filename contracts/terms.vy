@@ -22,7 +22,7 @@ MAX_SERVER_LR: constant(uint256) = 2**15
 MAX_MOMENTUM: constant(uint256) = 4096 - 16
 
 # Who may join.
-OPEN: constant(uint8) = 0
+EVERYBODY: constant(uint8) = 0
 INVITED: constant(uint8) = 1
 APPLICANTS: constant(uint8) = 2
 
@@ -30,9 +30,10 @@ MAX_ROUNDS: constant(uint256) = 10_000
 MAX_STALENESS: constant(uint256) = 8
 MAX_EXTENSIONS: constant(uint256) = 16
 MAX_PERIOD_SECONDS: constant(uint256) = 30 * 86_400
-MAX_SAMPLES: constant(uint256) = 2**64 - 1
 # Keeps every sum of money far from 2**256, and every raw weight below 2**128.
 MAX_WEI: constant(uint256) = 2**100
+# Where a reputation stops: it grows by a sixteenth, rounded down, of what it lacks to seam.ONE.
+MAX_REPUTATION: constant(uint256) = seam.ONE - 15
 MAX_PLATFORM_SHARE: constant(uint256) = seam.ONE // 5
 
 
@@ -106,7 +107,7 @@ def _check_course(parameters: Parameters):
         and self._is_period(parameters.reveal_seconds)
     ), "tasks: period out of range"
     assert parameters.admission <= APPLICANTS, "tasks: unknown admission"
-    assert parameters.min_reputation <= seam.ONE, "tasks: reputation out of range"
+    assert parameters.min_reputation <= MAX_REPUTATION, "tasks: reputation out of range"
     assert parameters.admission_norm2 > 0, "tasks: no admission norm"
 
 
@@ -131,6 +132,10 @@ def _check_rule(parameters: Parameters):
             parameters.weighting == seam.UNIFORM
         ), "tasks: the trimmed mean needs uniform weighting"
         assert parameters.min_clients > 2 * rule.bound, "tasks: too few clients for the rule"
+        # It counts every update alike, one of weight 0 as well.
+        assert (
+            parameters.max_staleness == 0 or parameters.staleness_discount > 0
+        ), "tasks: late updates would count unpaid"
     if rule.kind == MULTI_KRUM:
         assert parameters.min_clients > 2 * rule.bound + 2, "tasks: too few clients for the rule"
     assert rule.max_share > 0 and rule.max_share <= seam.ONE, "tasks: share cap out of range"

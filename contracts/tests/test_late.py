@@ -32,6 +32,16 @@ def test_a_late_update_counts_by_its_discount(world, second):
     assert (submission.origin, submission.samples) == (1, 10)
 
 
+def test_the_base_of_a_late_update_must_stay_readable_too(world, second):
+    data = world.shelf.blobs[world.get_base(second, 1)]
+    world.declare(data, retention_seconds=86_400)
+    with ape.reverts("rounds: model expires too soon"):
+        world.commit(second, 2, world.hospitals[2], origin=1)
+    world.commit(second, 2, world.hospitals[0])
+    world.declare(data)
+    world.commit(second, 2, world.hospitals[2], origin=1)
+
+
 def test_each_round_of_delay_discounts_again(world, second):
     world.skip_round(second, 2)
     world.commit(second, 3, world.hospitals[2], origin=1)

@@ -101,6 +101,17 @@ def test_extensions_do_not_let_an_update_expire_before_the_close(world):
     world.reveal(task, 1, world.hospitals[0])
 
 
+def test_no_extension_lets_the_base_of_who_is_bound_expire(world):
+    task = world.start(count=2, on_failed_quorum=EXTEND, max_extensions=2)
+    left = world.rounds.get_round(task, 1).reveal_ends - world.now
+    needed = left + 2 * (COMMIT_SECONDS + REVEAL_SECONDS) + CLOSE_TIMEOUT_SECONDS
+    world.declare(world.make_model(), retention_seconds=needed - 1)
+    with ape.reverts("rounds: model expires too soon"):
+        world.commit(task, 1, world.hospitals[0])
+    world.declare(world.make_model(), retention_seconds=needed)
+    world.commit(task, 1, world.hospitals[0])
+
+
 def test_a_failed_quorum_may_end_the_task_and_give_the_money_back(world):
     task = world.start(count=2, on_failed_quorum=REFUND)
     world.skip_round(task, 1)
@@ -162,6 +173,29 @@ def test_who_revealed_is_paid_when_the_silence_of_others_spoils_a_round(world, w
     rest = world.tasks.get_account(task).reward_left
     assert rest == world.tasks.get_task(task).parameters.reward - settled.paid
     assert world.rounds.get_round(task, 2).pool == rest // 2
+
+
+def test_stake_that_comes_after_the_commitment_of_a_silent_one_dilutes_nobody(world):
+    task = world.start(count=2, rounds=3, weighting=1)
+    world.commit_all(task, 1, world.hospitals[:2])
+    world.reveal(task, 1, world.hospitals[0])
+    world.advance_to(world.rounds.get_round(task, 1).reveal_ends)
+    world.tasks.add_stake(task, value=10**18, sender=world.hospitals[1])
+    (event,) = world.close(task, 1).decode_logs(world.rounds.Compensated)
+    assert event.shares == [compute_stake(10) * ONE // (compute_stake(10) + compute_stake(20))]
+
+
+@pytest.mark.parametrize(("cap", "share"), [(ONE // 2 + 1, ONE // 2 + 1), (1, ONE // 2)])
+def test_nobody_is_compensated_above_the_cap(world, cap, share):
+    """The cap is lifted to the least feasible one, as in an aggregation."""
+    task = world.start(count=2, rounds=3, rule=(0, 0, cap, 4096, 0))
+    world.commit(task, 1, world.hospitals[0], value=1)
+    world.commit(task, 1, world.hospitals[1], samples=20, value=2)
+    world.reveal(task, 1, world.hospitals[1])
+    world.advance_to(world.rounds.get_round(task, 1).reveal_ends)
+    (event,) = world.close(task, 1).decode_logs(world.rounds.Compensated)
+    assert event.shares == [share]
+    assert share < 20 * ONE // 30
 
 
 def test_a_refunded_round_pays_who_revealed_too(world):

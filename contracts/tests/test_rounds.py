@@ -303,13 +303,34 @@ def test_an_update_that_could_expire_before_the_close_is_refused(world, revealin
     world.reveal(revealing, 1, world.hospitals[0])
 
 
-def test_a_base_model_that_could_expire_must_be_declared_again(world, revealing):
-    model = world.make_model()
-    world.declare(model, retention_seconds=REVEAL_SECONDS)
+def test_a_base_model_that_could_expire_must_be_declared_again(world):
+    task = world.start(count=2)
+    left = world.rounds.get_round(task, 1).reveal_ends - world.now
+    world.declare(world.make_model(), retention_seconds=left + CLOSE_TIMEOUT_SECONDS - 1)
     with ape.reverts("rounds: model expires too soon"):
-        world.reveal(revealing, 1, world.hospitals[0])
-    world.declare(model)
+        world.commit(task, 1, world.hospitals[0])
+    world.declare(world.make_model(), retention_seconds=left + CLOSE_TIMEOUT_SECONDS)
+    world.commit(task, 1, world.hospitals[0])
+
+
+def test_whoever_is_bound_may_reveal_on_a_base_that_expires_soon(world, revealing):
+    world.declare(world.make_model(), retention_seconds=REVEAL_SECONDS)
     world.reveal(revealing, 1, world.hospitals[0])
+
+
+def test_a_pause_costs_no_bond_though_the_base_expires(world):
+    task = world.start(count=2, rounds=3)
+    world.tasks.pause(task, sender=world.publisher)
+    world.play_round(task, 1, world.hospitals[:2])
+    world.advance(29 * 86_400 + 86_000)
+    world.tasks.resume(task, sender=world.publisher)
+    with ape.reverts("rounds: model expires too soon"):
+        world.commit(task, 2, world.hospitals[0])
+    base = world.get_base(task, 2)
+    world.declare(world.shelf.blobs[base])
+    world.play_round(task, 2, world.hospitals[:2])
+    assert world.rounds.get_round(task, 2).state == AGGREGATED
+    assert world.tasks.get_account(task).burned == 0
 
 
 def test_a_closed_round_takes_no_reveal(world, revealing):
@@ -461,3 +482,23 @@ def test_sixteen_bit_updates_are_taken(world):
         world.reveal(task, 1, hospital)
     world.close(task, 1)
     assert world.rounds.get_round(task, 1).state == AGGREGATED
+
+
+def test_stake_that_comes_after_the_commitment_weighs_nothing(world):
+    task = world.start(count=2, weighting=1)
+    world.commit_all(task, 1, world.hospitals[:2])
+    staked = [world.tasks.get_participant(task, each).stake for each in world.hospitals[:2]]
+    world.reveal(task, 1, world.hospitals[0])
+    world.tasks.add_stake(task, value=10**18, sender=world.hospitals[1])
+    world.reveal(task, 1, world.hospitals[1])
+    assert world.rounds.get_submission(task, 1, world.hospitals[1]).stake == staked[1]
+    (record,) = world.close(task, 1).decode_logs(world.rounds.Aggregated)
+    assert record.raw_weights == [stake * SHARES for stake in staked]
+
+
+def test_stake_that_comes_before_the_commitment_weighs(world):
+    task = world.start(count=2, weighting=1)
+    world.tasks.add_stake(task, value=10**18, sender=world.hospitals[0])
+    world.play_round(task, 1, world.hospitals[:2])
+    weighed = world.rounds.get_submission(task, 1, world.hospitals[0]).stake
+    assert weighed == world.tasks.get_participant(task, world.hospitals[0]).stake > 10**18

@@ -28,6 +28,7 @@ from .agreement import (
     SKIPPED,
     Ledger,
     Member,
+    Round,
     Submission,
     Task,
     Transfers,
@@ -72,7 +73,14 @@ class Course(Ledger):
 
     # -- participants ----------------------------------------------------------------------------
     def commit(
-        self, now: int, task: Task, sender: Address, number: int, origin: int, commitment: bytes
+        self,
+        now: int,
+        expiry: Expiry,
+        task: Task,
+        sender: Address,
+        number: int,
+        origin: int,
+        commitment: bytes,
     ) -> Verdict:
         """Somebody binds itself to an update."""
         if not self._is_current(task, number):
@@ -92,10 +100,11 @@ class Course(Ledger):
             not_drawn=made is None or not made.drawn & bit,
             already_answered=bool(task.answered[origin] & bit),
         )
+        reasons |= self._refuse_bases(expiry, task, made or round_)
 
         def effect(events: Sequence[Event]) -> Transfers:
             round_.committed |= bit
-            round_.submissions[sender] = Submission(origin, commitment)
+            round_.submissions[sender] = Submission(origin, commitment, stake=member.stake)
             self.open_reveals(now, task)
             return NOTHING
 
@@ -135,7 +144,7 @@ class Course(Ledger):
             round_.revealed |= bit
             task.answered[shown.origin] |= bit
             round_.submissions[sender] = Submission(
-                shown.origin, commitment, shown.update, shown.samples, member.stake
+                shown.origin, commitment, shown.update, shown.samples, said.stake
             )
             if round_.revealed == round_.committed:
                 round_.reveal_ends = now
@@ -238,13 +247,15 @@ class Course(Ledger):
 
     def _compensate(self, task: Task, events: Sequence[Event]) -> Mapping[Address, int]:
         """Return what those who revealed would have got if the silent had, at their most."""
-        silent = [task.members[task.find_at(seat)] for seat in list_seats(self._list_silent(task))]
+        away = [task.find_at(seat) for seat in list_seats(self._list_silent(task))]
+        silent = [(task.members[who], task.round.submissions[who].stake) for who in away]
         if not silent:
             return {}
         weights = self.compute_weights(task)
         total = sum(weights.values())
-        total += sum(self._weigh(task, member.samples, member.stake) for member in silent)
-        shares = {who: weight * ONE // total for who, weight in weights.items()}
+        total += sum(self._weigh(task, member.samples, stake) for member, stake in silent)
+        cap = max(task.terms["rule"]["max_share"], ONE // (len(weights) + len(silent)))
+        shares = {who: min(cap, weight * ONE // total) for who, weight in weights.items()}
         paid = [event.values for event in events if event.name == "Compensated"]
         assert [(item["clients"], item["shares"]) for item in paid] == (
             [(list(shares), list(shares.values()))] if shares else []
@@ -265,16 +276,22 @@ class Course(Ledger):
         origin = task.rounds.get(shown.origin, round_)
         more = (terms["max_extensions"] - round_.extensions) * terms["reveal_seconds"]
         until = round_.reveal_ends + more + CLOSE_TIMEOUT_SECONDS
-        velocity = expiry(round_.velocity) if round_.velocity.size else until
-        reasons = refuse(
-            update_expires_too_soon=expiry(shown.update) < until,
-            model_expires_too_soon=expiry(round_.base) < until,
-            velocity_expires_too_soon=velocity < until,
-        )
-        is_unreadable = min(map(expiry, (shown.update, round_.base, origin.base))) < now
-        if not shown.is_valid or is_unreadable or velocity < now:
+        reasons = refuse(update_expires_too_soon=expiry(shown.update) < until)
+        is_unreadable = min(map(expiry, (shown.update, origin.base))) < now
+        if not shown.is_valid or is_unreadable:
             reasons |= {"fedavg: "}
         return reasons
+
+    def _refuse_bases(self, expiry: Expiry, task: Task, origin: Round) -> frozenset[str]:
+        round_, terms = task.round, task.terms
+        period = terms["commit_seconds"] + terms["reveal_seconds"]
+        more = (terms["max_extensions"] - round_.extensions) * period
+        until = round_.reveal_ends + more + CLOSE_TIMEOUT_SECONDS
+        velocity = expiry(round_.velocity) if round_.velocity.size else until
+        return refuse(
+            model_expires_too_soon=min(expiry(round_.base), expiry(origin.base)) < until,
+            velocity_expires_soon=velocity < until,
+        )
 
     def _has_forgotten(self, now: int, expiry: Expiry, task: Task) -> bool:
         round_ = task.round

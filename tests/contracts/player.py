@@ -226,10 +226,14 @@ class Player(Referee):
         commitment = compute_commitment(number, current, sender, shown)
         if random.random() < 0.02:
             commitment = bytes(32)
-        verdict = self.model.commit(self.arena.now, task, sender, current, origin, commitment)
-        done = self.perform(
-            sender, "Rounds", "commit", number, current, origin, commitment, verdict=verdict
+        blobs = self._renew(task, origin) if random.random() < 0.3 else []
+        verdict = self.model.commit(
+            self.arena.now, self._foresee(blobs), task, sender, current, origin, commitment
         )
+        done = self.perform(
+            sender, "Rounds", "commit", number, current, origin, commitment, verdict=verdict,
+            blobs=blobs,
+        )  # fmt: skip
         if done.reason is None:
             self.sealed[number, current, sender] = shown
 
@@ -289,10 +293,8 @@ class Player(Referee):
         if shown is None or random.random() < 0.03:
             shown = Reveal(task.number, NO_BLOB, 1, bytes(32), is_valid=False)
         blobs = [name for name in (shown.update,) if name in self.arena.shelf.held]
-        if task.state == RUNNING and random.random() < 0.3:
-            blobs.append(task.round.base)
-            if task.round.velocity.size:
-                blobs.append(task.round.velocity)
+        if random.random() < 0.3:
+            blobs += self._renew(task, shown.origin)
         if random.random() < 0.05:
             blobs = []
         expiry = self._foresee(blobs)
@@ -313,6 +315,13 @@ class Player(Referee):
             if said.update is None and shown.is_valid and shown.samples and is_covered:
                 found.append(who)
         return found
+
+    def _renew(self, task: Task, origin: int) -> list[BlobName]:
+        """Return what a transaction declares again so that the round can go on."""
+        if task.state != RUNNING:
+            return []
+        bases = {task.round.base, task.rounds.get(origin, task.round).base, task.round.velocity}
+        return sorted((name for name in bases if name.size), key=as_tuple)
 
     def _foresee(self, blobs: Sequence[BlobName]) -> Any:
         """Return when blobs expire, once a transaction that declares these has begun."""
