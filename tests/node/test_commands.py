@@ -290,10 +290,7 @@ def test_a_taken_port_is_named(home: Path) -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("damage", ["truncated", "garbage"])
-def test_a_damaged_database_is_refused_with_advice_and_left_alone(
-    tmp_path: Path, damage: str
-) -> None:
+def test_a_damaged_database_is_refused_with_advice_and_left_alone(tmp_path: Path) -> None:
     home = tmp_path / "node"
     invoke("init", home, "--port", 0)
     process = start(home)
@@ -301,15 +298,15 @@ def test_a_damaged_database_is_refused_with_advice_and_left_alone(
     assert finish(process)[0] == 0
     path = home / "chain" / "data.mdb"
     held = path.read_bytes()
-    bad = held[: len(held) // 2] if damage == "truncated" else b"\xa5" * len(held)
-    path.write_bytes(bad)
-    process = start(home)
-    _, errors = process.communicate(timeout=START_SECONDS)
-    assert process.returncode == 2
-    assert "data_corrupt" in errors
-    assert "restore" in errors
-    assert "Traceback" not in errors
-    assert path.read_bytes() == bad
+    for bad in (held[: len(held) // 2], b"\xa5" * len(held)):
+        path.write_bytes(bad)
+        process = start(home)
+        _, errors = process.communicate(timeout=START_SECONDS)
+        assert process.returncode == 2
+        assert "data_corrupt" in errors
+        assert "restore" in errors
+        assert "Traceback" not in errors
+        assert path.read_bytes() == bad
     path.write_bytes(held)
     process = start(home)
     read_url(process)
