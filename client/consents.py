@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from steelyard.chain.cid import compute_blob_name, decode_cid, encode_cid, is_named
+from steelyard.chain.errors import SteelyardError
 from steelyard.chain.types import BlobName
 
 from .bundle import MAX_BUNDLE_BYTES, Config, decode_bundle, read_config, unpack_bundle
@@ -30,6 +31,8 @@ from .errors import ClientError
 from .published import write_file
 from .rpc import Rpc
 
+DIRECTORY: Final = "bundles"
+"""Below the state directory."""
 MAX_SOURCE_BYTES: Final = 2**20
 """Of a Python file that is looked into."""
 MAX_RECORD_BYTES: Final = 2**20
@@ -237,24 +240,32 @@ def is_approved(state: Path, cid: str) -> bool:
     return get_record(state, cid).exists()
 
 
-def check_consent(state: Path, source: str | Path) -> None:
+def check_consent(source: Path) -> None:
     """Refuse code from an unpacked bundle unless it was approved and is unchanged.
 
     Code from elsewhere is one's own: nothing is checked. Raises: ClientError `bundle_unapproved`,
     `bundle_altered`.
     """
-    root, path = get_directory(state).resolve(), Path(source).resolve()
-    if not path.is_relative_to(root) or path == root:
-        return
-    name = path.relative_to(root).parts[0]
-    record = root / f"{name}.json"
-    if not record.is_file():
-        raise ClientError(
-            "bundle_unapproved",
-            f"nobody has approved the bundle {name} here; look at it with `steelyard client "
-            f"inspect {name}`, then `steelyard client approve {name}`",
-        )
-    check_files(root / name, read_digests(record))
+    for directory in source.resolve().parents:
+        if directory.parent.name != DIRECTORY or not is_cid(directory.name):
+            continue
+        record = directory.with_name(f"{directory.name}.json")
+        if not record.is_file():
+            raise ClientError(
+                "bundle_unapproved",
+                f"nobody has approved the bundle {directory.name} here; look at it with `steelyard "
+                f"client inspect {directory.name}`, then `steelyard client approve` it",
+            )
+        check_files(directory, read_digests(record))
+
+
+def is_cid(text: str) -> bool:
+    """Whether a directory's name is a CID."""
+    try:
+        decode_cid(text)
+    except SteelyardError:
+        return False
+    return True
 
 
 def check_files(directory: Path, digests: Mapping[str, str]) -> None:
@@ -296,7 +307,7 @@ def read_digests(record: Path) -> dict[str, str]:
 
 def get_directory(state: Path) -> Path:
     """Return where approved bundles are."""
-    return state / "bundles"
+    return state / DIRECTORY
 
 
 def get_record(state: Path, cid: str) -> Path:

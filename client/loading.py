@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from .consents import check_consent
 from .errors import ClientError
 from .flower import adapt, is_flower
 from .training import Trainer
@@ -38,10 +39,12 @@ def load_app(source: Path | str) -> App:
 
     A file has functions `train` and `evaluate`, or Flower code under the name `app` or `client`;
     `module:name` is Flower code, as in a Flower project (`pkg.client_app:app`).
-    Raises: ClientError `app_missing`, `app_failed`, `app_empty`, `flower_code`. This runs the code:
-    it is for your own, never for a task's bundle.
+    This runs the code: it is for your own, or for a bundle that was approved and is unchanged.
+    Raises: ClientError `app_missing`, `app_failed`, `app_empty`, `flower_code`; as
+    `consents.check_consent`.
     """
     path = Path(source)
+    check_consent(path)
     if path.is_file():
         return read_functions(import_file(path), str(path))
     module, separator, name = str(source).partition(":")

@@ -16,7 +16,6 @@ from steelyard.chain.types import BlobName
 from .account import Account
 from .amounts import format_coins
 from .bundle import Config, decode_bundle, read_config
-from .consents import check_consent
 from .contracts import encode_name
 from .errors import ClientError, NodeUnreachable, TransactionPending
 from .loading import load_app
@@ -75,10 +74,8 @@ class Client(Account):
     def use(self, app: str | Path) -> None:
         """Take the functions from your own code: a Python file, or Flower's `pkg.module:app`.
 
-        An approved bundle's file is taken, too, while it is unchanged. Raises: ClientError as
-        `consents.check_consent`, and as `loading.load_app`, which runs that code.
+        Raises: ClientError as `loading.load_app`, which runs that code.
         """
-        check_consent(self.state, app)
         found = load_app(app)
         if found.train is not None:
             self._train = found.train

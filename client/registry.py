@@ -21,6 +21,7 @@ from .contracts import encode_name
 from .documents import Document, check_text, encode_document
 from .errors import ClientError, InvalidSeal, NodeUnreachable
 from .ipfs import Store, open_store
+from .keys import format_address
 from .outbox import VOID, Receipt
 from .records import NO_BLOB
 from .registered import Access, AccessState, Dataset, RegistryView, parse_account
@@ -214,13 +215,14 @@ class Registry(Account):
         if access.state is not AccessState.REQUESTED:
             raise ClientError(
                 "access_missing",
-                f"0x{address.hex()} has no open request for dataset {number}; it must ask first",
+                f"{format_address(address)} has no open request for dataset {number}; "
+                "it must ask first",
             )
         if public_key is None and not has_said_request(self.view, access):
             raise ClientError(
                 "request_unsigned",
-                f"0x{address.hex()} did not sign this request itself: it came through a contract, "
-                "or the node lies; ask the requester for its public key and give that",
+                f"{format_address(address)} did not sign this request itself: it came through a "
+                "contract, or the node lies; ask the requester for its public key and give that",
             )
         if public_key not in (None, access.public_key):
             raise ClientError(
@@ -230,7 +232,7 @@ class Registry(Account):
         wrapped = wrap_key(key, access.public_key, self.view.get_grant(dataset, address))
         label = self.get_label(f"registry/grant/{number}/{address.hex()}")
         self.send(label, "grant_access", number, address, wrapped, contract=self.view)
-        self.report(f"granted dataset {number} to 0x{address.hex()}")
+        self.report(f"granted dataset {number} to {format_address(address)}")
         return True
 
     def deny_access(self, number: int, requester: str | Address) -> bool:
@@ -297,7 +299,7 @@ class Registry(Account):
                 return False
         label = self.get_label(f"registry/request/{number}")
         self.send(label, "request_access", number, public_key, contract=self.view)
-        self.report(f"asked 0x{dataset.owner.hex()} for dataset {number}")
+        self.report(f"asked {format_address(dataset.owner)} for dataset {number}")
         return True
 
     def fetch_dataset(
@@ -318,7 +320,8 @@ class Registry(Account):
         dataset = self.view.get_dataset(number)
         if owner is not None and parse_account(owner) != dataset.owner:
             raise ClientError(
-                "dataset_differs", f"dataset {number} is of 0x{dataset.owner.hex()}, not {owner!r}"
+                "dataset_differs",
+                f"dataset {number} is of {format_address(dataset.owner)}, not {owner!r}",
             )
         check_content(dataset, content)
         if dataset.owner == self.address:

@@ -116,12 +116,14 @@ def test_code_runs_after_consent(bundle: Bundle, tmp_path: Path) -> None:
     assert (directory / "client.py").read_text() == SOURCE
     (directory / "__pycache__").mkdir()
     (directory / "__pycache__" / "client.cpython-311.pyc").write_bytes(b"made by running it")
-    check_consent(state, directory / "client.py")
+    check_consent(directory / "client.py")
 
 
 def test_own_code_needs_no_consent(tmp_path: Path) -> None:
-    check_consent(tmp_path / "state", tmp_path / "client.py")
-    check_consent(tmp_path / "state", "pkg.client_app:app")
+    check_consent(tmp_path / "client.py")
+    check_consent(tmp_path / "bundles" / "client.py")
+    check_consent(tmp_path / "bundles" / "mine" / "client.py")
+    check_consent(Path("pkg.client_app:app"))
 
 
 def test_without_consent_nothing_of_a_bundle_runs(bundle: Bundle, tmp_path: Path, hospital) -> None:
@@ -159,7 +161,7 @@ def test_a_damaged_consent_is_none(bundle: Bundle, tmp_path: Path, record: bytes
     directory = approve_bundle(bundle, state)
     (state / "bundles" / f"{bundle.cid}.json").write_bytes(record)
     with pytest.raises(ClientError) as caught:
-        check_consent(state, directory / "client.py")
+        check_consent(directory / "client.py")
     assert caught.value.code == "bundle_altered"
 
 
@@ -170,7 +172,7 @@ def test_consent_can_be_withdrawn(bundle: Bundle, tmp_path: Path) -> None:
     assert not withdraw_approval(state, bundle.cid)
     assert not directory.exists()
     with pytest.raises(ClientError) as caught:
-        check_consent(state, directory / "client.py")
+        check_consent(directory / "client.py")
     assert caught.value.code == "bundle_unapproved"
 
 
