@@ -140,13 +140,20 @@ class ModelAudit:
         return found
 
     def _follow(self, maker: Maker | None, depth: int | None) -> None:
-        """Audit so many rounds, each of which made the base of the one before. Raises Stop."""
-        while maker is not None and (depth is None or len(self._report.rounds) < depth):
+        """Audit so many rounds, each of which made the base of the one before. Raises Stop.
+
+        A round that changed nothing is not counted: anybody can found a task that makes a model
+        from itself, and would seem to be its origin.
+        """
+        counted = 0
+        while maker is not None:
             self._progress(f"auditing round {maker.round} of task {maker.task}")
             base = self._audit(maker)
+            counted += base != maker.model
             self._line.append(base)
-            if depth is None or len(self._report.rounds) < depth:
-                maker = self._find_previous(maker, base)
+            if counted == depth:
+                return
+            maker = self._find_previous(maker, base)
 
     def _audit(self, maker: Maker) -> BlobName:
         """Audit one round; return its base. Raises Stop if that cannot be told."""
@@ -162,6 +169,7 @@ class ModelAudit:
         if record is not None and report.verdict is Verdict.YES:
             values = record.values
             told += f"; {len(values['updates'])} updates on {encode_cid(values['base'])}"
+            told += ", which changed nothing" * (values["base"] == maker.model)
         self._report.add(f"round {maker.round}", report.verdict, told)
         if record is None or report.verdict is Verdict.REFUTED:
             raise Stop

@@ -12,7 +12,7 @@ from steelyard.chain.cid import compute_blob_name, encode_cid
 from steelyard.chain.errors import InvalidBlobName
 from steelyard.chain.params import REGISTRY_ADDRESS
 from steelyard.chain.types import BlobName
-from steelyard.client import finalized
+from steelyard.client import ancestry, finalized
 from steelyard.client.ancestry import ModelReport, audit_model
 from steelyard.client.commands import audits
 from steelyard.client.contracts import encode_name
@@ -32,7 +32,9 @@ Lie = Callable[[Any, Any], Any]
 
 
 class Family(QuietChain):
-    """Task 1 makes a model in rounds 1 and 3; task 2 begins with it and makes another."""
+    """Task 1 makes a model in rounds 1 and 3; task 2 begins with it and makes another; task 3 makes
+    it from itself.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,6 +56,9 @@ class Family(QuietChain):
         self.say(self.middle, 1, 3, parent=FOREIGN)
         self.say(self.last, 2, 1, parent=self.middle)
         self.mine()
+        self.publish(3, 0, 1, model=self.middle)
+        self.mine()
+        self.play(3, 1, {0: [0] * 6, 1: [0] * 6})
 
     def say(
         self, model: BlobName, task: int, number: int, *, parent: BlobName | None = None
@@ -128,6 +133,22 @@ def test_a_parent_is_proved_by_rounds_or_else_a_claim(family: Family) -> None:
     assert "round 3 of task 1 made it, proved by the contract" in far
     assert far.endswith("a claim, its publisher's word")
     assert foreign.endswith("no round is said to have made it; names no parent")
+
+
+def test_a_round_that_changed_nothing_does_not_pass_for_the_origin(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where it is found first, ten thousand blocks after the true one."""
+    assert family.get_round(3, 1)["model"] == family.middle
+    (found,) = look(family, family.middle).rounds
+    assert found.subject == "round 3 of task 1"
+    monkeypatch.setattr(ancestry, "MAX_LOG_BLOCKS", 2)
+    report = look(family, family.middle)
+    assert report.verdict is Verdict.YES, report.checks
+    assert [part.subject for part in report.rounds] == ["round 1 of task 3", "round 3 of task 1"]
+    idle, origin = (list_details(report, link)[0] for link in ("round 1", "round 3"))
+    assert idle.endswith(f"on {encode_cid(family.middle)}, which changed nothing")
+    assert "changed nothing" not in origin
 
 
 # -- no record -------------------------------------------------------------------------------------
