@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[], list[Measurement]]] = {
     "faults": faults.run,
     "soak": soak.run,
     "learning": tables.run,
+    "crowd": tables.run_crowd,
     "mutation": mutation.run,
 }
 BY_NAME_ONLY = {"mutation"}

@@ -48,7 +48,7 @@ class Row(Measurement):
 
 
 def run() -> list[Measurement]:
-    """Return the rows of all tables."""
+    """Return the rows of attacks, riders, targets and draws."""
     with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
         targets = submit_targets(pool)
         cells = {
@@ -64,10 +64,12 @@ def run() -> list[Measurement]:
         rows: list[Measurement] = [make_target_row(name, ones) for name, ones in targets.items()]
         rows += [make_attack_row(*key, futures) for key, futures in cells.items()]
         rows += [make_ride_row(*key, future.result()) for key, future in rides.items()]
-    rows.append(make_draw_row())
-    # By themselves: their seconds count.
-    rows += [make_crowd_row(rule, gather(rule, cap_rounds(CROWD_ROUNDS))) for rule in PAID_RULES]
-    return rows
+    return [*rows, make_draw_row()]
+
+
+def run_crowd() -> list[Measurement]:
+    """Return the rows of a hundred clients; by themselves, because their seconds count."""
+    return [make_crowd_row(rule, gather(rule, cap_rounds(CROWD_ROUNDS))) for rule in PAID_RULES]
 
 
 def cap_rounds(rounds: int) -> int:
