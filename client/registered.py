@@ -27,6 +27,8 @@ MAX_WRAPPED_BYTES: Final = 128
 MAX_LISTED: Final = 10_000
 """Entries that are looked through for one: a node may name any count."""
 BATCH: Final = 50
+MAX_DIGITS: Final = 77
+"""Of a number that the contract can hold, whatever its digits."""
 
 
 class AccessState(IntEnum):
@@ -121,11 +123,17 @@ class RegistryView(Deployed):
         names = {"issuer": issuer, "subject": subject, "statement": statement}
         return build_record(Attestation, answer | names)
 
-    def list_attestations(self, subject: Address) -> list[Attestation]:
-        """Return every statement about a subject, the oldest first, revoked ones too."""
-        events = self.find_events("Attested", None, subject)
+    def list_attestations(
+        self, subject: Address, issuer: Address | None = None, limit: int = MAX_LISTED
+    ) -> list[Attestation]:
+        """Return the newest statements about a subject, the oldest first, revoked ones too.
+
+        Anybody can state anything: name the `issuer` whose word counts.
+        """
+        events = self.find_events("Attested", issuer, subject)
         keys = {(event.values["issuer"], event.values["statement"]): None for event in events}
-        return [self.get_attestation(issuer, subject, statement) for issuer, statement in keys]
+        newest = list(keys)[-limit:]
+        return [self.get_attestation(issuer, subject, statement) for issuer, statement in newest]
 
     # -- models ------------------------------------------------------------------------------------
     def get_publication(self, number: int) -> Publication:
@@ -149,7 +157,8 @@ class RegistryView(Deployed):
         Raises: ClientError `publication_unknown`; InvalidBlobName.
         """
         if text.isdecimal():
-            return self.get_publication(int(text))
+            number = int(text) if len(text) <= MAX_DIGITS else 0
+            return self.get_publication(number)
         cid = decode_cid(text)
         for found in self.list_publications(MAX_LISTED):
             if is_named(found.model, cid):
@@ -220,11 +229,11 @@ class RegistryView(Deployed):
         }
         return build_record(Access, answer | more)
 
-    def list_accesses(self, dataset: int) -> list[Access]:
-        """Return every request for a dataset's key and its answer, the oldest first."""
+    def list_accesses(self, dataset: int, limit: int = MAX_LISTED) -> list[Access]:
+        """Return the newest requests for a dataset's key and their answers, the oldest first."""
         events = self.find_events("AccessRequested", dataset)
         people = {event.values["requester"]: None for event in events}
-        return [self.get_access(dataset, requester) for requester in people]
+        return [self.get_access(dataset, requester) for requester in list(people)[-limit:]]
 
     def get_grant(self, dataset: Dataset, requester: Address) -> Grant:
         """Return what a wrapped key of this dataset is bound to."""

@@ -33,7 +33,7 @@ def approve(cid: BundleName, node: Nodes = None, state: State = STATE, json: Jso
     directory = approve_bundle(bundle, state)
     entries = [directory / name for name in found.entries]
     lines = [f"approved {bundle.cid}", f"unpacked in {directory}"]
-    lines += [f"run it with --app {path}" for path in entries]
+    lines += [f"run it with --app {format_names([str(path)])}" for path in entries]
     tell({"cid": bundle.cid, "directory": directory, "entries": entries}, "\n".join(lines), json)
     leave(YES)
 

@@ -32,10 +32,10 @@ from .options import (
     tell,
     to_json,
 )
-from .registryfiles import Limit, Person, describe_document, read_file, write_private
+from .registryfiles import MAX_NUMBER, Limit, Person, describe_document, read_file, write_private
 
 app = new_app("Publish encrypted datasets, ask for their keys, answer, fetch.")
-Number = Annotated[int, typer.Argument(metavar="DATASET", min=1)]
+Number = Annotated[int, typer.Argument(metavar="DATASET", min=1, max=MAX_NUMBER)]
 Content = Annotated[
     str | None, typer.Option("--content", help="CID that the encrypted content must have")
 ]
@@ -56,11 +56,11 @@ def list_datasets(limit: Limit = 100, node: Nodes = None, json: Json = False) ->
 
 
 @app.command()
-def show(number: Number, node: Nodes = None, json: Json = False) -> None:
-    """Show a dataset, its description, and who has asked for its key."""
+def show(number: Number, limit: Limit = 100, node: Nodes = None, json: Json = False) -> None:
+    """Show a dataset, its description, and who has asked for its key, the last so many."""
     view = RegistryView(open_nodes(node))
     found = view.get_dataset(number)
-    signed, accesses = has_said_dataset(view, found), view.list_accesses(number)
+    signed, accesses = has_said_dataset(view, found), view.list_accesses(number, limit)
     document = describe_document(view.fetch_document(found.metadata))
     requests = [describe_access(view, access) for access in accesses]
     rows: list[list[Any]] = [

@@ -34,7 +34,7 @@ from .options import (
     tell,
     to_json,
 )
-from .registryfiles import Limit, MetadataFile, Person, describe_document, read_file
+from .registryfiles import MAX_NUMBER, Limit, MetadataFile, Person, describe_document, read_file
 
 app = new_app("Say who you are, vouch for others, publish models and encrypted datasets.")
 identities = new_app("Name the file that describes an account.")
@@ -127,10 +127,17 @@ def revoke(
 
 
 @app.command()
-def attestations(subject: Person, node: Nodes = None, json: Json = False) -> None:
-    """List what others have stated about an account. 1: nothing stands."""
+def attestations(
+    subject: Person,
+    issuer: Annotated[str | None, typer.Option("--issuer", help="whose word counts")] = None,
+    limit: Limit = 100,
+    node: Nodes = None,
+    json: Json = False,
+) -> None:
+    """List what others have stated about an account; anybody can. 1: nothing stands."""
     view = RegistryView(open_nodes(node))
-    found = view.list_attestations(parse_account(subject))
+    who = None if issuer is None else parse_account(issuer)
+    found = view.list_attestations(parse_account(subject), who, limit)
     documents = [describe_attestation(view, one) for one in found]
     rows: list[list[Any]] = [["issuer", "stands", "signed", "statement", "says"]]
     rows += [
@@ -155,8 +162,8 @@ def describe_attestation(view: RegistryView, found: Attestation) -> dict[str, An
 @models.command("publish")
 def publish_model(
     file: Annotated[Path | None, typer.Option("--file", help="else what the round made")] = None,
-    task: Annotated[int, typer.Option("--task", min=0, help="that made it")] = 0,
-    number: Annotated[int, typer.Option("--round", min=0, help="that made it")] = 0,
+    task: Annotated[int, typer.Option("--task", min=0, max=MAX_NUMBER, help="that made it")] = 0,
+    number: Annotated[int, typer.Option("--round", min=0, max=MAX_NUMBER, help="that made it")] = 0,
     parent: Annotated[
         str | None, typer.Option("--parent", help="published model it comes from: CID or number")
     ] = None,

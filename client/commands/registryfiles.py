@@ -11,6 +11,7 @@ from ..errors import ClientError
 
 Person = Annotated[str, typer.Argument(metavar="ADDRESS", help="an account")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="the newest so many")]
+MAX_NUMBER = 2**256 - 1
 MetadataFile = Annotated[
     Path | None, typer.Option("--metadata", help="JSON file, public: what it is")
 ]

@@ -197,16 +197,21 @@ def run(*words: object) -> tuple[int, str]:
 @pytest.mark.slow
 def test_the_commands_show_approve_and_withdraw(tmp_path: Path) -> None:
     ledger, state = Ledger(), tmp_path / "state"
-    cid = encode_cid(ledger.add_blob(make_tar({"client.py": b"app = 1\n", "a\x1bb.pyc": b""})))
+    cid = encode_cid(
+        ledger.add_blob(
+            make_tar({"client.py": b"app = 1\n", "a\x1bb.pyc": b"", "\x1b.py": b"app = 1"})
+        )
+    )
     with serve_ledger(ledger) as url:
         options = ("--node", url, "--state", state)
         code, shown = run("inspect", cid, *options)
         assert code == 1
         assert "WARNING" in shown
         assert "\x1b" not in shown, "strangers' names are escaped"
+        assert "\x1b" not in run("approve", cid, *options)[1]
         code, said = run("approve", cid, *options, "--json")
         assert (code, json.loads(said)["cid"]) == (0, cid)
-        entry = Path(json.loads(said)["entries"][0])
+        entry = Path(json.loads(said)["entries"][1])
         assert entry.read_bytes() == b"app = 1\n"
         assert run("inspect", cid, *options, "--json")[0] == 0
     assert run("withdraw", cid, "--state", state)[0] == 0

@@ -5,11 +5,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from eth_account import Account as Keys
 
 from steelyard.chain.cid import compute_blob_name, encode_cid
 from steelyard.chain.types import Address, BlobName, Digest
 from steelyard.client.contracts import encode_name
-from steelyard.client.errors import ClientError, InvalidSeal, NodeRefused, Reverted
+from steelyard.client.errors import (
+    ClientError,
+    InvalidSeal,
+    NodeRefused,
+    Reverted,
+    TransactionPending,
+)
 from steelyard.client.ipfs import EmbeddedStore
 from steelyard.client.organisation import Organisation
 from steelyard.client.participant import Client
@@ -125,6 +132,19 @@ def test_a_statement_stands_until_it_is_revoked(ledger, owner) -> None:
     assert not owner.revoke(READER, name)
 
 
+def test_statements_are_those_of_an_issuer_or_the_newest(ledger, owner, tmp_path) -> None:
+    with open_account(Registry, ledger, Keys.from_key(b"\x03" * 32), tmp_path / "3") as stranger:
+        stranger.attest(READER, b"spam")
+        first = owner.attest(READER, b"an accredited hospital")
+        stranger.attest(READER, b"more spam")
+    (found,) = owner.view.list_attestations(READER, OWNER)
+    assert found.statement == first
+    assert len(owner.view.list_attestations(READER)) == 3
+    newest = owner.view.list_attestations(READER, limit=2)
+    assert [one.statement for one in newest][:1] == [first]
+    assert len(newest) == 2
+
+
 def test_what_was_never_stated_cannot_be_revoked(owner) -> None:
     owner.attest(READER, b"an accredited hospital")
     assert not owner.revoke(READER, b"something else")
@@ -184,7 +204,7 @@ def test_a_lineage_that_does_not_go_back_is_a_lie(ledger, owner) -> None:
     assert caught.value.code == "rpc_answer"
 
 
-@pytest.mark.parametrize("text", ["7", encode_cid(compute_blob_name(b"unknown"))])
+@pytest.mark.parametrize("text", ["0", "7", "9" * 5000, encode_cid(compute_blob_name(b"unknown"))])
 def test_a_model_that_nobody_published_is_unknown(owner, text: str) -> None:
     owner.publish_model(b"one")
     with pytest.raises(ClientError) as caught:
@@ -252,6 +272,22 @@ def test_a_dataset_is_published_once_unless_it_has_another_reference(ledger, own
     names = {owner.view.get_dataset(number).content for number in (first, second)}
     assert second != first
     assert len(names) == 2, "another key, another content"
+
+
+def test_a_publication_that_was_cut_off_goes_on_with_the_same_content(ledger, tmp_path) -> None:
+    ledger.is_mining = False
+    with (
+        open_account(Registry, ledger, ORGANISATION, tmp_path / "o") as first,
+        pytest.raises(TransactionPending),
+    ):
+        first.publish_dataset(TITLE, ROWS)
+    sent = set(ledger.seen)
+    ledger.is_mining = True
+    with open_account(Registry, ledger, ORGANISATION, tmp_path / "o") as again:
+        number = again.publish_dataset(TITLE, ROWS)
+        assert ledger.seen == sent, "the same bytes, no second transaction"
+        assert again.store.has(encode_cid(again.view.get_dataset(number).content))
+        assert again.fetch_dataset(number) == ROWS
 
 
 def test_a_description_has_nothing_to_read(owner, reader) -> None:
