@@ -39,6 +39,7 @@ SLOTS: Final[Mapping[str, Mapping[str, int]]] = {
         "seats": 7,
         "ready": 9,
         "tasks": 11,
+        "spent": 12,
     },
     "Rounds": {"rounds": 4, "packed": 5, "velocities": 10},
     "Registry": {"publications": 6, "leading": 7},
@@ -116,6 +117,12 @@ class Storage:
         """Return what each of `owners` may claim, in wei."""
         slots = [compute_slot("Tasks", "claimable", task, owner) for owner in owners]
         return tuple(self.read_words("Tasks", slots))
+
+    def read_spent(self, task: int, rounds: Iterable[int]) -> dict[int, int]:
+        """Return what closing rounds has cost so far, in wei, but for the calls that ended them."""
+        wanted = list(rounds)
+        slots = [compute_slot("Tasks", "spent", task, number) for number in wanted]
+        return dict(zip(wanted, self.read_words("Tasks", slots), strict=True))
 
     def read_ready(self, task: int) -> int:
         """Return the seats that can be drawn from."""

@@ -5,6 +5,7 @@ everybody can claim before and after the block; and the task's books to what the
 from. The gas in a closer's fee is not recomputed: only that the fees stay within the reserves.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,10 +146,15 @@ class Settling:
         terms, publisher = facts.terms.parameters, facts.terms.publisher
         due = compute_credits(scene.events, terms, publisher)
         owners = list(dict.fromkeys([*facts.shown, terms.platform, publisher, *due.owners]))
+        fees: Counter[int] = Counter()
+        for one in scene.events:
+            if one.name == "ClosePaid":
+                fees[one.values["round"]] += one.values["fee"]
         with self.trail.proofs("payments"):
             old, new = Storage(self.rpc, scene.parent), Storage(self.rpc, scene.block)
             claims = [one.read_claimable(self.task, owners) for one in (old, new)]
             was, now = old.read_account(self.task), new.read_account(self.task)
+            spent = old.read_spent(self.task, fees)
             carried = compare_moment(facts.before, new, self.task, scene)
         for owner, before, after in zip(owners, *claims, strict=True):
             expected = due.owners.get(owner, 0)
@@ -161,11 +167,12 @@ class Settling:
             for name in ("paid", "platform", "fees", "burned")
         }
         self.trail.compare("payments", "by the events", books)
+        parts = now.left + now.paid + now.fees + now.platform + now.refunded
+        self.trail.compare("payments", "in all its parts", {"escrow": (now.deposited, parts)})
         self.trail.compare("payments", "by the events", carried)
-        if due.fees > terms.close_reserve * max(1, count_closed(scene.events)):
-            self.trail.refute("payments", f"closing cost {due.fees} wei, above the reserve")
-
-
-def count_closed(events: Sequence[Event]) -> int:
-    """Return how many of a task's rounds were closed, or a page of them, in these events."""
-    return len({event.values["round"] for event in events if event.name == "ClosePaid"})
+        for number, fee in fees.items():
+            if fee + spent[number] > terms.close_reserve:
+                self.trail.refute(
+                    "payments",
+                    f"closing round {number} cost {fee + spent[number]} wei, above the reserve",
+                )
