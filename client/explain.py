@@ -187,7 +187,8 @@ def find_compensation(story: Story, rpc: Rpc, ended: Event | None) -> Compensati
     ]
     shown = [story.get_submission(who) for who in clients]
     weights = [compute_weight(terms, one, story.round) for one in (*shown, *silent)]
-    rows = weigh_compensated(event.values, story.state.pool, weights)
+    origins = [one.origin for one in shown]
+    rows = weigh_compensated(event.values["shares"], story.state.pool, origins, weights)
     payment = Payment(story.state.pool, 0, sum(row.paid for row in rows))
     return Compensation(
         payment,

@@ -31,7 +31,8 @@ class Weighing:
     total: int
     """Of all updates that the rule kept; in a failed round of the silent ones as well."""
     share: int
-    score: int
+    score: int | None
+    """None where no model was made."""
     flags: Flag
     paid: int
     units: int = WEIGHT_TOTAL
@@ -105,26 +106,26 @@ def weigh(record: Mapping[str, Any], parameters: Parameters) -> tuple[Weighing, 
 
 
 def weigh_compensated(
-    record: Mapping[str, Any], pool: int, weights: Sequence[int]
+    shares: Sequence[int], pool: int, origins: Sequence[int], weights: Sequence[int]
 ) -> tuple[Weighing, ...]:
     """Return what those who revealed in a failed round got, in the order of its record.
 
-    `weights`: theirs, and then those of who kept silent.
+    `origins`: of their updates; `weights`: theirs, and then those of who kept silent.
     """
-    total, count = sum(weights), len(weights)
+    total, least_cap = sum(weights), WEIGHT_TOTAL // len(weights)
     return tuple(
         Weighing(
-            0,
+            origin,
             weight,
             total,
             share,
-            0,
+            None,
             Flag(0),
             pool * share >> WEIGHT_BITS,
-            WEIGHT_TOTAL // count,
+            least_cap,
             total,
         )
-        for weight, share in zip(weights[: len(record["shares"])], record["shares"], strict=True)
+        for origin, weight, share in zip(origins, weights[: len(shares)], shares, strict=True)
     )
 
 

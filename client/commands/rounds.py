@@ -111,14 +111,14 @@ def format_part(part: Part) -> list[Any]:
         format_address(part.address),
         part.outcome + (" (refused)" if part.refusals else ""),
         part.samples,
-        None if part.norm is None else f"{part.norm:.4f}",
+        None if part.norm is None else f"{part.norm:.4g}",
     ]
     if weighing is None:
         return [*row, None, None, None, None]
     return [
         *row,
         f"{weighing.share / WEIGHT_TOTAL:.4f}",
-        f"{weighing.score / WEIGHT_TOTAL:.4f}",
+        None if weighing.score is None else f"{weighing.score / WEIGHT_TOTAL:.4f}",
         " ".join(weighing.flag_names).lower(),
         format_coins(weighing.paid),
     ]

@@ -105,3 +105,6 @@ def test_who_is_excluded_a_copy_or_silent_is_paid_nothing(chain: QuietChain) -> 
     assert told.state is RoundState.SKIPPED
     assert [part.paid is None for part in told.parts] == [False, True, False]
     assert told.parts[1].burned > 0
+    assert [part.steps[0] for part in told.parts if part.steps] == [
+        f"weight  {rows} samples << 20 = {rows << 20}" for rows in (10, 30)
+    ]
