@@ -20,6 +20,7 @@ from .arena import ZERO
 ONE = 2**20
 LOBBY, RUNNING, FINISHED, ABORTED, PAUSED = 1, 2, 3, 4, 5
 NO_WISH, PAUSE, CANCEL = 0, 1, 2
+TRIMMED_MEAN = 2
 OPEN, AGGREGATED, SKIPPED, CLOSING, STOPPED = 1, 2, 3, 4, 5
 MADE, NOT_MADE, FAILED = 1, 2, 3
 """Outcomes of a round."""
@@ -198,11 +199,13 @@ class Ledger:
         model: BlobName,
         invited: Sequence[Address],
     ) -> Verdict:
-        """A task whose terms are sound; docs/tasks.md lists the unsound ones, ape tests them."""
+        """A task; docs/tasks.md lists the other unsound terms, ape tests them."""
         escrow = terms["reward"] + terms["rounds"] * terms["close_reserve"]
+        is_unpaid = terms["max_staleness"] > 0 and terms["staleness_discount"] == 0
         reasons = collect(
             open_to_everybody=bool(invited) and terms["admission"] == 0,
             escrow_differs_from_reward_and_reserves=value != escrow,
+            late_updates_would_count_unpaid=is_unpaid and terms["rule"]["kind"] == TRIMMED_MEAN,
         )
 
         def effect(events: Sequence[Event]) -> Transfers:
