@@ -10,7 +10,7 @@ from steelyard.client.events import get_events
 from steelyard.client.explain import Explanation, explain_round
 from steelyard.client.records import RoundState
 
-from . import test_audit_rounds as stories
+from . import story as stories
 from .quiet import ADDRESSES, ONE, QuietChain
 
 pytestmark = pytest.mark.slow
