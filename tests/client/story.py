@@ -97,7 +97,9 @@ def tell_silent(chain: QuietChain, task: int) -> None:
 
 
 def tell_spoilt(chain: QuietChain, task: int) -> None:
-    chain.publish(task, 0, 1, 2, min_clients=3)
+    """A platform would have had a tenth of a model."""
+    terms = {"platform": PLATFORM, "platform_share": ONE // 10}
+    chain.publish(task, 0, 1, 2, min_clients=3, **terms)
     chain.mine()
     let_some_be_silent(chain, task, 1, 1)
 
@@ -119,17 +121,17 @@ def tell_short(chain: QuietChain, task: int) -> None:
 
 
 def tell_worthless(chain: QuietChain, task: int) -> None:
-    """Both updates of round 2 are a round late, and that makes them count for nothing."""
-    chain.publish(task, 0, 1, max_staleness=1, staleness_discount=0)
+    """All updates of round 2 are late and count for nothing; client 2 does not show its own."""
+    chain.publish(task, 0, 1, 2, max_staleness=1, staleness_discount=0)
     chain.mine()
     chain.close(task, 1)
     chain.mine(100)
-    for client in (0, 1):
+    for client in NEAR:
         chain.commit(task, 2, client, NEAR[client], origin=1)
     chain.reveal(task, 2, 0, 1)
     chain.mine()
     chain.close(task, 2)
-    chain.mine()
+    chain.mine(100)
 
 
 def tell_extended(chain: QuietChain, task: int) -> None:
