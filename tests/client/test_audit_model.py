@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from steelyard.client.ancestry import ModelReport, audit_model
 from steelyard.client.commands import audits
 from steelyard.client.contracts import encode_name
 from steelyard.client.errors import NodeRefused
+from steelyard.client.proven import Storage
 from steelyard.client.rpc import as_hex
 from steelyard.client.verdicts import Report, Verdict
 from tests.chain.evm_kit import get_genesis_state
@@ -281,3 +283,26 @@ def test_the_command_shows_a_refuted_round_in_full(
     assert done.stdout.startswith("round 1 of task 2\n")
     assert "digest mismatch" in done.stdout
     assert run(family, monkeypatch, encode_cid(NEVER_NAMED)).exit_code == 2
+
+
+# -- a quorum that lies ----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"parent": 5}, "its parent came after it"),
+        ({"parent": 2**255}, "its parent came after it"),
+        ({"model": FOREIGN}, "is of another model"),
+        ({"number": 3}, "is of another model"),
+    ],
+)
+def test_lineage_that_the_contract_cannot_store_is_refuted(
+    family: Family, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
+) -> None:
+    """Followed, it might never end."""
+    genuine = Storage.read_publication
+    monkeypatch.setattr(
+        Storage, "read_publication", lambda *asked: replace(genuine(*asked), **changes)
+    )
+    report = look(family, family.last)
+    assert report.verdict is Verdict.REFUTED
+    assert words in list_details(report, "registry")[-1]
