@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from eth.constants import GENESIS_PARENT_HASH
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
@@ -45,23 +46,34 @@ def haste(accounts):
     """Answer once what ape and web3 work out anew for each call: half of the time of these tests.
 
     ape builds the classes of all networks to learn the type of a transaction and runs each one
-    again to look for what `print` wrote (we use none), web3 lists all accounts to fill in the
-    sender of a view, and eth_hash takes the slower of its libraries.
+    again to look for what `print` wrote (we use none), eth_tester executes a block again to go
+    back to it, web3 lists all accounts to fill in the sender of a view, and eth_hash takes the
+    slower of its libraries.
     """
     # Imported when ape has imported them: under pytest some of it warns.
     from ape_ethereum.ecosystem import Ethereum
     from ape_ethereum.transactions import Receipt, TransactionType
     from eth_hash.auto import keccak
     from eth_hash.utils import load_backend
+    from eth_tester.backends.pyevm.main import PyEVMBackend
     from web3.providers.eth_tester import middleware
 
     first = accounts[0].address
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Ethereum, "default_transaction_type", TransactionType.DYNAMIC)
         patch.setattr(Receipt, "show_debug_logs", lambda receipt: None)
+        patch.setattr(PyEVMBackend, "revert_to_snapshot", revert_to_snapshot)
         patch.setattr(middleware, "guess_from", lambda web3, transaction: first)
         patch.setattr(keccak, "hasher", load_backend("pysha3").keccak256)
         yield
+
+
+def revert_to_snapshot(backend, block_hash):
+    """Make that block the newest again."""
+    chain, database = backend.chain, backend.chain.chaindb
+    header = database.get_block_header_by_hash(block_hash)
+    database._set_as_canonical_chain_head(database.db, header, GENESIS_PARENT_HASH)
+    chain.header = chain.create_header_from_parent(header)
 
 
 @pytest.fixture(scope="session")
