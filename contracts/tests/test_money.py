@@ -52,10 +52,15 @@ def __default__():
 """
 
 
+@pytest.fixture(scope="module")
+def wallet_type(compilers):
+    return compilers.compile_source("vyper", WALLET)
+
+
 @pytest.fixture
-def wallet(compilers, world):
+def wallet(wallet_type, world):
     """A participant that is a contract and calls back when it is paid."""
-    return world.stranger.deploy(compilers.compile_source("vyper", WALLET))
+    return world.stranger.deploy(wallet_type)
 
 
 def run_as(wallet, world, method, *arguments, value=0):
