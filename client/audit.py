@@ -199,11 +199,20 @@ class RoundAudit:
                 self._trail.refute("storage", f"nobody sat on seat {empty[0]}, which committed")
             clients = [moment.seats[seat] for seat in list_seats(found.revealed)]
             shown = after.read_submissions(self._task, self._round, clients)
+            others = [moment.seats[seat] for seat in list_seats(found.committed & ~found.revealed)]
+            hidden = after.read_submissions(self._task, self._round, others)
             origins = {one.origin for one in shown}
             if not all(0 < origin <= self._round for origin in origins):
                 self._trail.refute("storage", "an update is for a round that has not been")
             rounds = after.read_rounds(self._task, sorted({self._round, *origins}))
-        return Facts(self._round, terms, rounds, dict(zip(clients, shown, strict=True)), moment)
+        return Facts(
+            self._round,
+            terms,
+            rounds,
+            dict(zip(clients, shown, strict=True)),
+            dict(zip(others, hidden, strict=True)),
+            moment,
+        )
 
     def _check_submissions(self, facts: Facts, scene: Scene) -> None:
         """Check that the round was due, and each update one that it could take."""
@@ -215,6 +224,9 @@ class RoundAudit:
             wrong = "the round was closed before it was due"
         for client, one in facts.shown.items():
             wrong = wrong or self._judge(client, one, facts)
+        for client, one in {**facts.shown, **facts.hidden}.items():
+            if not terms.base_stake <= one.stake <= facts.before.members[client].stake:
+                wrong = wrong or f"{as_hex(client)} did not commit with that stake"
         if wrong:
             self._trail.refute("storage", wrong)
         after = Storage(self._rpc, scene.block)
@@ -234,7 +246,8 @@ class RoundAudit:
             return f"{as_hex(client)} was more than {terms.max_staleness} rounds late"
         if not facts.rounds[one.origin].is_drawn(member.seat) or member.active_from > one.origin:
             return f"{as_hex(client)} was not drawn for round {one.origin}"
-        if one.stake < terms.compute_stake(one.samples):
+        # What is revealed may be covered by stake that was added since the commitment.
+        if member.stake < terms.compute_stake(one.samples):
             return f"the samples of {as_hex(client)} are not covered by its stake"
         if one.samples > member.samples or one.stake > member.stake:
             return f"{as_hex(client)} was counted with more than it had promised"

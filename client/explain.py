@@ -1,7 +1,7 @@
 """What happened in a round, and why: per participant, from the chain's own events and refusals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from .contracts import Rounds, Tasks
 from .errors import ClientError, NodeRefused
 from .events import get_events, get_head
 from .keys import format_address
-from .reckoning import compute_weight, list_seats
+from .reckoning import compute_weight, list_seats, weigh_silent
 from .records import FRACTION_UNIT, OnFailedQuorum, RoundInfo, RoundState, SubmissionInfo, TaskInfo
 from .refusals import find_refusals
 from .rpc import Rpc
@@ -181,14 +181,14 @@ def find_compensation(story: Story, rpc: Rpc, ended: Event | None) -> Compensati
         raise NodeRefused("rpc_answer", "the lists of a failed round are empty or differ in length")
     members = read_members(rpc, story.info.number, ended)
     silent = [
-        replace(story.get_submission(who), samples=one.samples, origin=story.round)
+        weigh_silent(terms, one.samples, story.get_submission(who), story.round)
         for who, one in members.items()
         if who not in clients and story.state.committed >> one.seat & 1
     ]
     shown = [story.get_submission(who) for who in clients]
-    weights = [compute_weight(terms, one, story.round) for one in (*shown, *silent)]
+    weights = [*(compute_weight(terms, one, story.round) for one in shown), *silent]
     origins = [one.origin for one in shown]
-    rows = weigh_compensated(event.values["shares"], story.state.pool, origins, weights)
+    rows = weigh_compensated(event.values["shares"], story.state.pool, origins, weights, terms)
     payment = Payment(story.state.pool, 0, sum(row.paid for row in rows))
     return Compensation(
         payment,

@@ -4,7 +4,7 @@ Plain integers, after docs/tasks.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
@@ -14,7 +14,7 @@ from steelyard.chain.types import Address, Hash
 
 from .abi import Event
 from .records import Parameters, ParticipantInfo, RoundInfo, SubmissionInfo
-from .weighing import BY_SAMPLES, BY_STAKE, compute_platform_fee
+from .weighing import BY_SAMPLES, BY_STAKE, compute_cap, compute_platform_fee
 
 
 # -- seats -----------------------------------------------------------------------------------------
@@ -60,21 +60,28 @@ def compute_weight(parameters: Parameters, submission: SubmissionInfo, round_num
     return weight
 
 
+def weigh_silent(
+    parameters: Parameters, promised: int, submission: SubmissionInfo, round_number: int
+) -> int:
+    """Return the raw weight of who committed and showed nothing: the most that it might have
+    claimed, of the stake at its commitment, and not discounted. `promised`: samples.
+    """
+    claimed = replace(submission, samples=promised, origin=round_number)
+    return compute_weight(parameters, claimed, round_number)
+
+
 def compute_compensation(
-    parameters: Parameters, weights: Sequence[int], silent: Iterable[ParticipantInfo]
+    parameters: Parameters, weights: Sequence[int], silent: Sequence[int]
 ) -> tuple[int, ...]:
     """Return the shares of who revealed in a round that the silent ones spoilt.
 
-    The silent are counted as high as they might have claimed.
+    `silent`: their raw weights, as high as they might have claimed; see `weigh_silent`.
     """
-    counted = [
-        {BY_SAMPLES: one.samples, BY_STAKE: one.stake}.get(parameters.weighting, 1) << WEIGHT_BITS
-        for one in silent
-    ]
-    total = sum(weights) + sum(counted)
-    if not counted or not total:
+    total = sum(weights) + sum(silent)
+    if not silent or not total:
         return ()
-    return tuple((weight << WEIGHT_BITS) // total for weight in weights)
+    cap = compute_cap(parameters, len(weights) + len(silent))
+    return tuple(min((weight << WEIGHT_BITS) // total, cap) for weight in weights)
 
 
 # -- money -----------------------------------------------------------------------------------------

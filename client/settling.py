@@ -23,6 +23,7 @@ from .reckoning import (
     compute_settlement,
     compute_weight,
     list_seats,
+    weigh_silent,
 )
 from .records import OnFailedQuorum, ParticipantInfo, RoundInfo, SubmissionInfo
 from .rpc import Rpc, as_hex
@@ -41,6 +42,8 @@ class Facts:
     """This one and the origins of its updates."""
     shown: Mapping[Address, SubmissionInfo]
     """In the order of the seats."""
+    hidden: Mapping[Address, SubmissionInfo]
+    """Of who committed and did not reveal."""
     before: Moment
     """The task just before the record, with everybody who had committed."""
 
@@ -97,8 +100,12 @@ class Settling:
         """Return the shares of a round without a model, which its event must have."""
         shares: tuple[int, ...] = ()
         if facts.round.revealed.bit_count() < facts.terms.parameters.min_clients:
-            silent = facts.silent.values()
-            shares = compute_compensation(facts.terms.parameters, facts.weights, silent)
+            terms = facts.terms.parameters
+            silent = [
+                weigh_silent(terms, member.samples, facts.hidden[who], facts.number)
+                for who, member in facts.silent.items()
+            ]
+            shares = compute_compensation(terms, facts.weights, silent)
         told = [
             (one.values["clients"], one.values["shares"])
             for one in mine

@@ -36,7 +36,7 @@ class Weighing:
     flags: Flag
     paid: int
     units: int = WEIGHT_TOTAL
-    """What the updates below the cap share among them; in a failed round the least cap."""
+    """What the updates below the cap share among them; in a failed round the cap."""
     uncapped: int = 0
     """The weights of these."""
 
@@ -68,6 +68,11 @@ class Payment:
 def compute_platform_fee(pool: int, parameters: Parameters) -> int:
     """Return what a round's pool gives the platform, in wei."""
     return pool * parameters.platform_share >> WEIGHT_BITS
+
+
+def compute_cap(parameters: Parameters, count: int) -> int:
+    """Return the most of one share in a failed round to which so many committed, 2**-20."""
+    return max(parameters.rule.max_share, WEIGHT_TOTAL // count)
 
 
 def check_record(record: Mapping[str, Any], round_number: int) -> None:
@@ -106,13 +111,17 @@ def weigh(record: Mapping[str, Any], parameters: Parameters) -> tuple[Weighing, 
 
 
 def weigh_compensated(
-    shares: Sequence[int], pool: int, origins: Sequence[int], weights: Sequence[int]
+    shares: Sequence[int],
+    pool: int,
+    origins: Sequence[int],
+    weights: Sequence[int],
+    parameters: Parameters,
 ) -> tuple[Weighing, ...]:
     """Return what those who revealed in a failed round got, in the order of its record.
 
     `origins`: of their updates; `weights`: theirs, and then those of who kept silent.
     """
-    total, least_cap = sum(weights), WEIGHT_TOTAL // len(weights)
+    total, cap = sum(weights), compute_cap(parameters, len(weights))
     return tuple(
         Weighing(
             origin,
@@ -122,7 +131,7 @@ def weigh_compensated(
             None,
             Flag(0),
             pool * share >> WEIGHT_BITS,
-            least_cap,
+            cap,
             total,
         )
         for origin, weight, share in zip(origins, weights[: len(shares)], shares, strict=True)
@@ -162,9 +171,8 @@ def describe_compensated(
 ) -> tuple[str, ...]:
     """Return the steps to what an update got in a round that others failed, one line each."""
     floor = one.weight * WEIGHT_TOTAL // one.total if one.total else 0
-    cap = max(parameters.rule.max_share, one.units)
-    how = "rounded down" if floor <= cap else f"above the cap: {cap}"
-    if min(floor, cap) != one.share:
+    how = "rounded down" if floor <= one.units else f"above the cap: {one.units}"
+    if min(floor, one.units) != one.share:
         how += f", but the record says {one.share}"
     return (
         f"weight  {describe_weight(one, parameters, round_number, done)}",

@@ -9,10 +9,12 @@ from .quiet import KEEPER, ONE, PLATFORM, PUBLISHER, QuietChain
 NEAR: Mapping[int, list[int]] = {0: [3, 1, 4, 1, 5, 9], 1: [2, 7, 1, 8, 2, 8], 2: [1] * 6}
 FAR = [120, -120, 120, -120, 120, -120]
 STORY = ("late", "paged", "momentum", "trimmed", "krum", "capped", "silent", "spoilt", "drawn",
-         "short", "worthless", "extended", "refunded", "hurried", "newcomer")  # fmt: skip
+         "short", "worthless", "extended", "refunded", "hurried", "newcomer", "staked",
+         "topped")  # fmt: skip
 TASKS = {name: number for number, name in enumerate(STORY, 1)}
 AUDITED = {
-    name: 2 if name in ("late", "momentum", "worthless", "newcomer") else 1 for name in STORY
+    name: 2 if name in ("late", "momentum", "worthless", "newcomer", "topped") else 1
+    for name in STORY
 }
 """The round of each task that is looked at."""
 
@@ -178,6 +180,35 @@ def tell_newcomer(chain: QuietChain, task: int) -> None:
     chain.reveal(task, 2, 1, 2)
     chain.mine()
     chain.close(task, 2)
+
+
+def tell_staked(chain: QuietChain, task: int) -> None:
+    """Stakes of 10,700, 10,800 and 10,900 count, nobody above a third. Client 1 stays silent, and
+    what it adds after its commitment does not count."""
+    chain.publish(task, 0, 1, 2, min_clients=3, weighting=1, rule=(0, 0, 1, 4_096, 0))
+    chain.mine()
+    for client in NEAR:
+        chain.commit(task, 1, client, NEAR[client])
+    chain.send(1, "Tasks", "add_stake", task, value=50_000)
+    chain.reveal(task, 1, 0, 2)
+    chain.mine()
+    chain.close(task, 1)
+    chain.mine(100)
+
+
+def tell_topped(chain: QuietChain, task: int) -> None:
+    """Client 2 has lost so much by its silence that what it commits to is covered only by the
+    reveal: by the very wei."""
+    chain.publish(task, 0, 1, 2, bond=700)
+    chain.mine()
+    let_some_be_silent(chain, task, 1, 2)
+    for client in NEAR:
+        chain.commit(task, 2, client, NEAR[client])
+    chain.send(2, "Tasks", "add_stake", task, value=100)
+    chain.reveal(task, 2, *NEAR)
+    chain.mine()
+    chain.close(task, 2)
+    chain.mine()
 
 
 def tell_story() -> QuietChain:

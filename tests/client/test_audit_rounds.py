@@ -73,6 +73,8 @@ EXPECTED = {
     "refunded": [("payments", "0 wei credited by the shares, 1800 burned of 3 silent seats")],
     "hurried": [("receipts", "and 13 events")],
     "newcomer": [("draw", "3 of 3 seats")],
+    "staked": [("payments", "600 burned of 1 silent seats")],
+    "topped": [("blobs", "3 updates")],
 }  # fmt: skip
 
 
@@ -91,7 +93,7 @@ def test_the_story_is_what_it_says(chain: QuietChain) -> None:
         for name, number in AUDITED.items()
     }
     made = {name: found[0].values for name, found in records.items() if found}
-    assert set(STORY) - set(made) == {"spoilt", "short", "worthless", "refunded"}
+    assert set(STORY) - set(made) == {"spoilt", "short", "worthless", "refunded", "staked"}
     assert made["late"]["origins"] == [2, 2, 1]
     assert made["late"]["raw_weights"] == [10 << 20, 20 << 20, 15 << 20]
     flags, shares = made["krum"]["flags"], made["krum"]["shares"]
@@ -105,6 +107,9 @@ def test_the_story_is_what_it_says(chain: QuietChain) -> None:
     spoilt = audit.get_events(chain.open_rpc(), TASKS["spoilt"], ["Compensated"])[0].values
     assert spoilt["clients"] == [ADDRESSES[0], ADDRESSES[2]]
     assert spoilt["shares"] == [ONE // 6, ONE // 2]
+    staked = audit.get_events(chain.open_rpc(), TASKS["staked"], ["Compensated"])[0].values
+    assert staked["shares"] == [10_700 * ONE // 32_400, ONE // 3]
+    assert made["topped"]["clients"] == [ADDRESSES[0], ADDRESSES[1], ADDRESSES[2]]
 
 
 # -- a node that lies ------------------------------------------------------------------------------
@@ -174,7 +179,7 @@ def test_the_wrong_parent_is_refuted(chain: QuietChain) -> None:
 # -- a quorum that lies ----------------------------------------------------------------------------
 TERMS = {name: PARAMETERS_OFFSET + RULE_WORDS + place
          for place, name in enumerate(Parameters.__slots__[1:])}  # fmt: skip
-TERMS |= {"bound": 3, "momentum": 6}
+TERMS |= {"bound": 3, "max_share": 4, "momentum": 6}
 Change = Callable[[int], int]
 Find = Callable[[str], "Word"]
 """Which word, in the task of that name."""
@@ -325,6 +330,14 @@ STORED = [
     ("worthless", alter_term("staleness_discount", 1), "storage", "enough updates for a model"),
     ("refunded", alter_term("on_failed_quorum", 0), "payments", "another outcome"),
     ("hurried", alter_term("close_reserve", 1), "payments", "above the reserve"),
+    ("staked", alter_term("max_share", ONE), "payments", "another compensation"),
+    ("staked", alter_term("weighting", 2), "payments", "another compensation"),
+    ("staked", alter_shown(1, 1, add(-(1 << 112))), "payments", "another compensation"),
+    ("staked", alter_shown(1, 1, add(50_001 << 112)), "storage", "not commit with that stake"),
+    ("staked", alter_shown(1, 1, put(1 | 9_999 << 112)), "storage", "not commit with that stake"),
+    ("topped", alter_member(2, 0, add(-1)), "storage", "not covered by its stake"),
+    ("topped", alter_shown(2, 2, add(101 << 112)), "storage", "more than it had promised"),
+    ("topped", alter_shown(2, 2, add(-(301 << 112))), "storage", "not commit with that stake"),
 ]  # fmt: skip
 
 
@@ -363,6 +376,7 @@ LOGGED: list[tuple[str, str, str, Callable[[Any], Any], str]] = [
     ("silent", "Slashed", "sponsored", lambda amount: 600, "payments"),
     ("spoilt", "Compensated", "shares", lambda shares: [ONE // 2, ONE // 2], "payments"),
     ("spoilt", "Compensated", "clients", lambda clients: clients[::-1], "payments"),
+    ("staked", "Compensated", "shares", lambda s: [s[0], 10_900 * ONE // 32_400], "payments"),
     ("spoilt", "RoundSkipped", "revealed", lambda count: 3, "storage"),
     ("drawn", "RoundOpened", "drawn", lambda seats: 0b111, "draw"),
     ("drawn", "RoundOpened", "seats", lambda seats: 0b111, "draw"),

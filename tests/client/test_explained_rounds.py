@@ -78,7 +78,7 @@ def where(name: str) -> tuple[int, int]:
         ("staked", ["stake of ", "the silent count too"]),
         ("drawn", ["3 of 6 who were ready: max(2, ceil(6 * 524288 / 1048576) = 3) +"]),
         ("short", ["1 committed, 0 revealed", "committed, too few others did"]),
-        ("worthless", ["2 committed, 2 revealed", "skipped"]),
+        ("worthless", ["3 committed, 2 revealed", "skipped"]),
         ("extended", ["the round was extended"]),
         ("clipped", ["effect  isqrt(", "clipped to the norm, paid by its share"]),
         ("trimmed", ["1 << 20 = 1048576"]),

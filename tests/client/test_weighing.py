@@ -159,13 +159,13 @@ def test_a_platform_is_paid_before_everybody_and_nothing_is_lost() -> None:
 def test_a_failed_round_pays_who_revealed_as_if_all_had() -> None:
     done = SubmissionInfo(b"\1", 5, NAMES[0], 30, 0)
     shares = [30 * WEIGHT_TOTAL // 70]
-    (one,) = weigh_compensated(shares, 1000, [5], [30 << 20, 40 << 20])
+    (one,) = weigh_compensated(shares, 1000, [5], [30 << 20, 40 << 20], make_terms())
     payment = compute_payment(make_record([1]), make_terms())
     told = describe_compensated(one, payment, make_terms(), 5, done)
     assert one.paid == 1000 * one.share >> 20 == 428
     assert told[0] == f"weight  30 samples << 20 = {30 << 20}"
     assert f"{30 << 20} * 1048576 / {70 << 20} = 449389 of 1048576, rounded down;" in told[1]
-    (forged,) = weigh_compensated([WEIGHT_TOTAL], 1000, [5], [30 << 20, 40 << 20])
+    (forged,) = weigh_compensated([WEIGHT_TOTAL], 1000, [5], [30 << 20, 40 << 20], make_terms())
     assert "but the record says" in describe_compensated(forged, payment, make_terms(), 5, done)[1]
 
 
@@ -190,7 +190,7 @@ def test_a_failed_round_pays_nobody_above_the_cap(max_share: float, cap: int) ->
     """A cap below an equal part is lifted to that."""
     terms = make_terms(max_weight_share=max_share)
     share = min(cap, 90 * WEIGHT_TOTAL // 94)
-    (one,) = weigh_compensated([share], 1000, [5], [90 << 20, *[1 << 20] * 4])
+    (one,) = weigh_compensated([share], 1000, [5], [90 << 20, *[1 << 20] * 4], terms)
     payment = compute_payment(make_record([1]), terms)
     told = describe_compensated(one, payment, terms, 5, SubmissionInfo(b"\1", 5, NAMES[0], 90, 0))
     assert "but the record says" not in told[1]
