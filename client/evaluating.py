@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from steelyard.chain.errors import SteelyardError
 from steelyard.chain.types import BlobName
 
 from .errors import InvalidTraining, NodeUnreachable
@@ -89,6 +90,9 @@ class Evaluator:
             if set(error.codes.values()) != {MISSING}:
                 raise
             account.report(f"round {number}: no node keeps its model any more; not evaluated")
+            return None
+        except SteelyardError as error:  # the request may be a node's invention
+            account.report(f"round {number}: no model to evaluate: {error.message}")
             return None
         personal = account.journal.get_personal(steps.task)
         try:

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from .bundle import Config
+from .errors import InvalidTraining
 from .records import MAX_METRICS, METRIC_UNIT
 
 METRICS_SETTING: Final = "metrics"
@@ -18,6 +19,16 @@ def read_metric_names(config: Config) -> tuple[str, ...]:
     if not isinstance(setting, str):
         return DEFAULT_METRICS
     return tuple(name.strip() for name in setting.split(",") if name.strip())
+
+
+def read_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a function says of its result. Raises InvalidTraining `training_metrics`."""
+    try:
+        return {str(name): float(value) for name, value in metrics.items()}
+    except Exception as error:  # whatever a user's own object does
+        raise InvalidTraining(
+            "training_metrics", f"metrics must be numbers by name: {error!r}"
+        ) from None
 
 
 def encode_metrics(metrics: Mapping[str, float], names: tuple[str, ...]) -> list[int]:

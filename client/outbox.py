@@ -73,6 +73,9 @@ NEVER_CODES: Final = frozenset(
     }
 )
 """Refusals that hold for these bytes for ever: their nonce is free again."""
+UNEXPLAINED: Final = "it failed in its block, though not when asked again (out of gas, or too late)"
+MAX_NONCES_AHEAD: Final = 1_024
+"""Transactions of one account that may wait at once, as far as a node is believed: ours keep 64."""
 VOID: Final = (Status.REPLACED, Status.REFUSED)
 REPORTED_SECONDS: Final = 30.0
 
@@ -177,14 +180,15 @@ class Outbox:
         """Choose nonce, fees and gas, sign, and journal. Nothing has left when this returns."""
         assert all(name in data or self.journal.get_blob(name) for name in call.blobs)
         sender = as_hex(self.address)
-        nonce_then, block, balance = self.rpc.call_together(
+        nonce_then, nonce_now, block, balance = self.rpc.call_together(
             [
                 ("eth_getTransactionCount", (sender, "pending")),
+                ("eth_getTransactionCount", (sender, "latest")),
                 ("eth_getBlockByNumber", ("latest", False)),
                 ("eth_getBalance", (sender, "latest")),
             ]
         )
-        nonce = max(as_int(nonce_then), self.journal.get_next_nonce())
+        nonce = self._choose_nonce(as_int(nonce_then), as_int(nonce_now))
         tip = as_int(self.rpc.call("eth_maxPriorityFeePerGas"))
         base_fee = as_int(block["baseFeePerGas"])
         check_prices(base_fee, tip)
@@ -204,6 +208,20 @@ class Outbox:
         )
         self.journal.add_entry(entry, data)
         return entry
+
+    def _choose_nonce(self, pending: int, latest: int) -> int:
+        """Return the next nonce. What is signed with one that never comes holds up all after it.
+
+        Raises NodeRefused `nonce_implausible`.
+        """
+        known = self.journal.get_next_nonce()
+        if pending > max(latest, known) + MAX_NONCES_AHEAD:
+            raise NodeRefused(
+                "nonce_implausible",
+                f"{self.rpc.url} names nonce {pending} for the next transaction, and {latest} are "
+                "in blocks; ask another node",
+            )
+        return max(pending, known)
 
     def estimate_gas(self, call: Call) -> int:
         """Return the node's estimate with a margin. Raises Reverted if the call would fail."""
@@ -281,7 +299,7 @@ class Outbox:
             self.rpc.call("eth_call", encode_call(self.address, call), as_hex(receipt.height))
         except (Reverted, NodeRefused) as error:
             return error.reason if isinstance(error, Reverted) else error.message
-        return "it failed in its block, though not when asked again (out of gas, or too late)"
+        return UNEXPLAINED
 
 
 def encode_call(sender: Address, call: Call) -> dict[str, Json]:

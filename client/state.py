@@ -205,6 +205,18 @@ class Journal:
             ).fetchall()
             self._drop_blobs({BlobName(Digest(digest), size) for digest, size in rows})
 
+    def drop_update(self, update: BlobName) -> None:
+        """Forget the file of an update that the chain will never take; its name stays."""
+        with self._writing():
+            self._drop_blobs({update})
+
+    def _is_update(self, name: BlobName) -> bool:
+        row = self._db.execute(
+            "SELECT 1 FROM submissions WHERE update_digest = ? AND update_size = ?",
+            (name.digest, name.size),
+        ).fetchone()
+        return row is not None
+
     def get_personal(self, task: int) -> bytes | None:
         """Return the tensors that never leave this client, as they were stored."""
         row = self._db.execute("SELECT tensors FROM personal WHERE task = ?", (task,)).fetchone()
@@ -276,14 +288,19 @@ class Journal:
             )
 
     def set_status(self, entry: Entry, status: Status, height: int | None = None) -> None:
-        """Record what became of a transaction, and drop the blobs that only it needed."""
+        """Record what became of a transaction, and drop the blobs that only it needed.
+
+        An update whose transaction failed stays: it may still be shown, in an extension or late.
+        """
         with self._writing() as db:
             db.execute(
                 "UPDATE transactions SET status = ?, height = ? WHERE label = ? AND attempt = ?",
                 (status, height, entry.label, entry.attempt),
             )
-            if status in (Status.INCLUDED, Status.FAILED):
+            if status is Status.INCLUDED:
                 self._drop_blobs(set(entry.blobs))
+            elif status is Status.FAILED:
+                self._drop_blobs({name for name in entry.blobs if not self._is_update(name)})
 
     def get_blob(self, name: BlobName) -> bytes | None:
         """Return the bytes of an update, or of a blob that a pending transaction declares."""
