@@ -1,7 +1,7 @@
 """Where a model comes from: the rounds that made it, a task's first model, and the registry.
 
-    CID -> the round that made it -> audited (`audit`) -> its base -> the round that made that -> …
-    -> the model that a task began with: whoever published the task, at which height
+    CID -> the first round that made it -> audited (`audit`) -> its base -> the round that made that
+    -> … -> the model that a task began with: whoever published the task, at which height
     newest final header -> state root -> storage of Registry -> publications, origins, parents
 
 Who made a model is asked of the node and then proven: an answer that cannot be proven refutes, and
@@ -117,16 +117,18 @@ class ModelAudit:
 
     # -- who made it -------------------------------------------------------------------------------
     def _search(self, wanted: Cid, limit: tuple[int, int]) -> dict[str, Event]:
-        """Return the events that name a model, one of each kind, looking back from a place.
+        """Return the first events that name a model, one of each kind, before a place.
 
-        One round that made it is enough; of tasks that began with it the earliest counts.
+        The search begins with the chain and ends with the first round that made it: whoever knows
+        a model can found a task of which a later round makes the very same. That takes at most a
+        request for every MAX_LOG_BLOCKS blocks of the chain.
         `limit`: height and index of a log that all must come before.
         """
         contracts = [get_contract(one) for one in MAKERS.values()]
         topics = [[as_hex(get_contract(one).get_topic(kind)) for kind, one in MAKERS.items()]]
         found: dict[str, Event] = {}
-        for stop in range(limit[0], -1, -MAX_LOG_BLOCKS):
-            start = max(0, stop - MAX_LOG_BLOCKS + 1)
+        for start in range(0, limit[0] + 1, MAX_LOG_BLOCKS):
+            stop = min(start + MAX_LOG_BLOCKS - 1, limit[0])
             self._progress(f"looking for {encode_cid(wanted)} in blocks {start} to {stop}")
             events = collect_events(
                 self._rpc, {one.address: one for one in contracts}, [*topics], start, stop
@@ -135,7 +137,7 @@ class ModelAudit:
                 is_there = (event.height, event.index) < limit
                 if is_there and is_named(event.values["model"], wanted):
                     keep_event(found, event)
-            if choose_maker(found) is not None:
+            if "Aggregated" in found:
                 break
         return found
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from steelyard.chain.cid import compute_blob_name, encode_cid
 from steelyard.chain.errors import InvalidBlobName
+from steelyard.chain.model import decode_model, encode_model
 from steelyard.chain.params import REGISTRY_ADDRESS
 from steelyard.chain.types import BlobName
 from steelyard.client import ancestry, finalized
@@ -29,13 +30,15 @@ pytestmark = pytest.mark.slow
 
 MOVES = {0: [3, 1, 4, 1, 5, 9], 1: [2, 7, 1, 8, 2, 8]}
 STRANGER = 5
+STEP = 16
+"""Of an update with the exponent -20, in the units of a model, 2**-24."""
 FOREIGN, NEVER_NAMED = (compute_blob_name(text) for text in (b"made elsewhere", b"never named"))
 Lie = Callable[[Any, Any], Any]
 
 
 class Family(QuietChain):
     """Task 1 makes a model in rounds 1 and 3; task 2 begins with it and makes another; task 3 makes
-    it from itself.
+    it from itself, and task 5 once more, from what lies one step below. Task 4 changes nothing.
     """
 
     def __init__(self) -> None:
@@ -61,6 +64,15 @@ class Family(QuietChain):
         self.publish(3, 0, 1, model=self.middle)
         self.mine()
         self.play(3, 1, {0: [0] * 6, 1: [0] * 6})
+        self.publish(4, 0, 1)
+        self.mine()
+        self.play(4, 1, {0: [0] * 6, 1: [0] * 6})
+        self.idle: BlobName = self.get_round(4, 1)["model"]
+        made = decode_model(self.chain.blobs.held[self.middle])
+        below = self.put(encode_model(made.manifest, made.values - STEP))
+        self.publish(5, 0, 1, model=below)
+        self.mine()
+        self.play(5, 1, {0: [1] * 6, 1: [1] * 6})
 
     def say(
         self, model: BlobName, task: int, number: int, *, parent: BlobName | None = None
@@ -137,20 +149,40 @@ def test_a_parent_is_proved_by_rounds_or_else_a_claim(family: Family) -> None:
     assert foreign.endswith("no round is said to have made it; names no parent")
 
 
-def test_a_round_that_changed_nothing_does_not_pass_for_the_origin(
-    family: Family, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("blocks", [2, 10_000])
+def test_of_several_rounds_that_made_a_model_the_first_is_audited(
+    family: Family, monkeypatch: pytest.MonkeyPatch, blocks: int
 ) -> None:
-    """Not even where it is found first, ten thousand blocks after the true one."""
-    assert family.get_round(3, 1)["model"] == family.middle
-    (found,) = look(family, family.middle).rounds
-    assert found.subject == "round 3 of task 1"
-    monkeypatch.setattr(ancestry, "MAX_LOG_BLOCKS", 2)
+    """Whoever knows a model can have it made once more, bit for bit."""
+    for task in (3, 5):
+        assert family.get_round(task, 1)["model"] == family.middle
+    monkeypatch.setattr(ancestry, "MAX_LOG_BLOCKS", blocks)
     report = look(family, family.middle)
     assert report.verdict is Verdict.YES, report.checks
-    assert [part.subject for part in report.rounds] == ["round 1 of task 3", "round 3 of task 1"]
-    idle, origin = (list_details(report, link)[0] for link in ("round 1", "round 3"))
-    assert idle.endswith(f"on {encode_cid(family.middle)}, which changed nothing")
-    assert "changed nothing" not in origin
+    assert [part.subject for part in report.rounds] == ["round 3 of task 1"]
+    last = look(family, family.last, 2)
+    assert [part.subject for part in last.rounds] == ["round 1 of task 2", "round 3 of task 1"]
+
+
+def test_the_search_for_a_model_is_told_and_takes_each_block_once(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ancestry, "MAX_LOG_BLOCKS", 10)
+    told: list[str] = []
+    audit_model(family.open_rpc(), encode_cid(NEVER_NAMED), progress=told.append)
+    head = family.chain.head.height
+    ends = [(start, min(start + 9, head)) for start in range(0, head + 1, 10)]
+    assert [line.split(" in blocks ")[1] for line in told] == [f"{a} to {b}" for a, b in ends]
+
+
+def test_a_round_that_changed_nothing_does_not_count(family: Family) -> None:
+    report = look(family, family.idle)
+    assert report.verdict is Verdict.YES, report.checks
+    assert [part.subject for part in report.rounds] == ["round 1 of task 4"]
+    assert list_details(report, "round 1")[0].endswith(
+        f"on {encode_cid(family.idle)}, which changed nothing"
+    )
+    assert any("task 4 began with" in told for told in list_details(report, "beginning"))
 
 
 # -- no record -------------------------------------------------------------------------------------
