@@ -38,23 +38,28 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
         return 2
-    report: dict[str, object] = read_report() | {
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-        "python": platform.python_version(),
-    }
     for name in names or [name for name in BENCHMARKS if name not in BY_NAME_ONLY]:
         print(f"\n{name}")
         measurements = BENCHMARKS[name]()
         for measurement in measurements:
             print(measurement.line)
-        report[name] = [measurement.fields for measurement in measurements]
-        for measurement in measurements:
-            report |= measurement.figures
-        REPORT.parent.mkdir(exist_ok=True)
-        REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_report(name, measurements)
     print(f"\nwritten to {REPORT}")
     return 0
+
+
+def write_report(name: str, measurements: list[Measurement]) -> None:
+    """Write one benchmark's rows and figures, and keep what others wrote meanwhile."""
+    report: dict[str, object] = read_report() | {
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "python": platform.python_version(),
+        name: [measurement.fields for measurement in measurements],
+    }
+    for measurement in measurements:
+        report |= measurement.figures
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def read_report() -> dict[str, object]:
