@@ -13,6 +13,16 @@ class SteelyardError(Exception):
         self.code, self.message = code, message
 
 
+def clean(text: str) -> str:
+    """Return a stranger's words without what a terminal obeys: they could write lines of ours."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+
+
+def clean_lines(text: str) -> str:
+    """Return text of ours, whose line breaks stay, with strangers' words in it."""
+    return "\n".join(map(clean, text.split("\n")))
+
+
 class InvalidBlobName(SteelyardError):
     """A CID, digest or size that names no blob of ours."""
 

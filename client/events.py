@@ -6,6 +6,7 @@ silence of one that is behind would look like no events.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from steelyard.chain.types import Address
@@ -23,8 +24,32 @@ requests as this has steps: a node can cost a client that, and no more."""
 TOO_MANY: Final = "logs_limit"
 PATIENCE: Final = 64
 """Ranges that a node may refuse as too full without anything to show for it."""
+MAX_EVENTS: Final = 1_000_000
+"""Of one query. Ten thousand rounds of forty clients do not log so many."""
+MAX_EVENT_BYTES: Final = 2**29
+"""Of one query, of what the events say: ten thousand rounds of 128 clients, each aggregated."""
 EVENTS_PER_REFUSAL: Final = 100
 """An honest node refuses ranges of thousands of logs: so many events excuse one refusal more."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """What one query may still take into memory: a node may invent events in every range."""
+
+    url: str
+    events: int
+    size: int
+
+    def spend(self, events: int, size: int) -> None:
+        """Take off what a range of heights brought. Raises NodeRefused `events_many`."""
+        self.events -= events
+        self.size -= size
+        if min(self.events, self.size) < 0:
+            raise NodeRefused(
+                "events_many",
+                f"{self.url} answers one question with more than {MAX_EVENTS} events, or more than "
+                f"{MAX_EVENT_BYTES} bytes of them; ask another node",
+            )
 
 
 def get_contracts() -> dict[Address, Contract]:
@@ -60,7 +85,7 @@ def get_events(
 
     `names`: only these; `round_number`: only those about that round; `last_height`: a finalized one
     that a node has named, None asks for the newest. Raises: NodeRefused `height_implausible`,
-    `rpc_answer`; NodeUnreachable when a node is behind the one that named the last.
+    `rpc_answer`, `events_many`; NodeUnreachable when a node is behind the one that named the last.
     """
     topics = build_topics(task, names, round_number)
     return collect_events(rpc, get_contracts(), topics, first_height, last_height)
@@ -74,13 +99,14 @@ def collect_events(
     last_height: int | None = None,
 ) -> list[Event]:
     """Return the finalized events of `contracts` with these topics. Raises as `get_events`."""
+    budget = Budget(rpc.url, MAX_EVENTS, MAX_EVENT_BYTES)
     last = get_head(rpc) if last_height is None else check_height(rpc, last_height)
     events: list[Event] = []
     start, step, refusals = first_height, MAX_LOG_BLOCKS, 0
     while start <= last:
         stop = min(start + step - 1, last)
         try:
-            events += read_events(rpc, contracts, topics, start, stop)
+            events += read_events(rpc, contracts, topics, start, stop, budget)
         except NodeRefused as refusal:
             refusals += 1
             is_patient = refusals <= PATIENCE + len(events) // EVENTS_PER_REFUSAL
@@ -108,7 +134,12 @@ def build_topics(task: int, names: Sequence[str], round_number: int | None) -> l
 
 
 def read_events(
-    rpc: Rpc, contracts: Mapping[Address, Contract], topics: list[Json], start: int, stop: int
+    rpc: Rpc,
+    contracts: Mapping[Address, Contract],
+    topics: list[Json],
+    start: int,
+    stop: int,
+    budget: Budget,
 ) -> list[Event]:
     """Return the events of a range of heights, all from one node that has them."""
     query = {
@@ -123,6 +154,7 @@ def read_events(
     if not isinstance(found, list):
         raise NodeRefused("rpc_answer", "the node's logs are malformed")
     logs = sorted(map(decode_log, found), key=lambda log: (log.height, log.index))
+    budget.spend(len(logs), sum(len(log.data) for log in logs))
     events = []
     for log in logs:
         contract = contracts.get(log.address)

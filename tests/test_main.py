@@ -1,5 +1,6 @@
 """The `steelyard` command as a person starts it: every part it lists can be asked for help."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from steelyard import selftest
-from steelyard.__main__ import PARTS
+from steelyard.__main__ import PARTS, main
+from steelyard.chain.errors import SteelyardError
 
 from .test_architecture import ROOT
 
@@ -79,3 +81,63 @@ def test_the_wheel_holds_every_module_of_the_command() -> None:
     packed = set(build["targets"]["wheel"]["only-include"])
     modules = {f"src/steelyard/{path.name}" for path in (ROOT / "src/steelyard").glob("*.py")}
     assert modules <= packed
+
+
+def test_a_nodes_words_cannot_write_on_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(words: list[str], prog_name: str) -> None:
+        raise SteelyardError("reverted", "no\x1b[2K\rYES \u202e\x07\n  lines of ours stay")
+
+    monkeypatch.setattr(importlib.import_module(PARTS["round"].module), "round", command)
+    with pytest.raises(SystemExit) as caught:
+        main(["round", "explain"])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said == "steelyard: reverted: no\ufffd[2K\ufffdYES \ufffd\ufffd\n  lines of ours stay\n"
+
+
+@pytest.mark.parametrize("flaw", [ValueError("a\x1b[2Jb"), KeyError("x"), ModuleNotFoundError("y")])
+@pytest.mark.parametrize("json_words", [[], ["--json"]])
+def test_a_fault_of_ours_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flaw: Exception,
+    json_words: list[str],
+) -> None:
+    """Python would exit with 1, which says REFUTED."""
+
+    def command(words: list[str], prog_name: str) -> None:
+        raise flaw
+
+    monkeypatch.setattr(importlib.import_module(PARTS["audit"].module), "audit", command)
+    with pytest.raises(SystemExit) as caught:
+        main(["audit", "1", *json_words])
+    assert caught.value.code == 2
+    told = capsys.readouterr()
+    assert f"steelyard: unexpected: {type(flaw).__name__}" in told.err
+    assert "Traceback" in told.err
+    assert "\x1b" not in told.err
+    assert bool(json_words) is ('{"error": "unexpected"' in told.out)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["audit", "round", str(2**256), "1"],
+        ["audit", "round", "1", str(2**256)],
+        ["audit", "round", "1", "10001"],
+        ["round", "show", str(2**64), "1"],
+        ["round", "show", "1", "0"],
+        ["task", "show", str(2**256)],
+        ["task", "model", "1", "--round", "0", "--output", "x"],
+        ["task", "model", "1", "--round", str(2**256), "--output", "x"],
+    ],
+)
+def test_a_number_that_no_task_or_round_has_is_a_wrong_use(
+    capsys: pytest.CaptureFixture[str], line: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(line)
+    assert caught.value.code == 2
+    assert "or equal to" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from steelyard.chain.errors import clean
 from steelyard.chain.following import parse_checkpoint
 from steelyard.chain.types import Hash
 
@@ -81,7 +82,7 @@ def check_model(
         depth=None if everything else depth,
         genesis=None if genesis is None else genesis.read_bytes(),
         checkpoint=None if checkpoint is None else parse_checkpoint(checkpoint),
-        progress=lambda line: typer.echo(line, err=True),
+        progress=lambda line: typer.echo(clean(line), err=True),
     )
     finish(report, json, report.rounds)
 
@@ -154,7 +155,10 @@ def finish(report: Report, as_json: bool, parts: Sequence[Report] = ()) -> None:
     document = describe_report(report)
     if parts:
         document["rounds"] = [describe_report(part) for part in parts]
-    tell(document, "\n\n".join([*told, format_report(report)]), as_json)
+    try:
+        tell(document, "\n\n".join([*told, format_report(report)]), as_json)
+    except BrokenPipeError:  # typer would end with 1, which says REFUTED
+        leave(UNKNOWN)
     leave(CODES[report.verdict])
 
 

@@ -10,12 +10,14 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 from steelyard.chain.cid import encode_cid
+from steelyard.chain.errors import clean, clean_lines
 from steelyard.chain.types import BlobName
 
 from ..account import DEFAULT_STATE
 from ..keys import format_address, load_key
 from ..organisation import Organisation
 from ..participant import Client
+from ..records import MAX_ROUNDS
 from ..registry import Registry
 from ..rpc import Rpc
 
@@ -24,6 +26,8 @@ DEFAULT_NODE: Final = "http://127.0.0.1:8545"
 ADDRESS_BYTES: Final = 20
 MAX_EXACT: Final = 2**53
 """JSON readers keep integers exactly up to here; larger ones are written as strings."""
+MAX_TASK: Final = 2**64 - 1
+"""Updates name their task in eight bytes."""
 
 Nodes = Annotated[
     list[str] | None, typer.Option("--node", help="a node's address; repeat for failover")
@@ -34,9 +38,9 @@ PasswordFile = Annotated[
 ]
 State = Annotated[Path, typer.Option("--state", help="directory of the journal")]
 Json = Annotated[bool, typer.Option("--json", help="one line of JSON")]
-TaskNumber = Annotated[int, typer.Argument(metavar="TASK", min=1)]
+TaskNumber = Annotated[int, typer.Argument(metavar="TASK", min=1, max=MAX_TASK)]
 Most = Annotated[int, typer.Option("--most", min=1, help="of the newest tasks only so many")]
-RoundNumber = Annotated[int, typer.Argument(metavar="ROUND", min=1)]
+RoundNumber = Annotated[int, typer.Argument(metavar="ROUND", min=1, max=MAX_ROUNDS)]
 
 # fmt: off
 AMOUNTS: Final = frozenset((
@@ -94,8 +98,8 @@ def open_registry(
 
 
 def tell(document: Any, text: str, as_json: bool) -> None:
-    """Print one line of JSON, or the text."""
-    typer.echo(json.dumps(to_json(document)) if as_json else text)
+    """Print one line of JSON, or the text; a terminal obeys nothing that strangers wrote in it."""
+    typer.echo(json.dumps(to_json(document)) if as_json else clean_lines(text))
 
 
 def leave(code: int) -> NoReturn:
@@ -135,8 +139,8 @@ def to_json(value: Any) -> Any:  # noqa: PLR0911 - one line for each kind
 
 
 def format_table(rows: list[list[Any]]) -> str:
-    """Return rows as aligned columns."""
-    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    """Return rows as aligned columns, each row in one line whatever strangers wrote in it."""
+    texts = [["" if cell is None else clean(str(cell)) for cell in row] for row in rows]
     widths = [max(len(row[place]) for row in texts) for place in range(len(texts[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

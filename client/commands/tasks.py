@@ -15,7 +15,7 @@ from ..errors import ClientError, InvalidTask
 from ..keys import format_address
 from ..organisation import Applicant, PublishedTask, list_applicants
 from ..published import PublishedModel
-from ..records import TaskState
+from ..records import MAX_ROUNDS, TaskState
 from ..watching import watch_task
 from .options import (
     KEY,
@@ -132,7 +132,9 @@ def watch(task: TaskNumber, node: Nodes = None, json: Json = False) -> None:
 def model(
     task: TaskNumber,
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write")],
-    number: Annotated[int | None, typer.Option("--round", help="else the newest")] = None,
+    number: Annotated[
+        int | None, typer.Option("--round", min=1, max=MAX_ROUNDS, help="else the newest")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="the chain's own integers")] = False,
     node: Nodes = None,
     json: Json = False,

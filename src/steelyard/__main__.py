@@ -7,14 +7,16 @@ Exit codes everywhere: 0 yes, 1 no, 2 could not tell.
 import importlib
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from . import __version__
-from .chain.errors import SteelyardError
+from .chain.errors import SteelyardError, clean_lines
 
 YES, NO, UNKNOWN = 0, 1, 2
+UNEXPECTED: Final = "unexpected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +69,25 @@ def run_part(name: str, part: Part, words: list[str]) -> None:
     try:
         command = getattr(importlib.import_module(part.module), part.attribute)
         command(words, prog_name=f"steelyard {name}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("steelyard") or not part.extra:
-            raise
-        fail(
-            f"`steelyard {name}` needs {error.name}, which is not installed: "
-            f"pip install 'steelyard[{part.extra}]'"
-        )
     except SteelyardError as error:
-        if "--json" in words:
-            print(json.dumps({"error": error.code, "message": error.message}))
-        fail(str(error))
+        refuse(words, error.code, error.message)
+    except Exception as error:
+        missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+        if missing and part.extra and not missing.startswith("steelyard"):
+            fail(
+                f"`steelyard {name}` needs {missing}, which is not installed: "
+                f"pip install 'steelyard[{part.extra}]'"
+            )
+        # Python would end with 1, which is an answer: for an audit it says REFUTED.
+        print(clean_lines(traceback.format_exc()), file=sys.stderr)
+        refuse(words, UNEXPECTED, f"{type(error).__name__} is a fault of this program: report it")
+
+
+def refuse(words: Sequence[str], code: str, message: str) -> NoReturn:
+    """Say why there is no answer, for programs too if `words` ask for that; exit with 2."""
+    if "--json" in words:
+        print(json.dumps({"error": code, "message": message}))
+    fail(f"{code}: {message}")
 
 
 def describe() -> str:
@@ -96,8 +106,8 @@ def describe() -> str:
 
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong on stderr and exit with 2."""
-    print(f"steelyard: {message}", file=sys.stderr)
+    """Say what is wrong on stderr and exit with 2. A node's words may be in it."""
+    print(f"steelyard: {clean_lines(message)}", file=sys.stderr)
     sys.exit(UNKNOWN)
 
 

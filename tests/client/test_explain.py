@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from steelyard.client import refusals
+from steelyard.client import events, refusals
 from steelyard.client.commands.rounds import format_explanation
 from steelyard.client.contracts import compute_commitment
 from steelyard.client.errors import NodeRefused, Reverted
@@ -15,7 +15,7 @@ from steelyard.client.records import RoundState
 from steelyard.client.transactions import Call
 from steelyard.client.watching import compute_means
 
-from .agreement import CHAIN_ID, OPEN
+from .agreement import CHAIN_ID
 from .conftest import make_task, open_rpc
 from .ledger import Ledger, Refused, make_blob_name
 
@@ -39,7 +39,7 @@ def play(
         about = (CHAIN_ID, task, 1, 1, site, names[site], ROWS, SALT)
         agreement.do_commit(site, 0, task, 1, 1, compute_commitment(*about))
     ledger.sleep(max(0, agreement.tasks[task].rounds[1].commit_ends - ledger.timestamp))
-    if agreement.tasks[task].rounds[1].state != OPEN:
+    if agreement.tasks[task].rounds[1].state != RoundState.OPEN:
         return  # too few have committed
     for site in active:
         if site not in silent:
@@ -254,6 +254,26 @@ def test_a_node_cannot_cut_a_walk_into_endless_steps(ledger, organisation) -> No
         get_events(open_rpc(ledger), 1)
     assert caught.value.code == "logs_limit"
     assert count[0] < 3 * PATIENCE
+
+
+@pytest.mark.parametrize("limit", ["MAX_EVENTS", "MAX_EVENT_BYTES"])
+def test_events_that_a_node_invents_fill_no_memory(
+    ledger, organisation, monkeypatch, limit: str
+) -> None:
+    """It serves one more in every range: what is taken in is bounded over all of them."""
+    publish(organisation)
+    log = ledger.logs[0]
+    size = 1 if limit == "MAX_EVENTS" else len(log["data"]) // 2 - 1
+    count = count_requests(
+        ledger, "eth_getLogs", lambda query: [{**log, "blockNumber": query["fromBlock"]}]
+    )
+    ledger.eth_blockNumber = lambda: hex(3 * MAX_LOG_BLOCKS - 1)
+    monkeypatch.setattr(events, limit, 3 * size)
+    assert len(get_events(open_rpc(ledger), 1)) == 3
+    monkeypatch.setattr(events, limit, 3 * size - 1)
+    with pytest.raises(NodeRefused) as caught:
+        get_events(open_rpc(ledger), 1)
+    assert (caught.value.code, count[0]) == ("events_many", 6)
 
 
 def test_full_ranges_of_an_honest_node_are_still_walked(ledger, organisation) -> None:
