@@ -15,8 +15,7 @@ from eth_hash.auto import keccak
 
 from steelyard.chain.artifacts import get_artifact
 from steelyard.chain.params import REGISTRY_ADDRESS, ROUNDS_ADDRESS, TASKS_ADDRESS
-from steelyard.chain.receipts import Log as ChainLog
-from steelyard.chain.types import Address, BlobName, Hash
+from steelyard.chain.types import Address, BlobName
 
 from .abi import Contract, Event, Log
 from .errors import ClientError, NodeRefused
@@ -84,18 +83,6 @@ class Deployed:
         """Return this contract's events among the logs of a receipt."""
         decoded = (self.contract.decode_event(log) for log in logs)
         return [event for event in decoded if event is not None]
-
-    def decode_chain_log(self, log: ChainLog) -> Event:
-        """Return the event in a log of a proven receipt; its place is not filled in.
-
-        Raises: NodeRefused rpc_answer; a block that is not final may hold any log.
-        """
-        event = self.contract.decode_event(
-            Log(log.address, tuple(log.topics), log.data, 0, Hash(bytes(32)), 0)
-        )
-        if event is None:
-            raise NodeRefused("rpc_answer", "the contract makes no such log; ask another node")
-        return event
 
 
 class Tasks(Deployed):

@@ -224,7 +224,7 @@ class SubmissionInfo:
     update: BlobName
     samples: int
     stake: int
-    """At the time of the reveal, in wei."""
+    """At the time of the commitment, in wei."""
 
     @property
     def is_committed(self) -> bool:

@@ -2,12 +2,14 @@
 
 import httpx
 import pytest
+import typer
 
 from steelyard.chain.trie import InvalidProof
 from steelyard.chain.types import Address, Hash
 from steelyard.client import finalized
 from steelyard.client.abi import Event
 from steelyard.client.audit import audit_round
+from steelyard.client.commands import audits
 from steelyard.client.commands.audits import describe_report, format_report
 from steelyard.client.moments import Moment
 from steelyard.client.proven import read_round
@@ -63,3 +65,19 @@ def test_a_verdict_says_whose_chain_it_is_about() -> None:
     assert last.startswith("YES if the genesis document above is that of your chain")
     assert describe_report(report)["condition"] == finalized.OTHER_CHAIN
     assert format_report(Report("round 1")).splitlines()[-1] == "UNKNOWN"
+
+
+def test_a_report_that_nobody_reads_to_its_end_is_no_refutation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`steelyard audit … | head -1`: typer would end with 1."""
+
+    def tell(*told: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(audits, "tell", tell)
+    report = Report("round 1")
+    report.add("record", Verdict.YES, "height 7")
+    with pytest.raises(typer.Exit) as caught:
+        audits.finish(report, as_json=False)
+    assert caught.value.exit_code == 2
