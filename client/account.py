@@ -12,6 +12,7 @@ from typing import Final, Self
 
 from eth_account.signers.local import LocalAccount
 
+from steelyard.chain.errors import clean
 from steelyard.chain.types import Address
 
 from .contracts import Deployed, Rounds, Tasks
@@ -30,7 +31,7 @@ Report = Callable[[str], None]
 
 def print_progress(line: str) -> None:
     """Write one line of progress to stderr, with the time of day."""
-    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+    print(f"{time.strftime('%H:%M:%S')} {clean(line)}", file=sys.stderr, flush=True)
 
 
 class Account:

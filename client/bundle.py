@@ -9,11 +9,13 @@ Reading a bundle never runs it. Unpacking refuses links, absolute paths and `..`
 
 import io
 import json
+import math
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from .documents import parse_json
 from .errors import ClientError, InvalidTask
 from .keys import MAX_KEY_FILE_BYTES
 
@@ -103,6 +105,8 @@ def check_config(config: Mapping[str, object]) -> None:
             raise InvalidTask(
                 "bundle_config", f"setting {name!r} must be text, a number, true, false or null"
             )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidTask("bundle_config", f"setting {name!r} is {value}, which no JSON has")
 
 
 def decode_bundle(data: bytes) -> dict[str, bytes]:
@@ -147,11 +151,11 @@ def read_config(files: Mapping[str, bytes]) -> Config:
     try:
         if len(text) > MAX_CONFIG_BYTES:
             raise ValueError("too large")
-        config = json.loads(text)
+        config = parse_json(text)
         if not isinstance(config, dict):
             raise ValueError("not an object")
         check_config(config)
-    except (ValueError, RecursionError, InvalidTask) as error:
+    except (ValueError, InvalidTask) as error:
         raise ClientError("bundle_malformed", f"{CONFIG_NAME} in the bundle: {error}") from None
     return config
 

@@ -17,12 +17,12 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from steelyard.chain.cid import compute_blob_name, decode_cid, encode_cid, is_named
+from steelyard.chain.cid import decode_cid, encode_cid
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.types import BlobName
 
@@ -63,7 +63,8 @@ class Inspection:
     imports: list[str]
     """Modules that its code names and that are neither its own nor Python's."""
     system: list[str]
-    """Modules of Python's own library that its code names: files, processes, the network."""
+    """Modules of Python's own library that its code names: files, processes, the network. Also if
+    the bundle has a module of that name."""
     calls: list[str]
     """Of `TELLING_CALLS`: what opens files, or runs text as code."""
     config: Config
@@ -84,22 +85,17 @@ class Bundle:
 
 
 def fetch_bundle(rpc: Rpc, text: str) -> Bundle:
-    """Fetch a bundle by its CID and check it. Its size is not in a CID: the bytes are bounded.
+    """Fetch a bundle by its CID and check it.
 
     Raises: InvalidBlobName; ClientError `blob_mismatch`, `bundle_malformed`; NodeRefused.
     """
-    cid = decode_cid(text)
-    data = rpc.get_bytes(f"/blobs/{text}", MAX_BUNDLE_BYTES)
-    name = compute_blob_name(data)
-    if not is_named(name, cid):
-        raise ClientError("blob_mismatch", f"{rpc.url} sent other bytes than {text}")
+    name, data = rpc.get_file(text, MAX_BUNDLE_BYTES)
     return Bundle(name, decode_bundle(data))
 
 
 # -- looking ---------------------------------------------------------------------------------------
 def inspect_bundle(bundle: Bundle, state: Path) -> Inspection:
     """Return what is in a bundle; nothing in it is run."""
-    own = {Path(name).parts[0].removesuffix(".py") for name in bundle.files}
     entries, named, calls = [], set[str](), set[str]()
     for name, content in sorted(bundle.files.items()):
         tree = parse_source(content) if name.endswith(".py") else None
@@ -109,7 +105,7 @@ def inspect_bundle(bundle: Bundle, state: Path) -> Inspection:
             entries.append(name)
         named |= list_imports(tree)
         calls |= list_calls(tree)
-    foreign = named - own
+    own = list_own_modules(bundle.files, entries)
     return Inspection(
         bundle.cid,
         bundle.name.size,
@@ -118,8 +114,8 @@ def inspect_bundle(bundle: Bundle, state: Path) -> Inspection:
             for name, data in sorted(bundle.files.items())
         ],
         entries,
-        sorted(foreign - sys.stdlib_module_names),
-        sorted(foreign & sys.stdlib_module_names),
+        sorted(named - own - sys.stdlib_module_names),
+        sorted(named & sys.stdlib_module_names),
         sorted(calls),
         read_config(bundle.files),
         is_approved(state, bundle.cid),
@@ -149,6 +145,21 @@ def parse_source(content: bytes) -> ast.Module | None:
             return ast.parse(content)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+
+
+def list_own_modules(files: Mapping[str, bytes], entries: Sequence[str]) -> set[str]:
+    """Return the modules that Python takes from the bundle, whichever entry it is started with.
+
+    An entry's directory comes first where Python looks. A directory without `__init__.py` does not
+    count: what is installed under its name goes before it.
+    """
+    prefixes = {name[: name.rfind("/") + 1] for name in entries} or {""}
+    found = []
+    for prefix in prefixes:
+        below = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
+        sources = [name.removesuffix(".py") for name in below if name.endswith(".py")]
+        found.append({name.removesuffix("/__init__") for name in sources})
+    return set.intersection(*found)
 
 
 def list_definitions(tree: ast.Module) -> set[str]:
@@ -215,9 +226,10 @@ def approve_bundle(bundle: Bundle, state: Path) -> Path:
 def check_nothing_hidden(bundle: Bundle) -> None:
     """Raises ClientError `bundle_hidden` for files that Python would run in place of its sources.
 
-    A cached file can say that it need not be compared with the source beside it (PEP 552).
+    A cached file can say that it need not be compared with the source beside it (PEP 552). Some
+    file systems tell no case.
     """
-    hidden = [name for name in bundle.files if "__pycache__" in name.split("/")]
+    hidden = [name for name in bundle.files if "__pycache__" in name.casefold().split("/")]
     if hidden:
         raise ClientError(
             "bundle_hidden",

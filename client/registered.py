@@ -130,10 +130,18 @@ class RegistryView(Deployed):
 
         Anybody can state anything: name the `issuer` whose word counts.
         """
+        return [found for found, _ in self.find_attestations(subject, issuer, limit)]
+
+    def find_attestations(
+        self, subject: Address, issuer: Address | None = None, limit: int = MAX_LISTED
+    ) -> list[tuple[Attestation, Event]]:
+        """As `list_attestations`, each with the last event that made it: one look at the chain."""
         events = self.find_events("Attested", issuer, subject)
-        keys = {(event.values["issuer"], event.values["statement"]): None for event in events}
-        newest = list(keys)[-limit:]
-        return [self.get_attestation(issuer, subject, statement) for issuer, statement in newest]
+        last = {(event.values["issuer"], event.values["statement"]): event for event in events}
+        return [
+            (self.get_attestation(who, subject, statement), event)
+            for (who, statement), event in list(last.items())[-limit:]
+        ]
 
     # -- models ------------------------------------------------------------------------------------
     def get_publication(self, number: int) -> Publication:
@@ -232,8 +240,17 @@ class RegistryView(Deployed):
     def list_accesses(self, dataset: int, limit: int = MAX_LISTED) -> list[Access]:
         """Return the newest requests for a dataset's key and their answers, the oldest first."""
         events = self.find_events("AccessRequested", dataset)
-        people = {event.values["requester"]: None for event in events}
-        return [self.get_access(dataset, requester) for requester in list(people)[-limit:]]
+        return [access for access, _ in self.read_accesses(dataset, events, limit)]
+
+    def read_accesses(
+        self, dataset: int, events: Sequence[Event], limit: int
+    ) -> list[tuple[Access, Event]]:
+        """Return the newest of the requests that these events made, each with its last event."""
+        last = {event.values["requester"]: event for event in events}
+        return [
+            (self.get_access(dataset, requester), event)
+            for requester, event in list(last.items())[-limit:]
+        ]
 
     def get_grant(self, dataset: Dataset, requester: Address) -> Grant:
         """Return what a wrapped key of this dataset is bound to."""
@@ -257,9 +274,15 @@ class RegistryView(Deployed):
             return None
 
     # -- events ------------------------------------------------------------------------------------
-    def find_events(self, name: str, *indexed: Address | int | None) -> list[Event]:
-        """Return the events of one name; `indexed`: what their topics are, None for any."""
-        topics: list[Any] = [as_hex(self.contract.get_topic(name))]
+    def find_events(
+        self, names: str | Sequence[str], *indexed: Address | int | None
+    ) -> list[Event]:
+        """Return the events of these names; `indexed`: what their topics are, None for any.
+
+        This looks through the whole chain, whatever it finds: once for all names.
+        """
+        wanted = [names] if isinstance(names, str) else names
+        topics: list[Any] = [[as_hex(self.contract.get_topic(name)) for name in wanted]]
         for value in indexed:
             word = value if not isinstance(value, int) else value.to_bytes(32, "big")
             topics.append(None if word is None else as_hex(word.rjust(32, b"\0")))
@@ -281,6 +304,31 @@ class RegistryView(Deployed):
             together = self.rpc.call_together([("eth_call", (one, "latest")) for one in calls])
             found += [self.contract.decode_output(name, as_bytes(answer))[0] for answer in together]
         return found
+
+
+def check_content(dataset: Dataset, cid: str | None) -> None:
+    """Raises ClientError `dataset_differs` unless the content is the one that was meant."""
+    if cid is not None and not is_named(dataset.content, decode_cid(cid)):
+        raise ClientError(
+            "dataset_differs",
+            f"dataset {dataset.number} has the content {encode_cid(dataset.content)}, not {cid}",
+        )
+
+
+def check_granted(access: Access) -> None:
+    """Raises ClientError `access_missing`, `access_waiting`, `access_denied`."""
+    if access.state is AccessState.NONE:
+        raise ClientError(
+            "access_missing",
+            f"this account has not asked for dataset {access.dataset}: "
+            f"`steelyard registry dataset request {access.dataset}`",
+        )
+    if access.state is AccessState.REQUESTED:
+        raise ClientError(
+            "access_waiting", f"the owner has not answered for dataset {access.dataset} yet"
+        )
+    if access.state is AccessState.DENIED:
+        raise ClientError("access_denied", f"the owner has denied dataset {access.dataset}")
 
 
 def unknown_publication(text: str) -> ClientError:

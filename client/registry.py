@@ -24,7 +24,15 @@ from .ipfs import Store, open_store
 from .keys import format_address
 from .outbox import VOID, Receipt
 from .records import NO_BLOB
-from .registered import Access, AccessState, Dataset, RegistryView, parse_account
+from .registered import (
+    Access,
+    AccessState,
+    Dataset,
+    RegistryView,
+    check_content,
+    check_granted,
+    parse_account,
+)
 from .rpc import MISSING
 from .said import has_said_dataset, has_said_grant, has_said_request
 from .sealing import (
@@ -397,29 +405,3 @@ class Registry(Account):
         gas = compute_blob_call_gas(blobs, (), values=0) if blobs else None
         call = Call(self.view.address, self.view.encode(name, *arguments), gas=gas, blobs=blobs)
         return self.outbox.send(label, call, data)
-
-
-# -- checks ----------------------------------------------------------------------------------------
-def check_content(dataset: Dataset, cid: str | None) -> None:
-    """Raises ClientError `dataset_differs` unless the content is the one that was meant."""
-    if cid is not None and not is_named(dataset.content, decode_cid(cid)):
-        raise ClientError(
-            "dataset_differs",
-            f"dataset {dataset.number} has the content {encode_cid(dataset.content)}, not {cid}",
-        )
-
-
-def check_granted(access: Access) -> None:
-    """Raises ClientError `access_missing`, `access_waiting`, `access_denied`."""
-    if access.state is AccessState.NONE:
-        raise ClientError(
-            "access_missing",
-            f"this account has not asked for dataset {access.dataset}: "
-            f"`steelyard registry dataset request {access.dataset}`",
-        )
-    if access.state is AccessState.REQUESTED:
-        raise ClientError(
-            "access_waiting", f"the owner has not answered for dataset {access.dataset} yet"
-        )
-    if access.state is AccessState.DENIED:
-        raise ClientError("access_denied", f"the owner has denied dataset {access.dataset}")

@@ -8,18 +8,20 @@ What nodes say is untrusted: numbers are parsed strictly, sizes are bounded, blo
 against their names.
 """
 
+import re
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from urllib.parse import urlsplit
 
 import httpx
 
 from steelyard.chain import params
-from steelyard.chain.cid import BlobHasher, encode_cid
+from steelyard.chain.cid import BlobHasher, compute_blob_name, decode_cid, encode_cid, is_named
+from steelyard.chain.errors import clean
 from steelyard.chain.types import BlobName
 
 from .errors import ClientError, NodeRefused, NodeUnreachable, Reverted
@@ -38,6 +40,9 @@ STORED_STATUSES: Final = frozenset({200, 201, 202, 204, 409})
 """409: the node holds this blob already."""
 MISSING_STATUSES: Final = frozenset({404, 410})
 MISMATCH: Final = "blob_mismatch"
+MAX_WORDS: Final = 1_000
+"""Characters of what a node says that are kept."""
+CODE: Final = re.compile("[a-z0-9_]{1,64}")
 MISSING: Final = "blob_missing"
 """Every node answered, and none has the blob: it was dropped, or it has not come yet."""
 
@@ -163,6 +168,18 @@ class Rpc:
                 ) from None
             raise
         return data
+
+    def get_file(self, text: str, limit: int) -> tuple[BlobName, bytes]:
+        """Return a blob of at most `limit` bytes by its CID, which does not tell the size.
+
+        Raises: InvalidBlobName; ClientError `blob_mismatch`; NodeRefused; NodeUnreachable.
+        """
+        cid = decode_cid(text)
+        data = self.get_bytes(f"/blobs/{text}", limit)
+        name = compute_blob_name(data)
+        if not is_named(name, cid):
+            raise ClientError(MISMATCH, f"{self.url} sent other bytes than {text}")
+        return name, data
 
     def get_bytes(self, path: str, limit: int = MAX_ANSWER_BYTES) -> bytes:
         """Return the body of GET `path`. Raises NodeRefused for anything but 200."""
@@ -298,7 +315,7 @@ class Rpc:
             finally:
                 answer.close()
         except httpx.HTTPError as error:
-            raise Silence(str(error) or type(error).__name__) from None
+            raise Silence(quote(str(error)) or type(error).__name__) from None
 
 
 def check_url(url: str) -> str:
@@ -317,17 +334,27 @@ def read_result(entry: Json) -> Json:
     if error is None:
         return entry.get("result")
     if not isinstance(error, dict):
-        raise NodeRefused("rpc_answer", f"the node's answer has a malformed error: {error!r}")
-    message, data = str(error.get("message", "")), error.get("data")
+        raise NodeRefused("rpc_answer", f"the node's answer has a malformed error: {error!r:.80}")
+    message, data = quote(str(error.get("message", ""))), error.get("data")
     rpc_code = error.get("code") if isinstance(error.get("code"), int) else 0
     if rpc_code == 3:
         reason = message.removeprefix("execution reverted").lstrip(": ")
         raise Reverted(reason or "without a reason")
     code = data.get("code") if isinstance(data, dict) else None
-    text = message.removeprefix(f"{code}: ") if isinstance(code, str) else message
-    raise NodeRefused(
-        code if isinstance(code, str) else "rpc_error", text, rpc_code=rpc_code or 0, data=data
-    )
+    if not is_code(code):
+        raise NodeRefused("rpc_error", message, rpc_code=rpc_code or 0, data=data)
+    text = message.removeprefix(f"{code}: ")
+    raise NodeRefused(code, text, rpc_code=rpc_code or 0, data=data)
+
+
+def is_code(value: Json) -> TypeGuard[str]:
+    """Whether a node's answer has a code there, in words that codes are made of."""
+    return isinstance(value, str) and CODE.fullmatch(value) is not None
+
+
+def quote(text: str) -> str:
+    """Return so much of a node's words as is kept, in one line that a terminal only prints."""
+    return clean(text[:MAX_WORDS])
 
 
 def read_http_refusal(answer: httpx.Response, what: str) -> NodeRefused:
@@ -336,8 +363,8 @@ def read_http_refusal(answer: httpx.Response, what: str) -> NodeRefused:
         body = answer.json()
     except (ValueError, RecursionError):
         body = {}
-    if isinstance(body, dict) and isinstance(body.get("error"), str):
-        return NodeRefused(body["error"], str(body.get("message", what)))
+    if isinstance(body, dict) and is_code(body.get("error")):
+        return NodeRefused(body["error"], quote(str(body.get("message", what))))
     return NodeRefused(f"http_{answer.status_code}", f"{what} (HTTP {answer.status_code})")
 
 

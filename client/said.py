@@ -4,8 +4,11 @@ A node can answer a view as it likes, but it cannot sign for others. Every entry
 began with a transaction of the account whose word it is; whoever finds that transaction in a block,
 with the same content, needs to trust nobody for "this account said so". What a node can still do is
 keep silent, about a revocation too.
+
+To find an event is to look through the whole chain: who has it already gives it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from eth_hash.auto import keccak
@@ -31,13 +34,16 @@ def has_said_identity(view: View, identity: Identity) -> bool:
     )
 
 
-def has_said_attestation(view: View, attestation: Attestation) -> bool:
+def has_said_attestation(
+    view: View, attestation: Attestation, events: Sequence[Event] | None = None
+) -> bool:
     """Whether the issuer itself made the statement. That it was not revoked is the node's word."""
-    events = [
-        event
-        for event in view.find_events("Attested", attestation.issuer, attestation.subject)
-        if event.values["statement"] == attestation.statement
-    ]
+    if events is None:
+        events = [
+            event
+            for event in view.find_events("Attested", attestation.issuer, attestation.subject)
+            if event.values["statement"] == attestation.statement
+        ]
     return any(
         is_said(
             view,
@@ -70,8 +76,10 @@ def has_said_publication(view: View, publication: Publication) -> bool:
     )
 
 
-def has_said_dataset(view: View, dataset: Dataset) -> bool:
+def has_said_dataset(view: View, dataset: Dataset, events: Sequence[Event] | None = None) -> bool:
     """Whether the owner itself published this content with this metadata."""
+    if events is None:
+        events = view.find_events("DatasetPublished", dataset.number)
     return any(
         is_said(
             view,
@@ -81,12 +89,14 @@ def has_said_dataset(view: View, dataset: Dataset) -> bool:
             metadata=dataset.metadata,
             content=dataset.content,
         )
-        for event in view.find_events("DatasetPublished", dataset.number)[-1:]
+        for event in events[-1:]
     )
 
 
-def has_said_request(view: View, access: Access) -> bool:
+def has_said_request(view: View, access: Access, events: Sequence[Event] | None = None) -> bool:
     """Whether the requester itself asked with this public key."""
+    if events is None:
+        events = view.find_events("AccessRequested", access.dataset, access.requester)
     return any(
         is_said(
             view,
@@ -96,7 +106,7 @@ def has_said_request(view: View, access: Access) -> bool:
             dataset=access.dataset,
             public_key=access.public_key,
         )
-        for event in view.find_events("AccessRequested", access.dataset, access.requester)[-1:]
+        for event in events[-1:]
     )
 
 

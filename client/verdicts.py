@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from steelyard.chain.errors import clean
+
 MAX_DETAIL: Final = 1_000
 """Characters. A node may answer any text; a report quotes this much of it."""
 
@@ -52,14 +54,7 @@ class Report:
 
     def add(self, name: str, verdict: Verdict, detail: str) -> None:
         """Record one link."""
-        self.checks.append(Check(name, verdict, clean(detail)))
-
-
-def clean(text: str) -> str:
-    """Return a node's words without what a terminal obeys: it could write a verdict of its own."""
-    return "".join(
-        one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text[:MAX_DETAIL]
-    )
+        self.checks.append(Check(name, verdict, clean(detail[:MAX_DETAIL])))
 
 
 class Stop(Exception):

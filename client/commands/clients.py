@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from steelyard.chain.errors import clean
+
 from ..amounts import coins, format_coins
 from ..bundle import decode_bundle, unpack_bundle
 from ..contracts import Rounds, Tasks
@@ -251,14 +253,18 @@ def bundle(
     node: Nodes = None,
     json: Json = False,
 ) -> None:
-    """Fetch a task's bundle, check it against its name and unpack it; nothing in it is run."""
+    """Fetch a task's bundle, check it against its name and unpack it; nothing in it is run.
+
+    Code that you unpack yourself is your own from then on: --app runs it without asking. To run it
+    only with consent, and only unchanged, use `client inspect` and `client approve` instead.
+    """
     rpc = open_nodes(node)
     name = Tasks(rpc).get_task(task).bundle
     if name == NO_BLOB:
         raise ClientError("bundle_missing", f"task {task} has no bundle")
     files = decode_bundle(rpc.get_blob(name))
     unpack_bundle(files, output)
-    tell({"cid": name, "files": sorted(files)}, "\n".join(sorted(files)), json)
+    tell({"cid": name, "files": sorted(files)}, "\n".join(map(clean, sorted(files))), json)
     leave(YES)
 
 

@@ -7,6 +7,7 @@ import typer
 
 from steelyard.chain.cid import encode_cid
 
+from ..abi import Event
 from ..documents import MAX_DOCUMENT_BYTES
 from ..errors import ClientError
 from ..ipfs import open_store
@@ -60,9 +61,15 @@ def show(number: Number, limit: Limit = 100, node: Nodes = None, json: Json = Fa
     """Show a dataset, its description, and who has asked for its key, the last so many."""
     view = RegistryView(open_nodes(node))
     found = view.get_dataset(number)
-    signed, accesses = has_said_dataset(view, found), view.list_accesses(number, limit)
+    events = view.find_events(("DatasetPublished", "AccessRequested"), number)
+    published = [event for event in events if event.name == "DatasetPublished"]
+    asked = [event for event in events if event.name == "AccessRequested"]
+    signed = has_said_dataset(view, found, published)
     document = describe_document(view.fetch_document(found.metadata))
-    requests = [describe_access(view, access) for access in accesses]
+    requests = [
+        describe_access(view, access, event)
+        for access, event in view.read_accesses(number, asked, limit)
+    ]
     rows: list[list[Any]] = [
         ["owner", format_address(found.owner)],
         ["signed", "by the owner itself" if signed else "not by the owner itself"],
@@ -84,10 +91,10 @@ def show(number: Number, limit: Limit = 100, node: Nodes = None, json: Json = Fa
     leave(YES)
 
 
-def describe_access(view: RegistryView, access: Access) -> dict[str, Any]:
-    """Return a request, its answer, and whether the requester signed it."""
+def describe_access(view: RegistryView, access: Access, event: Event) -> dict[str, Any]:
+    """Return a request, its answer, and whether the requester signed it, by its event."""
     described: dict[str, Any] = to_json(access)
-    return {**described, "signed": has_said_request(view, access)}
+    return {**described, "signed": has_said_request(view, access, [event])}
 
 
 def format_state(dataset: Dataset) -> str:

@@ -6,10 +6,11 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from steelyard.chain.cid import decode_cid, get_blob_cid
+from steelyard.chain.cid import compute_blob_name
 from steelyard.chain.errors import InvalidModel
 from steelyard.chain.model import decode_model
-from steelyard.chain.types import Address, BlobName
+from steelyard.chain.params import MAX_BLOB_BYTES
+from steelyard.chain.types import Address
 
 from ..errors import ClientError
 from ..ipfs import open_store
@@ -104,8 +105,6 @@ def export(
 def find_model(text: str, rpc: Rpc) -> PublishedModel:
     """Return a model by CID from a node, or from a file."""
     if Path(text).is_file():
-        from steelyard.chain.cid import compute_blob_name
-
         data = Path(text).read_bytes()
         try:
             decode_model(data)
@@ -113,17 +112,4 @@ def find_model(text: str, rpc: Rpc) -> PublishedModel:
             hint = "`model get` without --exact writes floats for other tools; give the CID"
             raise InvalidModel(error.code, f"{text}: {error.message} ({hint})") from None
         return PublishedModel(compute_blob_name(data), data)
-    return fetch_model(text, rpc)
-
-
-def fetch_model(text: str, rpc: Rpc) -> PublishedModel:
-    """Fetch a file by CID. Its size is not in a CID: the bytes are bounded, then named."""
-    from steelyard.chain.cid import compute_blob_name
-    from steelyard.chain.params import MAX_BLOB_BYTES
-
-    cid = decode_cid(text)
-    data = rpc.get_bytes(f"/blobs/{text}", MAX_BLOB_BYTES)
-    name: BlobName = compute_blob_name(data)
-    if get_blob_cid(name) != cid:
-        raise ClientError("blob_mismatch", f"{rpc.url} sent other bytes than {text}")
-    return PublishedModel(name, data)
+    return PublishedModel(*rpc.get_file(text, MAX_BLOB_BYTES))

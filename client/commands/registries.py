@@ -9,6 +9,7 @@ from steelyard.chain.cid import encode_cid
 from steelyard.chain.params import MAX_BLOB_BYTES
 from steelyard.chain.types import BlobName
 
+from ..abi import Event
 from ..documents import MAX_DOCUMENT_BYTES
 from ..errors import ClientError
 from ..keys import format_address
@@ -137,23 +138,23 @@ def attestations(
     """List what others have stated about an account; anybody can. 1: nothing stands."""
     view = RegistryView(open_nodes(node))
     who = None if issuer is None else parse_account(issuer)
-    found = view.list_attestations(parse_account(subject), who, limit)
-    documents = [describe_attestation(view, one) for one in found]
+    found = view.find_attestations(parse_account(subject), who, limit)
+    documents = [describe_attestation(view, one, event) for one, event in found]
     rows: list[list[Any]] = [["issuer", "stands", "signed", "statement", "says"]]
     rows += [
         [one["issuer"], one["stands"], one["signed"], one["statement"], ascii(one["document"])]
         for one in documents
     ]
     tell(documents, format_table(rows), json)
-    leave(YES if any(one.stands for one in found) else NO)
+    leave(YES if any(one.stands for one, _ in found) else NO)
 
 
-def describe_attestation(view: RegistryView, found: Attestation) -> dict[str, Any]:
-    """Return a statement with what it says and whether its issuer signed it."""
+def describe_attestation(view: RegistryView, found: Attestation, event: Event) -> dict[str, Any]:
+    """Return a statement with what it says and whether its issuer signed it, by its event."""
     return {
         **to_json(found),
         "stands": found.stands,
-        "signed": has_said_attestation(view, found),
+        "signed": has_said_attestation(view, found, [event]),
         "document": describe_document(view.fetch_document(found.statement)),
     }
 

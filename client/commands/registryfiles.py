@@ -1,12 +1,12 @@
 """What the registry's commands read from disk, and how they show what strangers wrote."""
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..documents import parse_json
 from ..errors import ClientError
 
 Person = Annotated[str, typer.Argument(metavar="ADDRESS", help="an account")]
@@ -30,12 +30,12 @@ def read_file(path: Path, limit: int) -> bytes:
 
 
 def describe_document(data: bytes | None) -> Any:
-    """Return what a document says: JSON as it is, else text; None if nobody keeps it."""
+    """Return what a document says: JSON, text if it cannot be shown as JSON; None without any."""
     if data is None:
         return None
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
+        return parse_json(data)
+    except ValueError:
         return data.decode("utf-8", "replace")
 
 

@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from steelyard.chain.errors import InvalidModel, SteelyardError
-from steelyard.client.commands.options import to_json
+from steelyard.client.account import print_progress
+from steelyard.client.commands.options import format_table, tell, to_json
 from steelyard.client.errors import ClientError
 from steelyard.client.keys import create_key
 from steelyard.client.loading import read_rows
@@ -278,3 +279,15 @@ def test_json_keeps_wei_exact_and_names_states() -> None:
         "state": "running",
         "raw": "0x01",
     }
+
+
+def test_what_strangers_wrote_stays_in_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "heart\x1b[2K\r\nYES"
+    tell({}, format_table([["task", "name"], [1, evil]]), as_json=False)
+    tell({}, "ours\n  heart\x1b[2K", as_json=False)
+    print_progress(evil)
+    said = capsys.readouterr()
+    table = "task  name\n1     heart\ufffd[2K\ufffd\ufffdYES\n"
+    assert said.out == table + "ours\n  heart\ufffd[2K\n"
+    assert said.err.endswith(" heart\ufffd[2K\ufffd\ufffdYES\n")
+    assert said.err.count("\n") == 1

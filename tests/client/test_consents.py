@@ -91,6 +91,41 @@ def test_a_bundle_is_shown_without_running_it(bundle: Bundle, tmp_path: Path) ->
     assert not (tmp_path / "RUN").exists()
 
 
+CALLER = b"import socket, subprocess, torch\nimport helper\ndef train(model, ctx): ...\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "imports"),
+    [
+        ({"socket/README.txt": b"", "subprocess/x.csv": b""}, ["helper", "torch"]),
+        ({"socket.py": b"", "subprocess/__init__.py": b"", "helper.py": b""}, ["torch"]),
+        ({"torch/x.py": b"", "torch/README.txt": b"", "helper/__init__.py": b""}, ["torch"]),
+    ],
+)
+def test_no_file_of_a_bundle_hides_what_its_code_imports(
+    tmp_path: Path, files: dict[str, bytes], imports: list[str]
+) -> None:
+    found = inspect_bundle(make_bundle(make_tar({"client.py": CALLER, **files})), tmp_path)
+    assert found.system == ["socket", "subprocess"]
+    assert found.imports == imports
+
+
+def test_a_module_beside_another_start_hides_nothing(tmp_path: Path) -> None:
+    files = {"sub/client.py": CALLER, "torch.py": b"", "sub/helper.py": b""}
+    assert inspect_bundle(make_bundle(make_tar(files)), tmp_path).imports == ["torch"]
+
+
+@pytest.mark.parametrize("setting", [b"NaN", b"1e400"])
+def test_settings_that_no_json_has_are_refused(tmp_path: Path, setting: bytes) -> None:
+    data = make_tar({"steelyard.json": b'{"rate": ' + setting + b"}"})
+    with pytest.raises(ClientError) as caught:
+        inspect_bundle(make_bundle(data), tmp_path)
+    assert caught.value.code == "bundle_malformed"
+    with pytest.raises(ClientError) as caught:
+        encode_bundle(None, {"rate": float(setting)})
+    assert caught.value.code == "bundle_config"
+
+
 def test_other_bytes_than_the_cid_says_are_refused(tmp_path: Path) -> None:
     ledger = Ledger()
     name = ledger.add_blob(make_tar({"client.py": b""}))
@@ -176,8 +211,11 @@ def test_consent_can_be_withdrawn(bundle: Bundle, tmp_path: Path) -> None:
     assert caught.value.code == "bundle_unapproved"
 
 
-def test_compiled_code_that_would_run_in_place_of_its_source_is_refused(tmp_path: Path) -> None:
-    cached = "__pycache__/client.cpython-311.pyc"
+@pytest.mark.parametrize("directory", ["__pycache__", "__PyCache__", "net/__PYCACHE__"])
+def test_compiled_code_that_would_run_in_place_of_its_source_is_refused(
+    tmp_path: Path, directory: str
+) -> None:
+    cached = f"{directory}/client.cpython-311.pyc"
     bundle = make_bundle(make_tar({"client.py": b"def train(): ...\n", cached: b"evil"}))
     with pytest.raises(ClientError) as caught:
         approve_bundle(bundle, tmp_path / "state")

@@ -8,7 +8,7 @@ import pytest
 
 from steelyard.chain.cid import compute_blob_name
 from steelyard.client.errors import ClientError, NodeRefused, NodeUnreachable, Reverted
-from steelyard.client.rpc import Rpc, as_bytes, as_int, check_url
+from steelyard.client.rpc import MAX_WORDS, Rpc, as_bytes, as_int, check_url
 
 from .ledger import Ledger
 
@@ -68,6 +68,31 @@ def test_a_revert_carries_its_reason() -> None:
     with pytest.raises(Reverted) as caught:
         open_two(answer_error(error), refuse).call("eth_call", {}, "latest")
     assert caught.value.reason == "tasks: full"
+
+
+EVIL = "no\x1b[2K\r\nYES\u202e" + "x" * 2_000
+CLEAN = "no\ufffd[2K\ufffd\ufffdYES\ufffd" + "x" * (MAX_WORDS - len("no.[2K..YES."))
+
+
+@pytest.mark.parametrize("code", [3, -32000])
+def test_a_nodes_words_are_kept_in_one_line_that_a_terminal_only_prints(code: int) -> None:
+    reason = {"code": code, "message": EVIL, "data": {"code": "\x1b[2Kevil"}}
+    with pytest.raises(ClientError) as caught:
+        open_two(answer_error(reason), refuse).call("eth_call")
+    words = caught.value.reason if isinstance(caught.value, Reverted) else caught.value.message
+    assert words == CLEAN
+    assert caught.value.code == ("reverted" if code == 3 else "rpc_error")
+
+
+def test_a_refusal_over_http_is_kept_in_one_line_too() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/evil":
+            return httpx.Response(400, json={"error": "evil", "message": EVIL})
+        return Ledger().answer(request)
+
+    with pytest.raises(NodeRefused) as caught:
+        open_two(answer, refuse).get_bytes("/evil")
+    assert (caught.value.code, caught.value.message) == ("evil", CLEAN)
 
 
 def test_a_node_of_another_chain_is_never_used() -> None:
