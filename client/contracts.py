@@ -176,6 +176,11 @@ class Rounds(Deployed):
         known = [mean / METRIC_UNIT for mean, n in zip(means, totals["samples"], strict=True) if n]
         return MetricsInfo(totals["reports"], tuple(known))
 
+    def get_velocity(self, task: int) -> BlobName:
+        """Return what momentum has gathered so far; of size 0 without momentum."""
+        name: BlobName = self.read("get_velocity", task)
+        return name
+
     def has_reported(self, task: int, round_number: int, who: Address) -> bool:
         """Whether `who` has reported metrics of a round's model."""
         answer: bool = self.read("has_reported", task, round_number, who)

@@ -14,6 +14,7 @@ from .amounts import format_coins
 from .contracts import Tasks
 from .errors import NodeUnreachable
 from .keys import format_address, read_key_address
+from .records import Admission, TaskInfo
 from .rpc import Rpc, as_int
 
 MAX_SKEW_SECONDS: Final = 120
@@ -101,6 +102,15 @@ def examine_balance(rpc: Rpc, address: Address) -> Finding:
     return Finding("balance", balance > 0, f"{format_coins(balance)} coins{hint}")
 
 
+def tell_how_to_be_invited(tasks: Tasks, info: TaskInfo, address: Address) -> str:
+    """Return what an account that is not invited can do, "" if nothing."""
+    if info.parameters.admission != Admission.APPLICANTS:
+        return ""
+    if tasks.has_applied(info.number, address):
+        return "; it has applied: the organisation decides"
+    return f"; ask to be let in: `steelyard client apply {info.number}`"
+
+
 def examine_task(rpc: Rpc, address: Address, task: int) -> Finding:
     """Check that the account is in the task or may join it."""
     tasks = Tasks(rpc)
@@ -110,5 +120,6 @@ def examine_task(rpc: Rpc, address: Address, task: int) -> Finding:
     if info.is_over:
         return Finding("task", False, f"{info.name!r} is {info.state.name.lower()}")
     if not tasks.is_invited(task, address):
-        return Finding("task", False, f"{info.name!r} does not invite this account")
+        hint = tell_how_to_be_invited(tasks, info, address)
+        return Finding("task", False, f"{info.name!r} does not invite this account{hint}")
     return Finding("task", True, f"{info.name!r}: may be joined")

@@ -42,6 +42,19 @@ class TransactionPending(ClientError):
     """A transaction was sent and is not in a block yet; running again resends the same bytes."""
 
 
+class BlobGone(ClientError):
+    """No node keeps a blob any more that has to be declared again."""
+
+    code = "blob_missing"
+
+    def __init__(self, cid: str) -> None:
+        super().__init__(
+            self.code,
+            f"{cid} would expire too soon and no node keeps it any more, so nobody can declare it "
+            "again; ask a node that has it (--node)",
+        )
+
+
 class InvalidState(ClientError):
     """A state directory that this run must not use."""
 

@@ -7,6 +7,7 @@ killed and run again. To publish a second identical task, give it another `refer
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from steelyard.chain import params
 from steelyard.chain.cid import compute_blob_name, encode_cid
@@ -20,11 +21,15 @@ from .events import get_events
 from .outbox import Receipt
 from .participant import MAX_STATEMENT_BYTES
 from .published import PublishedModel
-from .records import FRACTION_UNIT, NO_BLOB, TaskInfo
-from .rpc import MISSING, Rpc
+from .records import FRACTION_UNIT, NO_BLOB, TaskInfo, TaskState
+from .renewing import compute_readable_until, send_renewed
+from .rpc import MISSING, Rpc, as_int
 from .terms import Task, parse_allowed
 from .transactions import Call
 from .watching import TaskEvent, watch_task
+
+OPENING_SECONDS: Final = 3_600
+"""What the next round needs stays readable for so much longer than it must: a head may be old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,15 +210,18 @@ class PublishedTask:
 
     def start(self) -> Receipt:
         """End the lobby now: allowed with `min_clients` participants."""
-        return self._send("start")
+        return self._send_opening("start")
 
     def pause(self) -> Receipt:
         """Hold the task when the round in progress has ended."""
         return self._send("pause")
 
     def resume(self) -> Receipt:
-        """Open the next round of a paused task, or take back a pause that is not in effect yet."""
-        return self._send("resume")
+        """Open the next round of a paused task, or take back a pause that is not in effect yet.
+
+        What expired meanwhile is declared again. Raises: Reverted; BlobGone.
+        """
+        return self._send_opening("resume")
 
     def cancel(self) -> Receipt:
         """End the task: at once, or when a round with commitments has ended and is paid."""
@@ -248,10 +256,33 @@ class PublishedTask:
             self._send("claim")
         return amount
 
-    def _send(self, name: str, *arguments: object, value: int = 0) -> Receipt:
+    def _send_opening(self, name: str) -> Receipt:
+        """Send a call that opens a round, with the files of that round that would expire too soon.
+
+        Participants would declare them too; but who lets a task rest can pay for what that costs.
+        """
+        organisation, info = self.organisation, self.get_info()
+        if info.state not in (TaskState.LOBBY, TaskState.PAUSED):
+            return self._send(name)
+        terms = info.parameters
+        head = organisation.rpc.call("eth_getBlockByNumber", "latest", False)
+        opens = as_int(head["timestamp"]) + OPENING_SECONDS
+        return send_renewed(
+            organisation,
+            self._get_label(name),
+            Call(organisation.tasks.address, organisation.tasks.encode(name, self.number)),
+            (info.model, organisation.rounds.get_velocity(self.number)),
+            compute_readable_until(terms, opens + terms.commit_seconds + terms.reveal_seconds),
+            organisation.rpc.get_blob,
+        )
+
+    def _get_label(self, name: str, *arguments: object, value: int = 0) -> str:
         # What is not the same call is another step: its own label, its own transaction.
         content = hashlib.sha256(repr((arguments, value)).encode()).hexdigest()[:16]
-        label = self.organisation.get_label(f"task/{self.number}/{name}/{content}")
+        return self.organisation.get_label(f"task/{self.number}/{name}/{content}")
+
+    def _send(self, name: str, *arguments: object, value: int = 0) -> Receipt:
+        label = self._get_label(name, *arguments, value=value)
         return self.organisation.send(label, name, self.number, *arguments, value=value)
 
 

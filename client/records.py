@@ -17,6 +17,10 @@ FRACTION_UNIT: Final = 2**20
 MAX_ROUNDS: Final = 10_000
 MAX_STALENESS: Final = 8
 """Rounds that an update may be late at most."""
+MAX_REPUTATION: Final = FRACTION_UNIT - 15
+"""Where a reputation stops: it grows by a sixteenth, rounded down, of what it lacks to 1."""
+CLOSE_TIMEOUT_SECONDS: Final = 86_400
+"""After a round is due, how long its files stay readable, and when anybody may give up on it."""
 
 
 class TaskState(IntEnum):

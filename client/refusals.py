@@ -19,7 +19,15 @@ MAX_SEARCHED_FAILURES: Final = 500
 """Failed calls of the contracts that are looked at; each costs two requests."""
 FAILED: Final = "0x0"
 
+EXPIRING: Final = ("rounds: model expires too soon", "rounds: velocity expires soon")
+"""Refusals of `commit` that declaring those files again cures (renewing.py)."""
+DECLARE_AGAIN: Final = (
+    "a file of the round has to be declared again before: `steelyard client run` does it with its "
+    "commitment, `steelyard task resume` and `task start` when they open a round"
+)
+
 HINTS: Final = {
+    **dict.fromkeys(EXPIRING, DECLARE_AGAIN),
     "fedavg: update_norm": "the delta is longer than the task admits; lower the learning rate",
     "fedavg: update_base": "it was trained on another model than the round's base",
     "fedavg: update_round": "it was made for another round",

@@ -130,7 +130,7 @@ class Turn:
             elif committed < info.parameters.min_clients:
                 self.say(f"round {number}: only {committed} committed, too few to go on")
             else:
-                return now < state.reveal_ends and self._submitter.reveal(info, done)
+                return now < state.reveal_ends and self._submitter.reveal(info, state, done, now)
         elif member.active_from > number:
             self.say(f"waiting for round {member.active_from}")
         elif state.state is not RoundState.OPEN or now >= state.commit_ends:
@@ -149,13 +149,13 @@ class Turn:
         has_time = is_drawn and self._submitter.training_seconds <= left
         late = self._submitter.find_late(info, member, covered)
         if late is not None and not has_time:
-            return self._submitter.commit_late(info, late)
+            return self._submitter.commit_late(info, state, late)
         if not is_drawn:
             self.say(f"round {number}: not drawn this round, waiting; that costs nothing")
             return False
         if 2 * left > info.parameters.commit_seconds:
             self._report(info, head)
-        return self._submitter.commit(info, state.base, covered)
+        return self._submitter.commit(info, state, covered)
 
     def _compute_covered(self, info: TaskInfo, member: ParticipantInfo) -> int:
         """Return how many rows the stake covers; 0 after telling what is missing of it."""

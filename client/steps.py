@@ -5,7 +5,7 @@ A label names a step for ever: `task/7/round/3/commit`. Whatever is sent under i
 
 from typing import Final
 
-from steelyard.chain.model import Model, decode_model
+from steelyard.chain.model import Model, decode_model, encode_model
 from steelyard.chain.types import BlobName
 
 from .account import Account
@@ -71,6 +71,13 @@ class Steps:
         if name not in self._models:
             self._models = {name: decode_model(self.account.rpc.get_blob(name))}
         return self._models[name]
+
+    def get_file(self, name: BlobName) -> bytes:
+        """Return a blob, from the model in memory if it is that. Raises NodeUnreachable."""
+        model = self._models.get(name)
+        if model is None:
+            return self.account.rpc.get_blob(name)
+        return encode_model(model.manifest, model.values)
 
     def get_context(self, info: TaskInfo, round_number: int) -> Context:
         """Return what a training or evaluation function is told."""

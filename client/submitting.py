@@ -12,9 +12,10 @@ from steelyard.chain.errors import SteelyardError
 from steelyard.chain.types import BlobName
 
 from .contracts import compute_commitment, encode_name
-from .errors import InvalidTraining, NodeUnreachable, Reverted
+from .errors import BlobGone, InvalidTraining, NodeUnreachable, Reverted
 from .metrics import format_metrics
-from .records import ParticipantInfo, SubmissionInfo, TaskInfo
+from .records import ParticipantInfo, RoundInfo, SubmissionInfo, TaskInfo
+from .renewing import compute_readable_until, send_or_renew, send_renewed
 from .state import Submission
 from .steps import Steps
 from .training import Prepared, Result, Trainer, build_arrays, prepare_update
@@ -23,6 +24,8 @@ from .transactions import Call, compute_blob_call_gas
 MAX_FAILURES: Final = 3
 """Rounds in a row whose training may fail before `run` gives up."""
 SALT_BYTES: Final = 32
+REVEAL_SECONDS: Final = 600
+"""A base that expires within this is declared again with the reveal that needs it."""
 
 
 class Submitter:
@@ -38,7 +41,7 @@ class Submitter:
         self.submitted = 0
 
     # -- committing --------------------------------------------------------------------------------
-    def commit(self, info: TaskInfo, base: BlobName, covered: int) -> bool:
+    def commit(self, info: TaskInfo, state: RoundInfo, covered: int) -> bool:
         """Train unless the journal has this round's update, and commit to it."""
         steps, number = self._steps, info.round
         if steps.is_missed(number, "commit"):
@@ -47,13 +50,12 @@ class Submitter:
         journal.drop_updates(steps.task, number - info.parameters.max_staleness)
         submission = journal.get_submission(steps.task, number)
         if submission is None:
-            submission = self._train_round(info, base, covered)
+            submission = self._train_round(info, state.base, covered)
         if submission is None:
             return False
-        commitment = self._compute_commitment(submission, number)
-        return steps.attempt(number, "commit", "commit", steps.task, number, number, commitment)
+        return self._send_commitment(info, state, submission, "commit")
 
-    def commit_late(self, info: TaskInfo, submission: Submission) -> bool:
+    def commit_late(self, info: TaskInfo, state: RoundInfo, submission: Submission) -> bool:
         """Commit, in this round, to the update of an earlier one."""
         steps, number = self._steps, info.round
         late = number - submission.round
@@ -61,9 +63,34 @@ class Submitter:
             f"round {number}: the update of round {submission.round} goes in {late} "
             f"round{'s' if late > 1 else ''} late, at a discount"
         )
+        return self._send_commitment(info, state, submission, "late")
+
+    def _send_commitment(
+        self, info: TaskInfo, state: RoundInfo, submission: Submission, step: str
+    ) -> bool:
+        """Commit, and keep what the round needs readable. False, for good, if that is refused."""
+        steps, number = self._steps, info.round
+        account, rounds = steps.account, steps.account.rounds
         commitment = self._compute_commitment(submission, number)
-        arguments = (steps.task, number, submission.round, commitment)
-        return steps.attempt(number, "late", "commit", *arguments)
+        data = rounds.encode("commit", steps.task, number, submission.round, commitment)
+        until = compute_readable_until(info.parameters, state.reveal_ends, state.extensions)
+        try:
+            send_or_renew(
+                account,
+                steps.get_label(number, step),
+                Call(rounds.address, data),
+                (state.base, submission.base, state.velocity),
+                until,
+                steps.get_file,
+            )
+        except Reverted as error:
+            steps.miss(number, step, error.reason)
+            return False
+        except BlobGone as error:
+            steps.miss(number, step, error.message)
+            return False
+        account.report(f"round {number}: {step} is final")
+        return True
 
     def find_late(self, info: TaskInfo, member: ParticipantInfo, covered: int) -> Submission | None:
         """Return the newest update that is ready, was never shown, and may still be."""
@@ -98,7 +125,7 @@ class Submitter:
         return True
 
     # -- revealing ---------------------------------------------------------------------------------
-    def reveal(self, info: TaskInfo, done: SubmissionInfo) -> bool:
+    def reveal(self, info: TaskInfo, state: RoundInfo, done: SubmissionInfo, now: int) -> bool:
         """Show what was committed to, from the journal."""
         steps, number = self._steps, info.round
         account = steps.account
@@ -115,28 +142,41 @@ class Submitter:
             return False
         if steps.is_missed(number, "reveal"):
             return False
+        try:
+            self._send_reveal(state, submission, number, now)
+        except Reverted as error:
+            steps.miss(number, "reveal", error.reason)
+            return False
+        except BlobGone as error:
+            steps.say(f"round {number}: cannot be revealed: {error.message}")
+            return False
+        self.submitted += 1
+        size = submission.update.size
+        account.report(f"round {number}: revealed {size} bytes, {submission.samples} samples")
+        return True
+
+    def _send_reveal(self, state: RoundInfo, submission: Submission, number: int, now: int) -> None:
+        """Show an update; its base, which the chain reads for it, is declared again if need be.
+
+        The commitment made sure of the base for longer than this round may take if all its closes
+        together are a day late: only in an extended round there is something to ask.
+        """
+        steps, account = self._steps, self._steps.account
+        update = submission.update
         data = account.rounds.encode(
             "reveal",
             steps.task,
             number,
-            done.origin,
-            encode_name(submission.update),
+            submission.round,
+            encode_name(update),
             submission.samples,
             submission.salt,
         )
-        size = submission.update.size
-        gas = compute_blob_call_gas(
-            (submission.update,), (submission.update, submission.base), values=size
-        )
-        call = Call(account.rounds.address, data, gas=gas, blobs=(submission.update,))
-        try:
-            account.outbox.send(steps.get_label(number, "reveal"), call)
-        except Reverted as error:
-            steps.miss(number, "reveal", error.reason)
-            return False
-        self.submitted += 1
-        account.report(f"round {number}: revealed {size} bytes, {submission.samples} samples")
-        return True
+        gas = compute_blob_call_gas((update,), (update, submission.base), values=update.size)
+        call = Call(account.rounds.address, data, gas=gas, blobs=(update,))
+        read = (submission.base,) if state.extensions else ()
+        until, label = now + REVEAL_SECONDS, steps.get_label(number, "reveal")
+        send_renewed(account, label, call, read, until, steps.get_file)
 
     def _compute_commitment(self, submission: Submission, round_number: int) -> bytes:
         account = self._steps.account

@@ -24,6 +24,7 @@ from .metrics import DEFAULT_METRICS
 from .records import (
     FRACTION_UNIT,
     MAX_METRICS,
+    MAX_REPUTATION,
     MAX_ROUNDS,
     MAX_STALENESS,
     Admission,
@@ -76,7 +77,7 @@ FRACTIONS: Final = {
     "fraction_fit": (Fraction(1, FRACTION_UNIT), Fraction(1)),
     "max_weight_share": (Fraction(1, FRACTION_UNIT), Fraction(1)),
     "staleness_discount": (Fraction(0), Fraction(1)),
-    "min_reputation": (Fraction(0), Fraction(1)),
+    "min_reputation": (Fraction(0), Fraction(MAX_REPUTATION, FRACTION_UNIT)),
     "platform_share": (Fraction(0), Fraction(0.2)),
     "server_lr": (
         Fraction(1, params.STEP_UNIT),
@@ -172,6 +173,12 @@ def has_enough_for_rule(task: Task) -> bool:
     return task.min_clients >= factor * (task.byzantine or 0) + more
 
 
+def is_lateness_paid(task: Task) -> bool:
+    """Whether late updates that count whatever they weigh weigh anything."""
+    is_counted = task.rule == "trimmed" and task.max_staleness > 0
+    return not is_counted or compute_units(task.staleness_discount) > 0
+
+
 def is_sponsorship_known(task: Task) -> bool:
     """Whether a sponsor knows whom to send coins to."""
     return not task.sponsor_samples or bool(task.allow)
@@ -211,6 +218,12 @@ TERMS: Final[tuple[tuple[str, Callable[[Task], bool], str], ...]] = (
         "weighting",
         lambda t: t.rule != "trimmed" or t.weighting == "uniform",
         'the trimmed mean weighs all alike: give weighting="uniform" with it',
+    ),
+    (
+        "staleness_discount",
+        is_lateness_paid,
+        "the trimmed mean counts a late update in full and would pay nothing for it: give a "
+        "staleness_discount above 0, or max_staleness = 0",
     ),
     ("bits", lambda t: t.bits in (8, 16), "bits must be 8 or 16"),
     (

@@ -5,7 +5,6 @@ be refused is here, with the contract's own words.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
@@ -16,12 +15,16 @@ from steelyard.client.abi import compute_signature, format_type
 from steelyard.client.contracts import compute_commitment, get_contract
 from steelyard.client.records import NO_BLOB
 
+from .books import LOBBY, NOTHING, Member, Round, Submitted, TaskState
+
 CHAIN_ID = 4242
 ONE = 2**20
 FLOOR = 2**17
-OPEN, AGGREGATED, SKIPPED, STOPPED = 1, 2, 3, 5
-LOBBY, RUNNING, FINISHED, ABORTED, PAUSED = 1, 2, 3, 4, 5
-NOTHING, PAUSE, CANCEL = 0, 1, 2
+AGGREGATED, SKIPPED, STOPPED = 2, 3, 5
+RUNNING, FINISHED, ABORTED, PAUSED = 2, 3, 4, 5
+PAUSE, CANCEL = 1, 2
+DAY_SECONDS = 86_400
+FOREVER = 2**64
 
 
 class TasksRefusal(Exception):
@@ -31,66 +34,6 @@ class TasksRefusal(Exception):
 def demand(is_good: bool, reason: str) -> None:
     if not is_good:
         raise TasksRefusal(reason)
-
-
-@dataclass
-class Member:
-    stake: int
-    sponsored: int
-    samples: int
-    active_from: int
-    seat: int
-
-
-@dataclass
-class Submitted:
-    commitment: bytes
-    origin: int
-    update: BlobName = NO_BLOB
-    samples: int = 0
-    stake: int = 0
-
-
-@dataclass
-class Round:
-    base: BlobName
-    pool: int
-    drawn: set[int]
-    commit_ends: int
-    reveal_ends: int
-    state: int = OPEN
-    model: BlobName = NO_BLOB
-    extensions: int = 0
-    done: dict[bytes, Submitted] = field(default_factory=dict)
-    reports: dict[bytes, tuple[int, list[int]]] = field(default_factory=dict)
-    evaluation_ends: int = 0
-
-    @property
-    def revealed(self) -> list[bytes]:
-        return [client for client, done in self.done.items() if done.update.size]
-
-
-@dataclass
-class TaskState:
-    name: str
-    publisher: bytes
-    parameters: dict[str, object]
-    model: BlobName
-    bundle: BlobName
-    join_ends: int
-    invited: set[bytes]
-    left: int
-    reward_left: int
-    state: int = LOBBY
-    round: int = 0
-    pool: int = 0
-    wish: int = NOTHING
-    burned: int = 0
-    members: dict[bytes, Member] = field(default_factory=dict)
-    rounds: dict[int, Round] = field(default_factory=dict)
-    claimable: dict[bytes, int] = field(default_factory=dict)
-    sponsorships: dict[bytes, int] = field(default_factory=dict)
-    applied: set[bytes] = field(default_factory=set)
 
 
 class Agreement:
@@ -108,6 +51,7 @@ class Agreement:
         self._get_time, self._write_log, self._pay = get_time, write_log, pay
         self.tasks: dict[int, TaskState] = {}
         self.reputations: dict[bytes, int] = {}
+        self.expiries: dict[BlobName, int] = {}
         self.choose: Callable[[int, int, list[int]], list[int]] = lambda task, number, seats: seats
         self.contracts = {
             contract.address: contract for contract in map(get_contract, ("Tasks", "Rounds"))
@@ -259,7 +203,7 @@ class Agreement:
             self.log("Finished", [number], [(task.model.digest, task.model.size)])
         elif task.wish == PAUSE:
             task.state, task.wish = PAUSED, NOTHING
-            self.log("Paused", [number, task.round], [self._get_time() + 30 * 86_400])
+            self.log("Paused", [number, task.round], [self._get_time() + 30 * DAY_SECONDS])
         else:
             self._open(number, task)
 
@@ -280,7 +224,9 @@ class Agreement:
         drawn = set(self.choose(number, task.round, ready))
         commit_ends = self._get_time() + task.parameters["commit_seconds"]
         reveal_ends = commit_ends + task.parameters["reveal_seconds"]
-        task.rounds[task.round] = Round(task.model, task.pool, drawn, commit_ends, reveal_ends)
+        task.rounds[task.round] = Round(
+            task.model, task.velocity, task.pool, drawn, commit_ends, reveal_ends
+        )
         base, none = (task.model.digest, task.model.size), (NO_BLOB.digest, NO_BLOB.size)
         values = [base, none, task.pool, bytes(32), pack(ready), pack(drawn)]
         self.log("RoundOpened", [number, task.round], [*values, commit_ends, reveal_ends])
@@ -443,6 +389,9 @@ class Agreement:
         demand(is_open, "rounds: not the current round")
         return state.rounds[number]
 
+    def _get_expiry(self, name: BlobName) -> int:
+        return self.expiries.get(name, 0) if name.size else FOREVER
+
     def do_commit(self, sender, value, task, round, origin, commitment):
         current, state = self._get_open(task, round), self.tasks[task]
         demand(sender in state.members, "rounds: not a participant")
@@ -459,6 +408,12 @@ class Agreement:
             for one in state.rounds.values()
         )
         demand(not answered, "rounds: already answered")
+        periods = parameters["commit_seconds"] + parameters["reveal_seconds"]
+        left = (parameters["max_extensions"] - current.extensions) * periods
+        for name in (state.rounds[origin].base, current.base, current.velocity):
+            what = "model expires too" if name != current.velocity else "velocity expires"
+            is_readable = self._get_expiry(name) >= current.reveal_ends + DAY_SECONDS + left
+            demand(is_readable, f"rounds: {what} soon")
         current.done[sender] = Submitted(commitment, origin, stake=member.stake)
         self.log("Committed", [task, round, sender], [origin, commitment])
         seats = {state.members[client].seat for client in current.done if client in state.members}
@@ -478,6 +433,8 @@ class Agreement:
         about = (CHAIN_ID, task, round, origin, Address(sender), update, samples, salt)
         is_same = done.origin == origin and compute_commitment(*about) == done.commitment
         demand(is_same, "rounds: differs from the commitment")
+        is_read = self._get_expiry(state.rounds[origin].base) >= self._get_time()
+        demand(is_read, "fedavg: blob_expired")
         done.update, done.samples = update, samples
         values = [origin, (update.digest, update.size), samples, 1]
         self.log("Revealed", [task, round, sender], values)
@@ -551,10 +508,11 @@ class Agreement:
         seats = {a: member.seat for a, member in self.tasks[task].members.items()}
         committed = pack({seats[client] for client in found.done if client in seats})
         revealed = pack({seats[client] for client in found.revealed if client in seats})
-        base, model = ((n.digest, n.size) for n in (found.base, found.model))
+        names = (found.base, found.velocity, found.model)
+        base, velocity, model = ((name.digest, name.size) for name in names)
         sets = (pack(found.drawn), committed, revealed)
         ends = (found.commit_ends, found.reveal_ends, found.extensions)
-        return [(found.state, base, none, found.pool, bytes(32), *sets, *ends, model, 0, 0)]
+        return [(found.state, base, velocity, found.pool, bytes(32), *sets, *ends, model, 0, 0)]
 
     def view_get_submission(self, task, round, participant):
         found = self.tasks[task].rounds[round].done.get(participant)
@@ -564,6 +522,9 @@ class Agreement:
 
     def view_has_reported(self, task, round, participant):
         return [participant in self.tasks[task].rounds[round].reports]
+
+    def view_get_velocity(self, task):
+        return [(self.tasks[task].velocity.digest, self.tasks[task].velocity.size)]
 
     def view_get_metrics(self, task, round):
         reports = list(self.tasks[task].rounds[round].reports.values())

@@ -13,10 +13,12 @@ import httpx
 from eth_hash.auto import keccak
 
 from steelyard.chain.cid import compute_blob_name, decode_cid, is_named
+from steelyard.chain.params import FEDAVG_ADDRESS
 from steelyard.chain.transactions import Transaction, decode_transaction
 from steelyard.chain.types import BlobName, Digest
 
-from .agreement import CHAIN_ID, Agreement, TasksRefusal, TaskState
+from .agreement import CHAIN_ID, Agreement, TasksRefusal
+from .books import TaskState
 
 GENESIS_HASH = keccak(b"genesis of the double")
 RICH = 10**24
@@ -41,6 +43,7 @@ class Ledger:
         self.balances: dict[bytes, int] = {}
         self.pool: dict[bytes, Transaction] = {}
         self.blobs: dict[BlobName, bytes] = {}
+        self.retention_seconds = 30 * 86_400
         self.receipts: dict[bytes, dict[str, object]] = {}
         self.logs: list[dict[str, object]] = []
         self.included: list[Transaction] = []
@@ -69,6 +72,9 @@ class Ledger:
                 del self.pool[transaction.hash]
                 self._include(transaction)
         self.agreement.keep()
+        for name, ends in self.agreement.expiries.items():
+            if ends < self.timestamp:
+                self.blobs.pop(name, None)
 
     # -- blocks ----------------------------------------------------------------------------------
     def _include(self, transaction: Transaction) -> None:
@@ -76,6 +82,8 @@ class Ledger:
         self.included.append(transaction)
         first_log, status, reason = len(self.logs), 1, ""
         gas = 21_000
+        for name in transaction.blobs:
+            self.agreement.expiries[name] = self.timestamp + self.retention_seconds
         self.balances[transaction.sender] = self.get_balance(transaction.sender) - gas
         try:
             if transaction.to in self.agreement.contracts:
@@ -198,6 +206,8 @@ class Ledger:
     def eth_call(self, call, tag, dry=False):
         data = bytes.fromhex(call["data"][2:])
         to = bytes.fromhex(call["to"][2:])
+        if to == FEDAVG_ADDRESS:
+            return self._answer_info(data)
         name, arguments = self.agreement.contracts[to].decode_call(data)
         if self.agreement.is_call(name):
             sender, value = bytes.fromhex(call["from"][2:]), int(call["value"], 16)
@@ -206,6 +216,14 @@ class Ledger:
                 raise Refused(3, f"execution reverted: {reason}", "0x")
             return "0x"
         return "0x" + self.agreement.answer(to, name, arguments).hex()
+
+    def _answer_info(self, data: bytes) -> str:
+        """What the precompile says of a blob: size, height, expiry."""
+        assert data[:4] == keccak(b"info((bytes32,uint256))")[:4]
+        name = BlobName(Digest(data[4:36]), int.from_bytes(data[36:], "big"))
+        ends = self.agreement.expiries.get(name)
+        words = (0, 0, 0) if ends is None else (name.size, 1, ends)
+        return "0x" + b"".join(word.to_bytes(32, "big") for word in words).hex()
 
     def _try(self, sender: bytes, to: bytes, data: bytes, value: int) -> str:
         """What would stop the call; nothing of it stays."""

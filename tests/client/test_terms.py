@@ -11,7 +11,7 @@ from steelyard.client import terms
 from steelyard.client.drafting import build_rule, draft_task
 from steelyard.client.errors import InvalidTask
 from steelyard.client.keys import format_address
-from steelyard.client.records import Parameters
+from steelyard.client.records import CLOSE_TIMEOUT_SECONDS, MAX_REPUTATION, Parameters
 from steelyard.client.terms import FRACTIONS, RANGES, RULES, TERMS, Task, compute_units
 
 from .conftest import make_task
@@ -68,6 +68,14 @@ REFUSED = [
     ({"spare_clients": 129}, "task_spare_clients"),
     ({"max_staleness": 9}, "task_max_staleness"),
     ({"staleness_discount": 1.1}, "task_staleness_discount"),
+    (
+        {**TRIMMED, "byzantine": 1, "max_staleness": 1, "staleness_discount": 0.0},
+        "task_staleness_discount",
+    ),
+    (
+        {**TRIMMED, "byzantine": 1, "max_staleness": 1, "staleness_discount": 2.0**-21},
+        "task_staleness_discount",
+    ),
     ({"on_failed_quorum": "retry"}, "task_on_failed_quorum"),
     ({"max_extensions": 2}, "task_max_extensions"),
     ({"on_failed_quorum": "extend", "max_extensions": 0}, "task_max_extensions"),
@@ -81,6 +89,7 @@ REFUSED = [
     ({"admission": "friends"}, "task_admission"),
     ({"admission": "open", "allow": [SOMEBODY]}, "task_admission"),
     ({"min_reputation": 1.1}, "task_min_reputation"),
+    ({"min_reputation": (2**20 - 14) / 2**20}, "task_min_reputation"),
     ({"admission_norm": 0.0}, "task_admission_norm"),
     ({"admission_norm": float("inf")}, "task_admission_norm"),
     ({"admission_norm": float("nan")}, "task_admission_norm"),
@@ -158,6 +167,21 @@ def test_limits_are_the_contracts(name: str, value: int) -> None:
     found = re.search(rf"^{name}: constant\(uint256\) = ([\d_* +-]+)$", CONTRACT, re.M)
     assert found is not None
     assert eval(found[1]) == value
+
+
+def test_the_best_reputation_and_the_time_for_a_close_are_the_contracts() -> None:
+    seam = (Path(__file__).parents[2] / "contracts" / "seam.vy").read_text("utf-8")
+    assert "MAX_REPUTATION: constant(uint256) = seam.ONE - 15\n" in CONTRACT
+    assert "CLOSE_TIMEOUT_SECONDS: constant(uint256) = 86_400\n" in seam
+    assert (MAX_REPUTATION, CLOSE_TIMEOUT_SECONDS) == (2**20 - 15, 86_400)
+    assert draft(min_reputation=(2**20 - 15) / 2**20).parameters.min_reputation == 2**20 - 15
+
+
+def test_late_updates_may_count_for_nothing_where_nothing_is_what_they_are_paid() -> None:
+    assert draft(max_staleness=1, staleness_discount=0.0).parameters.staleness_discount == 0
+    once = draft(**TRIMMED, byzantine=1, max_staleness=1, staleness_discount=2.0**-20)
+    assert once.parameters.staleness_discount == 1
+    assert draft(**TRIMMED, byzantine=1, staleness_discount=0.0).parameters.max_staleness == 0
 
 
 def test_a_description_in_the_users_units_becomes_the_chains() -> None:
