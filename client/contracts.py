@@ -163,8 +163,20 @@ class Rounds(Deployed):
 
     def get_round(self, task: int, round_number: int) -> RoundInfo:
         """Return a round; its state is NONE if it was never opened."""
-        answer = self.read("get_round", task, round_number)
-        return build_record(RoundInfo, answer | {"state": build_kind(RoundState, answer["state"])})
+        return build_round(self.read("get_round", task, round_number))
+
+    def get_round_each(self, task: int, round_number: int) -> dict[str, RoundInfo]:
+        """Return a round as each node shows it; those that show none are left out."""
+        data = as_hex(self.encode("get_round", task, round_number))
+        call = {"to": as_hex(self.address), "data": data}
+        found = {}
+        for url, answer in self.rpc.call_each("eth_call", call, "latest").items():
+            try:
+                (output,) = self.contract.decode_output("get_round", as_bytes(answer))
+                found[url] = build_round(output)
+            except NodeRefused:
+                continue
+        return found
 
     def get_submission(self, task: int, round_number: int, who: Address) -> SubmissionInfo:
         """Return what `who` has done in a round."""
@@ -185,6 +197,12 @@ class Rounds(Deployed):
         """Whether `who` has reported metrics of a round's model."""
         answer: bool = self.read("has_reported", task, round_number, who)
         return answer
+
+
+def build_round(answer: Mapping[str, Any]) -> RoundInfo:
+    """Return a round from the contract's answer. Raises NodeRefused `rpc_answer`."""
+    state = {"state": build_kind(RoundState, answer["state"])}
+    return build_record(RoundInfo, dict(answer) | state)
 
 
 def build_kind(kind: type[Kind], number: int) -> Kind:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.types import BlobName
 
-from .errors import InvalidTraining, NodeUnreachable
-from .events import get_events
+from .errors import InvalidTraining, NodeRefused, NodeUnreachable
+from .events import MAX_LOG_BLOCKS, check_height, get_events
 from .metrics import encode_metrics, format_metrics, read_metric_names
 from .records import TaskInfo
-from .rpc import MISSING
+from .rpc import MISSING, Rpc, as_int
 from .steps import Steps
 from .training import Trainer, build_arrays
 
@@ -38,16 +38,19 @@ class Evaluator:
         """Report on every model that the task still asks about. `head`: heights up to here."""
         if self._evaluate is None or not self._names:
             return
-        self._follow(head)
+        self._follow(info, head)
         for request in list(self._requests.values()):
             if now < request.ends and not self._steps.is_missed(request.round, STEP):
                 self._report_one(info, request)
             if self._steps.is_missed(request.round, STEP) or now >= request.ends:
                 del self._requests[request.round]
 
-    def _follow(self, head: int) -> None:
-        """Take note of what was asked for since the last look."""
+    def _follow(self, info: TaskInfo, head: int) -> None:
+        """Take note of what was asked for since the last look, at first since the publication."""
         account, task = self._steps.account, self._steps.task
+        if not self._next_height and check_height(account.rpc, head) > MAX_LOG_BLOCKS:
+            published = info.join_ends - info.parameters.join_seconds
+            self._next_height = find_height(account.rpc, published, head)
         events = get_events(
             account.rpc,
             task,
@@ -107,3 +110,21 @@ class Evaluator:
         account.journal.add_evaluation(steps.task, number, samples, metrics)
         account.report(f"round {number}: evaluated{format_metrics(metrics)}")
         return samples, metrics
+
+
+def find_height(rpc: Rpc, timestamp: int, head: int) -> int:
+    """Return the lowest height whose block is not older, `head` if there is none below.
+
+    Raises: NodeRefused `rpc_answer`; NodeUnreachable.
+    """
+    low, high = 0, head
+    while low < high:
+        middle = (low + high) // 2
+        block = rpc.call("eth_getBlockByNumber", hex(middle), False)
+        if not isinstance(block, dict):
+            raise NodeRefused("rpc_answer", f"{rpc.url} shows no block {middle} below its head")
+        if as_int(block.get("timestamp")) < timestamp:
+            low = middle + 1
+        else:
+            high = middle
+    return low

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Final
 
 from steelyard.chain.cid import compute_blob_name, encode_cid
+from steelyard.chain.errors import SteelyardError
 from steelyard.chain.types import BlobName
 
 from .account import Account
 from .amounts import format_coins
 from .bundle import Config, decode_bundle, read_config
 from .contracts import encode_name
-from .errors import ClientError, NodeUnreachable, TransactionPending
+from .errors import ClientError
 from .loading import load_app
 from .outbox import Receipt
+from .patience import Patience
 from .records import FRACTION_UNIT, NO_BLOB, TaskInfo, TaskState
 from .rounds import Turn
 from .training import Trainer
@@ -194,14 +196,15 @@ class Client(Account):
 
         `app`: as `use`, in place of decorated functions. Raises: ClientError `not_joined`,
         `no_trainer`, as `use`; InvalidTraining after MAX_FAILURES rounds in a row; NodeRefused for
-        what waiting cannot cure. Unreachable nodes are waited for.
+        what PATIENCE_SECONDS of waiting and no other node cured. Unreachable nodes are waited for;
+        between a commitment and the end of its reveals, so is everything.
         """
         if app is not None:
             self.use(app)
         if self._train is None:
             raise ClientError("no_trainer", "decorate your training function with @client.train")
         turn: Turn | None = None
-        waiting = ""
+        patience = Patience(self)
         while True:
             try:
                 if turn is None:
@@ -210,12 +213,9 @@ class Client(Account):
                     return self._conclude(task, turn)
                 else:
                     turn.take()
-            except (NodeUnreachable, TransactionPending) as error:
-                if turn is not None:
-                    turn.say(f"waiting: {error.message}")
-                elif error.message != waiting:
-                    self.report(f"waiting: {error.message}")
-                waiting = error.message
+                patience.reset()
+            except SteelyardError as error:
+                patience.bear(error, turn)
             self.clock.sleep(self.poll_seconds)
 
     def _begin(self, task: int, samples: int | None, train: Trainer) -> Turn:

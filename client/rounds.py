@@ -2,7 +2,7 @@
 
 What a turn does, first match: reveal what was committed; submit an update that is ready and came
 too late for its own round; train and commit, if this account was drawn; evaluate a model and
-report, where the task asks for it.
+report, where the task asks for it, but never between a commitment and its reveal.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,17 @@ from steelyard.chain.types import BlobName
 from .account import Account
 from .amounts import format_coins
 from .bundle import Config
-from .errors import ClientError
+from .errors import ClientError, NodeRefused
 from .evaluating import Evaluator
-from .records import ParticipantInfo, RoundInfo, RoundState, TaskInfo, TaskState
-from .rpc import as_int
+from .records import (
+    ParticipantInfo,
+    RoundInfo,
+    RoundState,
+    SubmissionInfo,
+    TaskInfo,
+    TaskState,
+)
+from .rpc import Json, as_int
 from .steps import Steps
 from .submitting import Submitter
 from .training import Prepared, Result, Trainer
@@ -25,18 +32,36 @@ class ChainClock:
     """A lower bound of the validators' clock, from the timestamps of new heads.
 
     A head's timestamp is never ahead of the clock that made it (by more than a second), so the
-    largest difference to our own clock that was ever seen bounds theirs from below. Acting by it
-    is never too early, even when this machine's clock is wrong.
+    largest difference to our own clock that was seen bounds theirs from below. Acting by it is
+    never too early, even when this machine's clock is wrong, as long as nodes tell the truth. One
+    that named a false time is found out by the next head that is higher and not later, or by a
+    refusal of the chain: then nothing counts but what is seen from there on.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._offset: float | None = None
+        self._latest = (0, 0)
+        """The latest timestamp that counts, and the height that it came with."""
+        self._is_false = False
 
-    def observe(self, timestamp: int) -> None:
-        """Take note of the newest head's timestamp, in seconds."""
+    def observe(self, timestamp: int, height: int) -> None:
+        """Take note of the newest head's timestamp, in seconds, and of its height."""
+        latest, at = self._latest
+        if self._is_false or (height > at and timestamp < latest):
+            self._offset, self._latest, self._is_false = None, (0, 0), False
         offset = timestamp - self._now()
         self._offset = offset if self._offset is None else max(self._offset, offset)
+        self._latest = max(self._latest, (timestamp, height))
+
+    def forget(self) -> None:
+        """Let the next head alone say what time it is: the chain went by another time than this."""
+        self._is_false = True
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a head was observed."""
+        return self._offset is not None
 
     def get_seconds(self) -> int:
         """Return the time on chain, in whole seconds, or a little less."""
@@ -60,9 +85,21 @@ class Turn:
         self._submitter = Submitter(self._steps, train)
         self._evaluator = Evaluator(self._steps, evaluate)
         self._clock = ChainClock(account.clock.now)
+        self._period = (0, 0)
+        """The round that was seen last, and how often it was extended."""
+        self._last_end: int | None = None
+        """When the reveals of the round in progress end, however often it is extended."""
         self._seen: tuple[object, int] | None = None
         self.is_over = False
         account.outbox.flush()
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether an end of the run now may cost the bond of a commitment, as the journal knows."""
+        ends, number = self._last_end, self._period[0]
+        if ends is None or not self._steps.is_committed(number):
+            return False
+        return not self._clock.is_set or self._clock.get_seconds() < ends
 
     @property
     def submitted(self) -> int:
@@ -83,7 +120,7 @@ class Turn:
         Nothing can be due that was not, while no block and no second has passed.
         """
         head = self._account.rpc.call("eth_getBlockByNumber", "latest", False)
-        self._clock.observe(as_int(head["timestamp"]))
+        self._clock.observe(as_int(head["timestamp"]), as_int(head["number"]))
         seen = (head["hash"], self._clock.get_seconds())
         if seen == self._seen:
             return
@@ -93,13 +130,19 @@ class Turn:
     def _look(self, head: int) -> None:
         """Read where the task stands and do the first thing that is due."""
         info = self._account.tasks.get_task(self._task)
+        if info.state is not TaskState.RUNNING:
+            self._last_end = None
         match info.state:
             case TaskState.LOBBY:
                 members = len(self._account.tasks.get_participants(self._task))
                 self.say(f"lobby: {members}/{info.parameters.min_clients} participants")
             case TaskState.RUNNING:
                 state = self._account.rounds.get_round(self._task, info.round)
-                if not self._submit(info, state, head):
+                if self._period != (info.round, state.extensions):
+                    self._steps.reopen(info.round)
+                    self._period = (info.round, state.extensions)
+                self._last_end = compute_last_end(info, state)
+                if not self._submit(info, state, head) and not self._steps.is_committed(info.round):
                     self._report(info, head)
             case TaskState.PAUSED:
                 self._report(info, head)
@@ -130,13 +173,44 @@ class Turn:
             elif committed < info.parameters.min_clients:
                 self.say(f"round {number}: only {committed} committed, too few to go on")
             else:
-                return now < state.reveal_ends and self._submitter.reveal(info, state, done, now)
+                return self._reveal(info, state, done)
         elif member.active_from > number:
             self.say(f"waiting for round {member.active_from}")
         elif state.state is not RoundState.OPEN or now >= state.commit_ends:
             self.say(f"round {number}: too late to commit; waiting for the next round")
         else:
             return self._commit(info, state, member, head)
+        return False
+
+    def _reveal(self, info: TaskInfo, state: RoundInfo, done: SubmissionInfo) -> bool:
+        """Reveal, unless another node knows that it is too early. Whether the chain changed.
+
+        After a refusal, and when it seems too late, the next node is asked where the round stands.
+        """
+        now = self._clock.get_seconds()
+        if 2 * now < state.commit_ends + state.reveal_ends and self._is_doubted(info.round):
+            self.say(f"round {info.round}: a node says that it is too early to reveal")
+            return False
+        if now < state.reveal_ends and self._submitter.reveal(info, state, done, now):
+            return True
+        self._clock.forget()
+        self._account.rpc.move_on()
+        return False
+
+    def _is_doubted(self, number: int) -> bool:
+        """Whether any node says that the reveal period has not begun: the most careful one decides.
+
+        Only for the first half of the period: a false word for too early costs gas, and one for too
+        late the bond.
+        """
+        rpc, rounds = self._account.rpc, self._account.rounds
+        if len(rpc.urls) == 1:
+            return False
+        heads = rpc.call_each("eth_getBlockByNumber", "latest", False)
+        for url, state in rounds.get_round_each(self._task, number).items():
+            head = heads[url]
+            if isinstance(head, dict) and is_before(head.get("timestamp"), state.commit_ends):
+                return True
         return False
 
     def _commit(self, info: TaskInfo, state: RoundInfo, member: ParticipantInfo, head: int) -> bool:
@@ -146,7 +220,8 @@ class Turn:
         if not covered:
             return False
         is_drawn = state.is_drawn(member.seat)
-        has_time = is_drawn and self._submitter.training_seconds <= left
+        is_failed = self._steps.is_missed(number, "commit")
+        has_time = is_drawn and not is_failed and self._submitter.training_seconds <= left
         late = self._submitter.find_late(info, member, covered)
         if late is not None and not has_time:
             return self._submitter.commit_late(info, state, late)
@@ -172,3 +247,18 @@ class Turn:
             f"{format_coins(missing)}` adds what is missing; nothing is spent without it"
         )
         return covered
+
+
+def compute_last_end(info: TaskInfo, state: RoundInfo) -> int:
+    """Return when a round's reveals end at the latest, if it is extended as often as it may be."""
+    terms = info.parameters
+    period = terms.commit_seconds + terms.reveal_seconds
+    return state.reveal_ends + (terms.max_extensions - state.extensions) * period
+
+
+def is_before(timestamp: Json, ends: int) -> bool:
+    """Whether a node's head is of before; what is no time says nothing."""
+    try:
+        return as_int(timestamp) < ends
+    except NodeRefused:
+        return False

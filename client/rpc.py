@@ -1,8 +1,8 @@
 """One seam to the nodes: JSON-RPC and blobs over outbound HTTP, with failover between addresses.
 
 A request that any node answers is answered, whatever the answer. Only silence moves on: refused
-connections, time-outs, and HTTP 429, 502, 503 and 504. Before a node is used, it must be on the
-same chain as the others (chain id and genesis hash).
+connections, time-outs, HTTP 429, 502, 503 and 504, and `busy` from a node with too much to do.
+Before a node is used, it must be on the same chain as the others (chain id and genesis hash).
 
 What nodes say is untrusted: numbers are parsed strictly, sizes are bounded, blobs are checked
 against their names.
@@ -39,6 +39,8 @@ SILENT_STATUSES: Final = frozenset({429, 502, 503, 504})
 STORED_STATUSES: Final = frozenset({200, 201, 202, 204, 409})
 """409: the node holds this blob already."""
 MISSING_STATUSES: Final = frozenset({404, 410})
+BUSY: Final = "busy"
+"""Our nodes' refusal of what they would answer at another time: as good as no answer."""
 MISMATCH: Final = "blob_mismatch"
 MAX_WORDS: Final = 1_000
 """Characters of what a node says that are kept."""
@@ -100,6 +102,10 @@ class Rpc:
             self._ask(str)
         assert self._network is not None
         return self._network
+
+    def move_on(self) -> None:
+        """Ask the next node first from now on: this one answers, and not well."""
+        self._current = (self._current + 1) % len(self.urls)
 
     # -- JSON-RPC ----------------------------------------------------------------------------------
     def call(self, method: str, *arguments: Json) -> Json:
@@ -202,7 +208,7 @@ class Rpc:
                 except Silence as silence:
                     failures[self.url], codes[self.url] = silence.reason, silence.code
                     self._known.discard(self.url)  # another node may answer there next time
-                    self._current = (self._current + 1) % len(self.urls)
+                    self.move_on()
             if attempt < PASSES - 1:
                 self._sleep(PAUSE_SECONDS * 2**attempt)
         raise NodeUnreachable(failures, codes)
@@ -243,6 +249,8 @@ class Rpc:
         except (ValueError, RecursionError):
             raise Silence(f"HTTP {answer.status_code} without JSON: is this a node?") from None
         entries = decoded if isinstance(decoded, list) else [decoded]
+        if any(map(is_busy, entries)):
+            raise Silence("it has too much to do")
         by_id = {entry.get("id"): entry for entry in entries if isinstance(entry, dict)}
         if len(entries) == 1 and None in by_id:
             return [by_id[None]] * len(bodies)
@@ -324,6 +332,13 @@ def check_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ClientError("node_url", f"{url!r} is not an http or https address")
     return url.rstrip("/")
+
+
+def is_busy(entry: Json) -> bool:
+    """Whether a node says that it has too much to do to answer."""
+    error = entry.get("error") if isinstance(entry, dict) else None
+    data = error.get("data") if isinstance(error, dict) else None
+    return isinstance(data, dict) and data.get("code") == BUSY
 
 
 def read_result(entry: Json) -> Json:

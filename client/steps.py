@@ -1,6 +1,7 @@
 """What the steps of a round have in common: labels, refusals, models, progress.
 
-A label names a step for ever: `task/7/round/3/commit`. Whatever is sent under it is sent once.
+A label names one attempt at a step for ever: `task/7/round/3/commit`, and `…/commit/1` when that
+one failed in its block. Whatever is sent under it is sent once.
 """
 
 from typing import Final
@@ -11,9 +12,15 @@ from steelyard.chain.types import BlobName
 from .account import Account
 from .bundle import Config
 from .errors import Reverted
+from .outbox import UNEXPLAINED, VOID
 from .records import TaskInfo
+from .state import Status
 from .training import Context
 
+EXTENDED: Final = frozenset(
+    {"rounds: commit period is over", "rounds: reveal period is over", UNEXPLAINED}
+)
+"""Refusals that an extension of the round cures."""
 REPEAT_SECONDS: Final = 60.0
 """A line of progress that has not changed is not printed again before this."""
 
@@ -23,7 +30,9 @@ class Steps:
 
     def __init__(self, account: Account, task: int, config: Config) -> None:
         self.account, self.task, self.config = account, task, config
-        self._missed: set[str] = set()
+        self._missed: set[tuple[int, str]] = set()
+        self._put_off: set[tuple[int, str]] = set()
+        """Those of them that an extension of their round would bring back."""
         self._said = ("", 0.0)
         self._models: dict[BlobName, Model] = {}
 
@@ -35,23 +44,60 @@ class Steps:
             self.account.report(line)
 
     def get_label(self, round_number: int, step: str) -> str:
-        """Return the name of a step."""
-        return f"task/{self.task}/round/{round_number}/{step}"
+        """Return the name of the next attempt at a step: the one on its way, if there is one.
+
+        The journal alone decides, so after a crash it is the same. What failed in its block is over
+        and can never be included again: another attempt is another transaction.
+        """
+        first = label = f"task/{self.task}/round/{round_number}/{step}"
+        failed = 0
+        while True:
+            entry = self.account.journal.get_entry(label)
+            if entry is None or entry.status is not Status.FAILED:
+                return label
+            failed += 1
+            label = f"{first}/{failed}"
+
+    def is_included(self, round_number: int, step: str) -> bool:
+        """Whether this step's transaction was carried out in a block, as the journal has it."""
+        entry = self.account.journal.get_entry(self.get_label(round_number, step))
+        return entry is not None and entry.status is Status.INCLUDED
+
+    def is_committed(self, round_number: int) -> bool:
+        """Whether this journal has a commitment in a round, or on its way, and no reveal of it."""
+        return self._is_sent(round_number, "commit", "late") and not self.is_included(
+            round_number, "reveal"
+        )
+
+    def _is_sent(self, round_number: int, *steps: str) -> bool:
+        entries = [self.account.journal.get_entry(self.get_label(round_number, s)) for s in steps]
+        return any(entry is not None and entry.status not in VOID for entry in entries)
 
     def is_missed(self, round_number: int, step: str) -> bool:
         """Whether this step was given up, or is done."""
-        return self.get_label(round_number, step) in self._missed
+        return (round_number, step) in self._missed
 
     def give_up(self, round_number: int, step: str) -> None:
         """Never try this step again."""
-        self._missed.add(self.get_label(round_number, step))
+        self._missed.add((round_number, step))
 
     def miss(self, round_number: int, step: str, reason: str) -> None:
-        """Give a step up and say why: it costs the round, not the run."""
+        """Give a step up and say why: it costs the round, not the run.
+
+        What came too late is tried again if the round is extended.
+        """
         self.give_up(round_number, step)
+        if reason in EXTENDED:
+            self._put_off.add((round_number, step))
         self.account.report(
             f"round {round_number}: {step} refused: {reason}; waiting for the next round"
         )
+
+    def reopen(self, round_number: int) -> None:
+        """Take back what was given up as too late: the round was extended."""
+        back = {(number, step) for number, step in self._put_off if number == round_number}
+        self._missed -= back
+        self._put_off -= back
 
     def attempt(self, round_number: int, step: str, function: str, *arguments: object) -> bool:
         """Send one step to Rounds. False, and never again, if it was refused."""

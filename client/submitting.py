@@ -13,7 +13,7 @@ from steelyard.chain.types import BlobName
 
 from .contracts import compute_commitment, encode_name
 from .errors import BlobGone, InvalidTraining, NodeUnreachable, Reverted
-from .metrics import format_metrics
+from .metrics import format_metrics, read_metrics
 from .records import ParticipantInfo, RoundInfo, SubmissionInfo, TaskInfo
 from .renewing import compute_readable_until, send_or_renew, send_renewed
 from .state import Submission
@@ -24,6 +24,10 @@ from .transactions import Call, compute_blob_call_gas
 MAX_FAILURES: Final = 3
 """Rounds in a row whose training may fail before `run` gives up."""
 SALT_BYTES: Final = 32
+HOPELESS: Final = ("fedavg: update_", "rounds: differs from", "rounds: samples ")
+"""Refusals of a reveal that hold for this update whenever it is shown."""
+REVEALS_PER_PERIOD: Final = 8
+"""Attempts at a reveal while its period lasts; each that fails costs its gas."""
 REVEAL_SECONDS: Final = 600
 """A base that expires within this is declared again with the reveal that needs it."""
 
@@ -34,6 +38,8 @@ class Submitter:
     def __init__(self, steps: Steps, train: Trainer) -> None:
         self._steps, self._train = steps, train
         self._failures = 0
+        self._reveal_again_at = 0.0
+        """After a refusal: before this, by our own clock, the next attempt is not made."""
         self._shown: set[int] = set()
         """Rounds whose update is on the chain, in that round or later."""
         self.training_seconds = 0.0
@@ -126,26 +132,19 @@ class Submitter:
 
     # -- revealing ---------------------------------------------------------------------------------
     def reveal(self, info: TaskInfo, state: RoundInfo, done: SubmissionInfo, now: int) -> bool:
-        """Show what was committed to, from the journal."""
+        """Show what was committed to, from the journal. False: not yet, or never."""
         steps, number = self._steps, info.round
         account = steps.account
-        submission = account.journal.get_submission(steps.task, done.origin)
-        if (
-            submission is None
-            or self._compute_commitment(submission, number) != done.commitment
-            or account.journal.get_blob(submission.update) is None
-        ):
-            steps.say(
-                f"round {number}: committed by another journal than "
-                f"{account.journal.directory}; only that one can reveal it"
-            )
+        is_early = account.clock.now() < self._reveal_again_at
+        if is_early or steps.is_missed(number, "reveal"):
             return False
-        if steps.is_missed(number, "reveal"):
+        submission = self._find_committed(number, done)
+        if submission is None:
             return False
         try:
             self._send_reveal(state, submission, number, now)
         except Reverted as error:
-            steps.miss(number, "reveal", error.reason)
+            self._bear_refusal(info, submission, error.reason)
             return False
         except BlobGone as error:
             steps.say(f"round {number}: cannot be revealed: {error.message}")
@@ -154,6 +153,41 @@ class Submitter:
         size = submission.update.size
         account.report(f"round {number}: revealed {size} bytes, {submission.samples} samples")
         return True
+
+    def _find_committed(self, number: int, done: SubmissionInfo) -> Submission | None:
+        """Return what the chain has a commitment to; None after saying why it cannot be shown."""
+        steps = self._steps
+        journal = steps.account.journal
+        submission = journal.get_submission(steps.task, done.origin)
+        if submission is None or self._compute_commitment(submission, number) != done.commitment:
+            problem = (
+                f"committed by another journal than {journal.directory}; "
+                "only that one can reveal it"
+            )
+        elif steps.is_included(number, "reveal"):
+            problem = f"revealed; {steps.account.rpc.url} does not show it yet"
+        elif journal.get_blob(submission.update) is None:
+            problem = f"{journal.directory} lacks the file of the update by now"
+        else:
+            return submission
+        steps.say(f"round {number}: {problem}")
+        return None
+
+    def _bear_refusal(self, info: TaskInfo, submission: Submission, reason: str) -> None:
+        """Make ready for another attempt, unless the chain can never take this update.
+
+        Sent too early, or too late in a round that is extended: the bond is lost only by giving up.
+        """
+        steps = self._steps
+        if reason.startswith(HOPELESS):
+            steps.miss(info.round, "reveal", reason)
+            steps.account.journal.drop_update(submission.update)
+            return
+        pause = info.parameters.reveal_seconds / REVEALS_PER_PERIOD
+        self._reveal_again_at = steps.account.clock.now() + pause
+        steps.account.report(
+            f"round {info.round}: reveal refused: {reason}; it is tried again while the round lasts"
+        )
 
     def _send_reveal(self, state: RoundInfo, submission: Submission, number: int, now: int) -> None:
         """Show an update; its base, which the chain reads for it, is declared again if need be.
@@ -219,7 +253,7 @@ class Submitter:
             prepared.update,
             secrets.token_bytes(SALT_BYTES),
             int(result.samples),
-            {name: float(value) for name, value in result.metrics.items()},
+            self._read_metrics(number, result),
         )
         account.journal.add_submission(submission, prepared.data, prepared.personal)
         self.training_seconds = account.clock.now() - started
@@ -229,6 +263,14 @@ class Submitter:
             f"delta norm {prepared.norm:.4g}{scaled}{format_metrics(submission.metrics)}"
         )
         return submission
+
+    def _read_metrics(self, number: int, result: Result) -> dict[str, float]:
+        """Return what training says of itself; the update does not depend on it."""
+        try:
+            return read_metrics(result.metrics)
+        except InvalidTraining as error:
+            self._steps.account.report(f"round {number}: {error.message}; sent without them")
+            return {}
 
     def prepare(self, info: TaskInfo, round_number: int, base: BlobName) -> tuple[Result, Prepared]:
         """Run the training function on a base model and turn the result into an update."""

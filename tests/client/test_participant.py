@@ -315,7 +315,7 @@ def test_the_chain_clock_never_runs_ahead_of_the_validators(skew: int) -> None:
     true_time = {"now": 5_000.0}
     clock = ChainClock(lambda: true_time["now"] + skew)
     for age in (30, 2, 11, 0, 60):
-        clock.observe(int(true_time["now"]) - age)
+        clock.observe(int(true_time["now"]) - age, 7)
         assert clock.get_seconds() <= true_time["now"]
         true_time["now"] += 7.5
     assert clock.get_seconds() >= true_time["now"] - 2
