@@ -24,7 +24,7 @@ from .transactions import Call, compute_blob_call_gas
 MAX_FAILURES: Final = 3
 """Rounds in a row whose training may fail before `run` gives up."""
 SALT_BYTES: Final = 32
-HOPELESS: Final = ("fedavg: update_", "rounds: differs from", "rounds: samples ")
+HOPELESS: Final = ("fedavg: update_", "rounds: differs from", "rounds: samples out of range")
 """Refusals of a reveal that hold for this update whenever it is shown."""
 REVEALS_PER_PERIOD: Final = 8
 """Attempts at a reveal while its period lasts; each that fails costs its gas."""
