@@ -27,7 +27,7 @@ test:                           ## everything CI runs: ape's tests beside pytest
 	@MAKE="$(MAKE)" .ci/test
 
 test-python: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 test-contracts: $(VENV)/.ready $(APE)/.ready
 	PATH="$(CURDIR)/$(APE)/bin:$$PATH" $(APE)/bin/ape test contracts/tests -q

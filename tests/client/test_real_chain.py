@@ -36,6 +36,7 @@ from steelyard.client.terms import Task
 from steelyard.client.training import Result
 from steelyard.client.transactions import Call, compute_blob_call_gas
 from steelyard.client.verdicts import Report, Verdict
+from steelyard.node.clock import Clock
 from steelyard.node.config import BlocksConfig, NodeConfig, StorageConfig
 from steelyard.node.founding import Foundation, init_directory
 from steelyard.node.http import HttpServer
@@ -59,7 +60,7 @@ class Chain:
     summaries: dict[str, Summary]
 
 
-def found(directory: Path) -> Node:
+def found(directory: Path, clock: Clock | None = None) -> Node:
     foundation = Foundation(
         chain_id=4711,
         name="client tests",
@@ -80,7 +81,7 @@ def found(directory: Path) -> Node:
         storage=StorageConfig(map_bytes=2**28, min_free_bytes=2**20),
     )
     _, secrets = init_directory(directory, "password", foundation, config, scrypt_n=2**10)
-    return Node.open(directory, secrets, config)
+    return Node.open(directory, secrets, config, clock=clock)
 
 
 def make_model() -> dict[str, np.ndarray]:
