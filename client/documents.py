@@ -29,6 +29,7 @@ def encode_document(document: Document) -> bytes:
             raise ClientError("document_malformed", "metadata is a JSON object: {…}")
         return data
     try:
+        check_depth(document)
         data = (json.dumps(document, sort_keys=True, indent=1) + "\n").encode()
         check_size(data)
         parse_json(data)
@@ -47,11 +48,17 @@ def parse_json(data: bytes) -> Any:
         found = json.loads(data, parse_constant=parse_finite, parse_float=parse_finite)
     except RecursionError:
         raise ValueError("too many levels") from None
+    check_depth(found)
+    return found
+
+
+def check_depth(found: Any) -> None:
+    """Raise ValueError if a JSON value has more than MAX_DEPTH levels."""
     level = [found]
     for _ in range(MAX_DEPTH):
         level = [item for one in level for item in list_items(one)]
         if not level:
-            return found
+            return
     raise ValueError(f"more than {MAX_DEPTH} levels")
 
 
