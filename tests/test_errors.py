@@ -56,20 +56,19 @@ def get_name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def iter_classes() -> Iterator[tuple[Path, ast.ClassDef]]:
-    for path, module in SOURCES.items():
-        yield from ((path, node) for node in ast.walk(module) if isinstance(node, ast.ClassDef))
+CLASSES = [
+    node
+    for module in SOURCES.values()
+    for node in ast.walk(module)
+    if isinstance(node, ast.ClassDef)
+]
 
 
 def find_carriers() -> set[str]:
     """SteelyardError and all that derive from it, in however many steps."""
     found = {ROOT_CLASS}
     while True:
-        more = {
-            node.name
-            for _, node in iter_classes()
-            if any(get_name(one) in found for one in node.bases)
-        }
+        more = {node.name for node in CLASSES if any(get_name(one) in found for one in node.bases)}
         if more <= found:
             return found | OTHER_CARRIERS
         found |= more
@@ -81,7 +80,7 @@ CARRIERS = find_carriers()
 def find_fixed() -> dict[str, str]:
     """Classes that have one code: it is a class attribute, or given to `super().__init__`."""
     fixed = {}
-    for _, kind in iter_classes():
+    for kind in CLASSES:
         for node in ast.walk(kind):
             match node:
                 case ast.Assign(targets=[ast.Name("code")], value=ast.Constant(str(code))):

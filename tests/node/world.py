@@ -109,7 +109,8 @@ def sign_transaction(
 
 
 def make_blob(size: int, seed: int = 0) -> tuple[BlobName, bytes]:
-    data = bytes((i * 31 + seed) % 251 for i in range(size))
+    period = bytes((i * 31 + seed) % 251 for i in range(251))
+    data = (period * (size // 251 + 1))[:size]
     return compute_blob_name(data), data
 
 
