@@ -14,6 +14,7 @@ from world import (
     PARAMETERS,
     REVEAL_SECONDS,
     SKIPPED,
+    STAKE_PER_SAMPLE,
     WAIT,
     as_tuple,
     compute_stake,
@@ -274,6 +275,18 @@ def test_more_samples_than_staked_for_are_refused(world):
     with ape.reverts("rounds: samples not covered by stake"):
         world.reveal(task, 1, world.hospitals[0])
     world.reveal(task, 1, world.hospitals[1])
+
+
+def test_what_a_bond_took_covers_no_samples_until_it_is_filled_up(world):
+    bond = 5 * STAKE_PER_SAMPLE
+    task = world.start(count=2, rounds=2, min_clients=1, bond=bond)
+    silent = world.hospitals[0]
+    world.fail_round(task, 1, world.hospitals[:2])
+    world.commit_all(task, 2, world.hospitals[:2])
+    with ape.reverts("rounds: samples not covered by stake"):
+        world.reveal(task, 2, silent)
+    world.tasks.add_stake(task, value=bond, sender=silent)
+    world.reveal(task, 2, silent)
 
 
 def test_no_samples_are_refused(world):

@@ -24,6 +24,7 @@ ROUNDS_MUTANTS = (
         "        + samples * submissions.plans[task].stake_per_sample\n"
         "        <= seat.stake\n",
         "        samples <= seat.samples\n",
+        test="test_rounds.py",
     ),
     Mutant(
         "samples beyond the promise",
