@@ -289,6 +289,17 @@ def test_what_a_bond_took_covers_no_samples_until_it_is_filled_up(world):
     world.reveal(task, 2, silent)
 
 
+def test_more_samples_than_promised_are_refused_whatever_is_staked(world):
+    task = world.publish(max_clients=2)
+    for hospital in world.hospitals[:2]:
+        world.join(task, hospital, samples=10, value=compute_stake(20))
+    world.commit(task, 1, world.hospitals[0], samples=11)
+    world.commit(task, 1, world.hospitals[1], samples=10)
+    with ape.reverts("rounds: samples not covered by stake"):
+        world.reveal(task, 1, world.hospitals[0])
+    world.reveal(task, 1, world.hospitals[1])
+
+
 def test_no_samples_are_refused(world):
     task = world.start(count=2)
     world.commit(task, 1, world.hospitals[0], samples=0)

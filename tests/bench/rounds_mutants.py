@@ -31,6 +31,7 @@ ROUNDS_MUTANTS = (
         "Rounds",
         "        samples <= seat.samples\n        and submissions.plans[task].base_stake\n",
         "        submissions.plans[task].base_stake\n",
+        test="test_rounds.py",
     ),
     Mutant(
         "a round closes before it is due",
