@@ -300,6 +300,16 @@ def test_more_samples_than_promised_are_refused_whatever_is_staked(world):
     world.reveal(task, 1, world.hospitals[1])
 
 
+def test_a_round_is_closed_from_the_second_on_when_it_is_due(world):
+    task = world.start(count=2)
+    due = world.rounds.get_round(task, 1).commit_ends
+    world.set_next(due - 1)
+    with ape.reverts("rounds: not due"):
+        world.close(task, 1)
+    world.set_next(due)
+    assert world.close(task, 1).timestamp == due
+
+
 def test_no_samples_are_refused(world):
     task = world.start(count=2)
     world.commit(task, 1, world.hospitals[0], samples=0)

@@ -287,12 +287,6 @@ TASKS_MUTANTS = (
         "    sponsored: uint256 = min(lost, silent.sponsored)\n",
     ),
     Mutant(
-        "a bond may exceed the stake",
-        "roster",
-        "    lost: uint256 = min(bond, silent.stake)\n",
-        "    lost: uint256 = bond\n",
-    ),
-    Mutant(
         "a seat stays taken",
         "roster",
         "    self.occupied[task] &= ~(1 << seat)\n",

@@ -38,6 +38,7 @@ ROUNDS_MUTANTS = (
         "Rounds",
         "assert block.timestamp >= submissions._get_due(task, round), ",
         "assert block.timestamp + 1 >= submissions._get_due(task, round), ",
+        test="test_rounds.py",
     ),
     Mutant(
         "a quorum is one more",
