@@ -32,8 +32,8 @@ loaded = ABSENT & {name.split(".")[0] for name in sys.modules}
 assert not loaded, loaded
 
 from pathlib import Path
-from client.conftest import HOSPITAL, ORGANISATION, make_task, open_account, train
-from client.ledger import Ledger
+from tests.client.conftest import HOSPITAL, ORGANISATION, make_task, open_account, train
+from tests.client.ledger import Ledger
 from steelyard.client import Client, Organisation
 from steelyard.client.finality import can_check_certificates
 
@@ -56,7 +56,7 @@ audit(["replay", "--node", "http://127.0.0.1:1"], prog_name="audit")
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", script, *arguments],
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=120,
