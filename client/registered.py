@@ -237,6 +237,11 @@ class RegistryView(Deployed):
         }
         return build_record(Access, answer | more)
 
+    def list_accesses(self, dataset: int, limit: int = MAX_LISTED) -> list[Access]:
+        """Return the newest requests for a dataset's key and their answers, the oldest first."""
+        events = self.find_events("AccessRequested", dataset)
+        return [access for access, _ in self.read_accesses(dataset, events, limit)]
+
     def read_accesses(
         self, dataset: int, events: Sequence[Event], limit: int
     ) -> list[tuple[Access, Event]]:
