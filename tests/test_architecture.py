@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,18 @@ def iter_sources(*folders: str) -> Iterator[Path]:
         yield from sorted((ROOT / folder).rglob("*.py"))
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
+@cache
+def find_imports(path: Path) -> tuple[tuple[int, str], ...]:
+    """Every imported module as an absolute name, with its line."""
+    return tuple(iter_imports(path))
+
+
 def iter_imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield every imported module as an absolute name, with its line."""
     package = ["steelyard", *path.relative_to(ROOT).parts[:-1]]
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
@@ -54,12 +61,12 @@ def iter_imports(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
 
 
-def find_imports(folder: str, is_forbidden: object) -> list[str]:
+def find_forbidden(folder: str, is_forbidden: object) -> list[str]:
     assert callable(is_forbidden)
     return [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in iter_sources(folder)
-        for line, name in iter_imports(path)
+        for line, name in find_imports(path)
         if is_forbidden(name)
     ]
 
@@ -72,7 +79,7 @@ def test_a_folder_never_imports_its_neighbours(folder: str, others: tuple[str, .
     def is_forbidden(name: str) -> bool:
         return any(f"{name}.".startswith(f"steelyard.{other}.") for other in others)
 
-    assert find_imports(folder, is_forbidden) == []
+    assert find_forbidden(folder, is_forbidden) == []
 
 
 def test_nobody_imports_our_folders_by_their_bare_names() -> None:
@@ -80,14 +87,14 @@ def test_nobody_imports_our_folders_by_their_bare_names() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in iter_sources("chain", "node", "client", "tests", "contracts")
-        for line, name in iter_imports(path)
+        for line, name in find_imports(path)
         if name.split(".")[0] in bare
     ]
     assert found == []
 
 
 def test_chain_reaches_no_clock_socket_thread_or_randomness() -> None:
-    assert find_imports("chain", lambda name: name.split(".")[0] in IMPURE) == []
+    assert find_forbidden("chain", lambda name: name.split(".")[0] in IMPURE) == []
 
 
 def test_chain_has_no_coroutines() -> None:
@@ -116,7 +123,7 @@ def test_only_the_engine_knows_py_evm() -> None:
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in iter_sources(*FOLDERS)
         if not (path.parent.name == "chain" and path.name in ENGINE_FILES)
-        for line, name in iter_imports(path)
+        for line, name in find_imports(path)
         if name.split(".")[0] in ENGINE
     ]
     assert found == []

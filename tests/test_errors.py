@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,9 @@ class CannotFollow(Exception):
     """A code whose text is not in the source."""
 
 
-SOURCES = {path: parse(path) for path in iter_sources("chain", "node", "client")}
+@cache
+def parse_sources() -> dict[Path, ast.Module]:
+    return {path: parse(path) for path in iter_sources("chain", "node", "client")}
 
 
 def get_name(node: ast.expr) -> str:
@@ -56,31 +59,36 @@ def get_name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-CLASSES = [
-    node
-    for module in SOURCES.values()
-    for node in ast.walk(module)
-    if isinstance(node, ast.ClassDef)
-]
+@cache
+def find_classes() -> list[ast.ClassDef]:
+    return [
+        node
+        for module in parse_sources().values()
+        for node in ast.walk(module)
+        if isinstance(node, ast.ClassDef)
+    ]
 
 
+@cache
 def find_carriers() -> set[str]:
     """SteelyardError and all that derive from it, in however many steps."""
     found = {ROOT_CLASS}
     while True:
-        more = {node.name for node in CLASSES if any(get_name(one) in found for one in node.bases)}
+        more = {
+            node.name
+            for node in find_classes()
+            if any(get_name(one) in found for one in node.bases)
+        }
         if more <= found:
             return found | OTHER_CARRIERS
         found |= more
 
 
-CARRIERS = find_carriers()
-
-
+@cache
 def find_fixed() -> dict[str, str]:
     """Classes that have one code: it is a class attribute, or given to `super().__init__`."""
     fixed = {}
-    for kind in CLASSES:
+    for kind in find_classes():
         for node in ast.walk(kind):
             match node:
                 case ast.Assign(targets=[ast.Name("code")], value=ast.Constant(str(code))):
@@ -88,12 +96,9 @@ def find_fixed() -> dict[str, str]:
                 case ast.Call(
                     func=ast.Attribute(ast.Call(ast.Name("super")), "__init__"),
                     args=[ast.Constant(str(code)), *_],
-                ) if kind.name in CARRIERS:
+                ) if kind.name in find_carriers():
                     fixed[kind.name] = code
     return fixed
-
-
-FIXED = find_fixed()
 
 
 def iter_calls(path: Path) -> Iterator[tuple[ast.Call, Place]]:
@@ -107,7 +112,8 @@ def iter_calls(path: Path) -> Iterator[tuple[ast.Call, Place]]:
         for child in ast.iter_child_nodes(node):
             yield from visit(child, place)
 
-    return visit(SOURCES[path], Place(path, SOURCES[path]))
+    module = parse_sources()[path]
+    return visit(module, Place(path, module))
 
 
 def follow(node: ast.expr, place: Place) -> set[str]:
@@ -203,30 +209,31 @@ def read_call(call: ast.Call, place: Place) -> set[str]:
             if isinstance(key, ast.Constant) and key.value == "code"
             for code in follow(value, place)
         }
-    if kind not in CARRIERS or kind in FIXED:
+    if kind not in find_carriers() or kind in find_fixed():
         return set()
     given = [one.value for one in call.keywords if one.arg == "code"]
     return follow((call.args or given)[0], place)
 
 
+@cache
 def collect_codes() -> set[str]:
-    found = set(FIXED.values())
-    for path in SOURCES:
+    """Every code of the source; read once, when the first test asks."""
+    found = set(find_fixed().values())
+    for path in parse_sources():
         for call, place in iter_calls(path):
             found |= read_call(call, place)
     return found
 
 
-CODES = collect_codes()
 LISTED = re.findall(r"^\| `([^`]+)` \|", PAGE, re.M)
 
 
 def test_the_page_lists_every_code_of_the_source() -> None:
-    assert sorted(CODES - set(LISTED)) == [], "add a line for each to docs/errors.md"
+    assert sorted(collect_codes() - set(LISTED)) == [], "add a line for each to docs/errors.md"
 
 
 def test_the_page_lists_no_code_that_the_source_lacks() -> None:
-    assert sorted(set(LISTED) - CODES) == [], "remove these lines from docs/errors.md"
+    assert sorted(set(LISTED) - collect_codes()) == [], "remove these lines from docs/errors.md"
 
 
 def test_the_page_lists_a_code_once_with_a_meaning_and_what_to_do() -> None:
@@ -236,7 +243,7 @@ def test_the_page_lists_a_code_once_with_a_meaning_and_what_to_do() -> None:
 
 
 def test_codes_are_snake_case() -> None:
-    assert sorted(code for code in CODES if not SNAKE_CASE.fullmatch(code)) == []
+    assert sorted(code for code in collect_codes() if not SNAKE_CASE.fullmatch(code)) == []
 
 
 @pytest.mark.parametrize(
@@ -245,13 +252,13 @@ def test_codes_are_snake_case() -> None:
     ids=["STATUSES", "FAMILIAR", "LIMIT_CODES", "PASSING", "WAITING_CODES", "NEVER_CODES"],
 )
 def test_programs_act_on_codes_that_exist(codes: "dict[str, object] | frozenset[str]") -> None:
-    assert sorted(set(codes) - CODES) == []
+    assert sorted(set(codes) - collect_codes()) == []
 
 
 def test_hints_are_given_for_reverts_that_exist() -> None:
     reverts = [hint.removeprefix("fedavg: ") for hint in HINTS if hint.startswith("fedavg: ")]
     assert reverts
-    assert sorted(set(reverts) - CODES) == []
+    assert sorted(set(reverts) - collect_codes()) == []
 
 
 def test_the_collector_finds_codes_however_they_are_given() -> None:
@@ -269,7 +276,7 @@ def test_the_collector_finds_codes_however_they_are_given() -> None:
         "driver_failed",  # an alarm
         "http_*",  # a status that somebody else chose
     }
-    assert given <= CODES
+    assert given <= collect_codes()
 
 
 def test_a_code_that_cannot_be_followed_fails() -> None:

@@ -124,6 +124,7 @@ rounds = st.builds(pick_round, GENERATORS, st.integers(1, 10), SIZES)
 # -- the same bits ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(rounds)
 def test_the_kernels_agree_with_the_oracle(drawn: tuple[Round, Rule]) -> None:
@@ -169,6 +170,7 @@ def test_the_number_of_threads_changes_nothing(
         assert round_.run(rule, pool.map) == alone
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(rounds, st.lists(st.integers(0, 5), max_size=3), st.lists(st.integers(0, 5), max_size=3))
 def test_ranges_of_blocks_are_assembled_to_the_bits_of_one_call(
@@ -195,6 +197,7 @@ def test_ranges_of_blocks_are_assembled_to_the_bits_of_one_call(
     assert assembled == round_.run(rule)
 
 
+@pytest.mark.slow
 def test_the_most_updates_at_the_bounds_agree_with_the_oracle() -> None:
     base = make_flat_base(3)
     updates = [
@@ -227,6 +230,7 @@ def test_payloads_may_lie_at_any_address(offset: int) -> None:
     assert moved.run() == round_.run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_model_at_the_bounds_stays_exact(sign: int) -> None:
     """All values of all updates at their limit: no accumulator overflows."""

@@ -128,6 +128,7 @@ def test_calls_nest_1024_deep_within_the_documented_stack() -> None:
     assert result.error is None
 
 
+@pytest.mark.slow
 def test_the_recursion_limit_of_the_importer_decides_nothing() -> None:
     results = []
     for limit in (400, 100_000):

@@ -37,6 +37,7 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 def test_hostile_rounds_end_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregate, "RANGE_BLOCKS", 1)
     ends = compare_rounds(range(400))

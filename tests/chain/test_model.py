@@ -112,6 +112,7 @@ manifests = (
 )
 
 
+@pytest.mark.slow
 @given(manifests, st.integers(0, 2**32 - 1))
 @settings(max_examples=100, deadline=None)
 def test_decoding_gives_back_what_was_encoded(manifest: Manifest, seed: int) -> None:

@@ -128,6 +128,7 @@ cuts = st.sets(st.integers(1, BLOCKS - 1)).map(sorted)
 # -- the same bits ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(RULES)), cuts, cuts)
 def test_pages_of_any_cut_give_the_answer_of_one_call(

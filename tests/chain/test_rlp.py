@@ -80,6 +80,7 @@ def test_nesting_is_limited() -> None:
         decode_rlp(bytes([0xC0 + len(deep)]) + deep)
 
 
+@pytest.mark.slow
 def test_the_number_of_items_is_limited_on_all_levels_together() -> None:
     assert decode_rlp(encode_rlp([b"a", [b"b", []]]), max_items=5) == [b"a", [b"b", []]]
     for value in ([b"a", [b"b", []]], [b"", b"", b"", b""], [[[[[]]]]]):

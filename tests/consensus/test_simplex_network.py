@@ -24,6 +24,7 @@ def test_one_dead_validator_of_many_stops_nothing(size: int) -> None:
     assert min(world.get_heights()[1:]) >= 50
 
 
+@pytest.mark.slow
 def test_without_a_quorum_nothing_is_final_and_with_it_again_it_goes_on() -> None:
     world = SmallNetwork([1] * 4, down=[0, 1])
     world.run_until(60_000)
@@ -41,6 +42,7 @@ def test_who_was_away_catches_up() -> None:
     assert min(world.get_heights()) >= max(world.get_heights()) - 1
 
 
+@pytest.mark.slow
 def test_epochs_with_changing_sets_follow_each_other() -> None:
     world = SmallNetwork([1, 2, 1, 2], epoch_blocks=2)
     world.run_until(3_000)

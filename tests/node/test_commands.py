@@ -49,6 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.mark.slow
 # -- init and keys ---------------------------------------------------------------------------------
 def test_init_makes_a_chain_of_one_validator(home: Path) -> None:
     genesis = parse_genesis((home / "genesis.json").read_bytes())

@@ -70,6 +70,7 @@ def test_a_segment_is_executed_and_final(cluster: Cluster) -> None:
     assert node._signer.get_floor() >= (0, segment.certificate.view)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["signature", "body", "gap"])
 def test_a_segment_that_proves_nothing_changes_nothing(cluster: Cluster, fault: str) -> None:
     node, segment = cluster.nodes[3], get_segment(cluster, 1)
@@ -104,6 +105,7 @@ def test_a_final_block_that_breaks_a_rule_is_an_alarm_and_ends_our_votes(cluster
     assert node.get_head().height == 0
 
 
+@pytest.mark.slow
 def test_a_final_block_waits_for_its_blobs_and_reads_go_on(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +273,7 @@ def test_whoever_sends_a_block_with_another_body_is_refused(cluster: Cluster) ->
     assert count_known(cluster) == 0
 
 
+@pytest.mark.slow
 # -- floods ----------------------------------------------------------------------------------------
 def test_a_flood_of_votes_takes_no_room_of_other_messages(cluster: Cluster) -> None:
     said = Statement(Epoch(0), View(3), Kind.NULLIFY, Hash(bytes(32)))

@@ -271,6 +271,7 @@ def test_a_lobby_that_nobody_joins_is_aborted_by_the_keeper(node: Node) -> None:
     assert node.get_nonce(SECRETS.address, pending=False) == 1
 
 
+@pytest.mark.slow
 def test_the_whole_chain_replays_from_its_genesis(node: Node) -> None:
     run_round(node)
     check_replay(node)

@@ -44,6 +44,7 @@ def check_clean_over(seeds: list[int]) -> None:
     assert len(campaign.capped) <= len(seeds) // 10
 
 
+@pytest.mark.slow
 def test_the_core_is_safe_and_live_over_a_few_seeds() -> None:
     check_clean_over([*FAST_SEEDS, *BROKEN_ONCE])
 

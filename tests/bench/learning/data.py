@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 from steelyard.chain.errors import SteelyardError
 from steelyard.client.demo.heart import HOSPITALS, encode_rows, read_rows, split_rows
@@ -77,6 +76,8 @@ def split_heart(seed: int) -> Split:
 @cache
 def read_digits() -> Rows:
     """Return the 1797 digits of 8 x 8 pixels that come with scikit-learn, scaled to 0..1."""
+    from sklearn.datasets import load_digits  # takes a second, and `make check` needs none
+
     bunch = load_digits()
     return Rows(
         (bunch.data / DIGIT_LEVELS).astype(np.float32), np.asarray(bunch.target, dtype=np.int64)
