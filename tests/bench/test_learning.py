@@ -13,8 +13,16 @@ from steelyard.chain.rules import Flag
 from steelyard.chain.shares import compute_shares
 from steelyard.chain.types import Address
 
+from .learning import mnist
 from .learning.attacks import Attack, attack, flip_labels
-from .learning.data import FEWEST_DIGITS, Rows, read_idx, split_digits, split_heart
+from .learning.data import (
+    FEWEST_DIGITS,
+    Rows,
+    join_rows,
+    read_idx,
+    split_digits,
+    split_heart,
+)
 from .learning.draws import compute_capture
 from .learning.scenes import HEART_RECIPE, SCENES, learn, train_sites
 from .learning.servers import RULES, ExactServer, FloatServer, make_deal
@@ -244,6 +252,41 @@ def test_a_round_of_those_whom_the_chain_draws() -> None:
     (played,) = server.rounds
     assert len(drawn) == 2
     assert set(played.shares) == {server.addresses[place] for place in drawn}
+
+
+def write_digits(directory: Path, part: str, count: int) -> None:
+    """Write images like MNIST's: a bright bar where the label says, on noise."""
+    generator = np.random.default_rng([SEED, count])
+    labels = np.arange(count, dtype=np.uint8) % 10
+    images = generator.integers(0, 64, (count, 28, 28), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[2 * label : 2 * label + 2] = 255
+    for name, magic, array in (("images-idx3", 2051, images), ("labels-idx1", 2049, labels)):
+        header = np.array([magic, *array.shape], ">u4").tobytes()
+        (directory / f"{part}-{name}-ubyte").write_bytes(header + array.tobytes())
+
+
+def test_the_hundred_sites_hold_every_training_image_once(tmp_path: Path) -> None:
+    write_digits(tmp_path, "train", 250)
+    write_digits(tmp_path, "t10k", 20)
+    split = mnist.split_mnist(tmp_path, SEED)
+    assert sorted(map(len, split.sites)) == [2] * 50 + [3] * 50
+    assert (len(split.test), split.classes) == (20, 10)
+    dealt = sort_rows(join_rows(list(split.sites)))
+    assert np.array_equal(dealt, sort_rows(mnist.read_rows(tmp_path, "train")))
+    assert (dealt.min(), dealt[:, :-1].max()) == (0.0, 1.0)
+
+
+@pytest.mark.slow
+def test_ten_of_a_hundred_reach_the_target_on_a_chain_and_in_float(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_digits(tmp_path, "train", 400)
+    write_digits(tmp_path, "t10k", 100)
+    monkeypatch.setattr(mnist, "TARGET", 0.9)
+    on_chain, in_float = mnist.reach_mnist(tmp_path, SEED, 4)
+    assert 1 < on_chain <= 4
+    assert abs(on_chain - in_float) <= 1
 
 
 @pytest.mark.slow
