@@ -44,9 +44,11 @@ def test_so_many_are_drawn_as_the_task_says(world, fraction, spare, expected):
 
 
 def test_the_seed_comes_from_the_block_before(world):
+    world.publish()
     task = world.publish(max_clients=4, fraction_fit=ONE // 2)
     for hospital in world.hospitals[:3]:
         world.join(task, hospital)
+    assert task != 1, "or the seed could hold the round twice"
     receipt = world.join(task, world.hospitals[3])
     (event,) = receipt.decode_logs(world.rounds.RoundOpened)
     parent = world.chain.blocks[receipt.block_number - 1].hash

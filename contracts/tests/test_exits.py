@@ -124,13 +124,6 @@ def test_aborting_a_round_that_is_not_due_is_refused(world):
             world.tasks.abort(task, sender=sender)
 
 
-def test_aborting_just_before_the_time_out_is_refused(world):
-    task = world.start()
-    world.advance_to(world.rounds.get_round(task, 1).commit_ends + CLOSE_TIMEOUT_SECONDS - 2)
-    with ape.reverts("tasks: too early to abort"):
-        world.tasks.abort(task, sender=world.stranger)
-
-
 def test_anybody_may_abort_a_round_that_nobody_closes(world):
     """The bound participants get their stakes, the publisher gets the escrow."""
     task = world.start(count=2)

@@ -105,24 +105,6 @@ def test_the_last_free_place_starts_the_task(world):
     assert world.rounds.get_round(task, 1).drawn == 0b11
 
 
-def test_a_lobby_whose_time_is_over_takes_nobody(world):
-    task = world.publish()
-    world.advance(JOIN_SECONDS)
-    with ape.reverts("tasks: lobby is over"):
-        world.join(task, world.hospitals[0])
-
-
-def test_the_last_second_of_a_lobby_is_before_its_end(world):
-    task = world.publish()
-    ends = world.tasks.get_task(task).join_ends
-    world.set_next(ends - 1)
-    receipt = world.join(task, world.hospitals[0])
-    assert receipt.timestamp == ends - 1
-    world.set_next(ends)
-    with ape.reverts("tasks: lobby is over"):
-        world.join(task, world.hospitals[1])
-
-
 def test_the_publisher_may_start_early_with_enough_participants(world):
     task = world.publish()
     for hospital in world.hospitals[:2]:

@@ -5,7 +5,6 @@ import pytest
 from world import (
     APPLICANTS,
     BASE_STAKE,
-    COMMIT_SECONDS,
     EXTEND,
     INVITED,
     JOIN_SECONDS,
@@ -14,7 +13,6 @@ from world import (
     ONE,
     PARAMETERS,
     REFUND,
-    REVEAL_SECONDS,
     as_tuple,
 )
 
@@ -191,18 +189,6 @@ def test_a_model_that_expires_before_the_first_close_is_refused(world):
     name = world.declare(world.make_model(), retention_seconds=86_400)
     with ape.reverts("rounds: model expires too soon"):
         world.publish(model=name)
-
-
-def test_a_model_must_outlive_every_extension_of_the_first_round(world):
-    """Otherwise extending could make the close impossible."""
-    extended = {"on_failed_quorum": EXTEND, "max_extensions": 3}
-    needed = JOIN_SECONDS + 4 * (COMMIT_SECONDS + REVEAL_SECONDS) + 86_400
-    name = world.declare(world.make_model(), retention_seconds=needed - 1)
-    with ape.reverts("rounds: model expires too soon"):
-        world.publish(model=name, **extended)
-    world.publish(model=name)
-    name = world.declare(world.make_model(), retention_seconds=needed + 10)
-    world.publish(model=name, **extended)
 
 
 def test_money_without_a_call_is_not_taken(world):

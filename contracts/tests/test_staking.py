@@ -356,12 +356,16 @@ def test_a_stake_is_paid_out_after_the_unbonding_time_and_the_epoch(stage, accou
         staking.withdraw(sender=accounts[1])
 
 
-def test_the_unbonding_time_counts_even_in_later_epochs(stage, accounts):
+def test_a_stake_is_withdrawn_from_the_second_on_when_it_unlocks(stage, accounts, chain):
     staking = stage.begin(10, 20)
-    staking.request_exit(sender=accounts[1])
+    unlocks_at = staking.request_exit(sender=accounts[1]).timestamp + UNBONDING_SECONDS
     stage.advance_epochs(2)
+    chain.pending_timestamp = unlocks_at - 1
     with ape.reverts("staking: still unbonding"):
         staking.withdraw(sender=accounts[1])
+    assert chain.blocks.head.timestamp == unlocks_at - 1
+    chain.pending_timestamp = unlocks_at
+    assert staking.withdraw(sender=accounts[1]).timestamp == unlocks_at
 
 
 def test_the_last_validator_stays(stage, accounts):

@@ -81,13 +81,6 @@ TASKS_MUTANTS = (
         "assert round <= self.tasks[task].parameters.rounds, ",
     ),
     Mutant(
-        "the lobby closes a second late",
-        "Tasks",
-        "block.timestamp < self.tasks[task].join_ends, ",
-        "block.timestamp <= self.tasks[task].join_ends, ",
-        "test_lobby.py::test_the_last_second_of_a_lobby_is_before_its_end",
-    ),
-    Mutant(
         "a lobby starts with one too few",
         "Tasks",
         "        roster._count(task) >= self.tasks[task].parameters.min_clients\n"

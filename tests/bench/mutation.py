@@ -25,6 +25,7 @@ from tests.contracts.player import Player, act
 from .mutants import TASKS_MUTANTS, Mutant
 from .registry_mutants import REGISTRY_MUTANTS
 from .rounds_mutants import ROUNDS_MUTANTS
+from .seconds_mutants import SECONDS_MUTANTS
 from .timing import Measurement
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -166,7 +167,7 @@ def ask_ape(mutant: Mutant, test: str) -> str | None:
 def run() -> list[Measurement]:
     """Return a row per mutant; the survivors are printed again at the end."""
     wanted = os.environ.get("STEELYARD_MUTANTS", "")
-    known = (*TASKS_MUTANTS, *ROUNDS_MUTANTS, *REGISTRY_MUTANTS)
+    known = (*TASKS_MUTANTS, *ROUNDS_MUTANTS, *SECONDS_MUTANTS, *REGISTRY_MUTANTS)
     chosen = [mutant for mutant in known if wanted in f"{mutant.name} {mutant.module}"]
     rows, survivors = [], []
     with ProcessPoolExecutor(os.cpu_count()) as pool:

@@ -34,13 +34,6 @@ ROUNDS_MUTANTS = (
         test="test_rounds.py",
     ),
     Mutant(
-        "a round closes before it is due",
-        "Rounds",
-        "assert block.timestamp >= submissions._get_due(task, round), ",
-        "assert block.timestamp + 1 >= submissions._get_due(task, round), ",
-        test="test_rounds.py",
-    ),
-    Mutant(
         "a quorum is one more",
         "Rounds",
         "    if revealed >= submissions.plans[task].min_clients:\n",
@@ -102,14 +95,6 @@ ROUNDS_MUTANTS = (
         "submissions.rounds[task][round].pages + 1 < split.measures + split.combines:",
     ),
     Mutant(
-        "commitments a second late",
-        "submissions",
-        "        block.timestamp < self.rounds[task][round].commit_ends\n"
-        '    ), "rounds: commit period is over"',
-        "        block.timestamp <= self.rounds[task][round].commit_ends\n"
-        '    ), "rounds: commit period is over"',
-    ),
-    Mutant(
         "a second commitment",
         "submissions",
         '    assert not bitmaps._has(committed, seat), "rounds: already committed"\n',
@@ -168,12 +153,6 @@ ROUNDS_MUTANTS = (
         "            origin,\n            self,\n            update.digest,",
     ),
     Mutant(
-        "a reveal a second early",
-        "submissions",
-        "        block.timestamp >= self.rounds[task][round].commit_ends\n",
-        "        block.timestamp + 1 >= self.rounds[task][round].commit_ends\n",
-    ),
-    Mutant(
         "a reveal is repeated",
         "submissions",
         '    assert not bitmaps._has(self.rounds[task][round].revealed, seat), "round'
@@ -204,6 +183,7 @@ ROUNDS_MUTANTS = (
         "drawing",
         "keccak256(abi_encode(blockhash(block.number - 1), task, round))",
         "keccak256(abi_encode(blockhash(block.number - 1), round, round))",
+        "test_drawing.py::test_the_seed_comes_from_the_block_before",
     ),
     Mutant(
         "a shuffle that favours the first seats",
@@ -222,12 +202,6 @@ ROUNDS_MUTANTS = (
         "metrics",
         '    assert not self.reported[task][round][participant], "rounds: already reported"\n',
         "",
-    ),
-    Mutant(
-        "a report a second late",
-        "metrics",
-        "assert block.timestamp < self.evaluation_ends[task][round], ",
-        "assert block.timestamp <= self.evaluation_ends[task][round], ",
     ),
     Mutant(
         "a bond above the base stake",

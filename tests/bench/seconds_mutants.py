@@ -1,0 +1,201 @@
+"""Mistakes by one second, either way, at each period that ends in Tasks and Rounds."""
+
+from .mutants import Mutant
+
+TESTS = "test_seconds.py::test_"
+
+SECONDS_MUTANTS = (
+    Mutant(
+        "the lobby closes a second late",
+        "Tasks",
+        "block.timestamp < self.tasks[task].join_ends, ",
+        "block.timestamp <= self.tasks[task].join_ends, ",
+        TESTS + "a_lobby_lets_people_in_until_its_end",
+    ),
+    Mutant(
+        "the lobby closes a second early",
+        "Tasks",
+        "block.timestamp < self.tasks[task].join_ends, ",
+        "block.timestamp + 1 < self.tasks[task].join_ends, ",
+        TESTS + "a_lobby_lets_people_in_until_its_end",
+    ),
+    Mutant(
+        "anybody starts a second early",
+        "Tasks",
+        "        or block.timestamp >= self.tasks[task].join_ends\n",
+        "        or block.timestamp + 1 >= self.tasks[task].join_ends\n",
+        TESTS + "anybody_starts_a_lobby_from_its_end_on",
+    ),
+    Mutant(
+        "anybody starts a second late",
+        "Tasks",
+        "        or block.timestamp >= self.tasks[task].join_ends\n",
+        "        or block.timestamp > self.tasks[task].join_ends\n",
+        TESTS + "anybody_starts_a_lobby_from_its_end_on",
+    ),
+    Mutant(
+        "a keeper is sent to start a second early",
+        "Tasks",
+        "if state == LOBBY and block.timestamp >= ",
+        "if state == LOBBY and block.timestamp + 1 >= ",
+        TESTS + "anybody_starts_a_lobby_from_its_end_on",
+    ),
+    Mutant(
+        "a lobby is stale a second early",
+        "Tasks",
+        "        and block.timestamp >= self.tasks[task].join_ends\n",
+        "        and block.timestamp + 1 >= self.tasks[task].join_ends\n",
+        TESTS + "a_lobby_with_too_few_is_aborted_from_its_end_on",
+    ),
+    Mutant(
+        "a lobby is stale a second late",
+        "Tasks",
+        "        and block.timestamp >= self.tasks[task].join_ends\n",
+        "        and block.timestamp > self.tasks[task].join_ends\n",
+        TESTS + "a_lobby_with_too_few_is_aborted_from_its_end_on",
+    ),
+    Mutant(
+        "a model expires a second before its round",
+        "capacity",
+        "        >= block.timestamp + join_seconds",
+        "        >= block.timestamp - 1 + join_seconds",
+        TESTS + "a_model_lasts_to_the_second_as_long_as_its_first_round_may",
+    ),
+    Mutant(
+        "a model must last a second too long",
+        "capacity",
+        "        >= block.timestamp + join_seconds",
+        "        > block.timestamp + join_seconds",
+        TESTS + "a_model_lasts_to_the_second_as_long_as_its_first_round_may",
+    ),
+    Mutant(
+        "commitments a second late",
+        "submissions",
+        "        block.timestamp < self.rounds[task][round].commit_ends\n"
+        '    ), "rounds: commit period is over"',
+        "        block.timestamp <= self.rounds[task][round].commit_ends\n"
+        '    ), "rounds: commit period is over"',
+        TESTS + "commitments_are_taken_until_their_period_ends",
+    ),
+    Mutant(
+        "commitments end a second early",
+        "submissions",
+        "        block.timestamp < self.rounds[task][round].commit_ends\n"
+        '    ), "rounds: commit period is over"',
+        "        block.timestamp + 1 < self.rounds[task][round].commit_ends\n"
+        '    ), "rounds: commit period is over"',
+        TESTS + "commitments_are_taken_until_their_period_ends",
+    ),
+    Mutant(
+        "a reveal a second early",
+        "submissions",
+        "        block.timestamp >= self.rounds[task][round].commit_ends\n",
+        "        block.timestamp + 1 >= self.rounds[task][round].commit_ends\n",
+        TESTS + "reveals_are_taken_from_the_end_of_the_commitments_on",
+    ),
+    Mutant(
+        "reveals begin a second late",
+        "submissions",
+        "        block.timestamp >= self.rounds[task][round].commit_ends\n",
+        "        block.timestamp > self.rounds[task][round].commit_ends\n",
+        TESTS + "reveals_are_taken_from_the_end_of_the_commitments_on",
+    ),
+    Mutant(
+        "a reveal a second late",
+        "submissions",
+        "        block.timestamp < self.rounds[task][round].reveal_ends\n",
+        "        block.timestamp <= self.rounds[task][round].reveal_ends\n",
+        TESTS + "reveals_are_taken_until_their_period_ends",
+    ),
+    Mutant(
+        "reveals end a second early",
+        "submissions",
+        "        block.timestamp < self.rounds[task][round].reveal_ends\n",
+        "        block.timestamp + 1 < self.rounds[task][round].reveal_ends\n",
+        TESTS + "reveals_are_taken_until_their_period_ends",
+    ),
+    Mutant(
+        "a round closes a second early",
+        "Rounds",
+        "assert block.timestamp >= submissions._get_due(task, round), ",
+        "assert block.timestamp + 1 >= submissions._get_due(task, round), ",
+        TESTS + "a_round_is_closed_from_the_second_on_when_it_is_due",
+    ),
+    Mutant(
+        "a round closes a second late",
+        "Rounds",
+        "assert block.timestamp >= submissions._get_due(task, round), ",
+        "assert block.timestamp > submissions._get_due(task, round), ",
+        TESTS + "a_round_is_closed_from_the_second_on_when_it_is_due",
+    ),
+    Mutant(
+        "a round is called due a second early",
+        "Rounds",
+        "_is_open(task, round) and block.timestamp >= ",
+        "_is_open(task, round) and block.timestamp + 1 >= ",
+        TESTS + "a_round_is_closed_from_the_second_on_when_it_is_due",
+    ),
+    Mutant(
+        "a keeper is sent to close a second early",
+        "Tasks",
+        "if state == RUNNING and block.timestamp >= ",
+        "if state == RUNNING and block.timestamp + 1 >= ",
+        TESTS + "a_round_is_closed_from_the_second_on_when_it_is_due",
+    ),
+    Mutant(
+        "a round is aborted a second early",
+        "Tasks",
+        "            block.timestamp\n            >= staticcall",
+        "            block.timestamp + 1\n            >= staticcall",
+        TESTS + "a_round_is_aborted_a_day_after_it_was_due",
+    ),
+    Mutant(
+        "a round is aborted a second late",
+        "Tasks",
+        "            block.timestamp\n            >= staticcall",
+        "            block.timestamp\n            > staticcall",
+        TESTS + "a_round_is_aborted_a_day_after_it_was_due",
+    ),
+    Mutant(
+        "a report a second late",
+        "metrics",
+        "assert block.timestamp < self.evaluation_ends[task][round], ",
+        "assert block.timestamp <= self.evaluation_ends[task][round], ",
+        TESTS + "reports_are_taken_until_the_evaluation_ends",
+    ),
+    Mutant(
+        "reports end a second early",
+        "metrics",
+        "assert block.timestamp < self.evaluation_ends[task][round], ",
+        "assert block.timestamp + 1 < self.evaluation_ends[task][round], ",
+        TESTS + "reports_are_taken_until_the_evaluation_ends",
+    ),
+    Mutant(
+        "an evaluation is asked for a second early",
+        "Rounds",
+        "        block.timestamp >= metrics.evaluation_ends[task][round]\n",
+        "        block.timestamp + 1 >= metrics.evaluation_ends[task][round]\n",
+        TESTS + "an_evaluation_is_asked_for_again_from_the_end_of_the_last_one_on",
+    ),
+    Mutant(
+        "an evaluation is asked for a second late",
+        "Rounds",
+        "        block.timestamp >= metrics.evaluation_ends[task][round]\n",
+        "        block.timestamp > metrics.evaluation_ends[task][round]\n",
+        TESTS + "an_evaluation_is_asked_for_again_from_the_end_of_the_last_one_on",
+    ),
+    Mutant(
+        "a pause ends a second early",
+        "Tasks",
+        "return block.timestamp >= self.tasks[task].pause_ends",
+        "return block.timestamp + 1 >= self.tasks[task].pause_ends",
+        TESTS + "a_pause_is_ended_by_anybody_from_its_end_on",
+    ),
+    Mutant(
+        "a pause ends a second late",
+        "Tasks",
+        "return block.timestamp >= self.tasks[task].pause_ends",
+        "return block.timestamp > self.tasks[task].pause_ends",
+        TESTS + "a_pause_is_ended_by_anybody_from_its_end_on",
+    ),
+)
