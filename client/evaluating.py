@@ -30,13 +30,12 @@ class Evaluator:
 
     def __init__(self, steps: Steps, evaluate: Trainer | None) -> None:
         self._steps, self._evaluate = steps, evaluate
-        self._names = read_metric_names(steps.config)
         self._requests: dict[int, Request] = {}
         self._next_height = 0
 
     def report(self, info: TaskInfo, head: int, now: int) -> None:
         """Report on every model that the task still asks about. `head`: heights up to here."""
-        if self._evaluate is None or not self._names:
+        if self._evaluate is None:
             return
         self._follow(info, head)
         for request in list(self._requests.values()):
@@ -73,13 +72,26 @@ class Evaluator:
         if not member.position or account.rounds.has_reported(steps.task, number, account.address):
             steps.give_up(number, STEP)
             return
-        found = account.journal.get_evaluation(steps.task, number)
-        if found is None:
+        names = self._fetch_names(number)
+        found = account.journal.get_evaluation(steps.task, number) if names else None
+        if names and found is None:
             found = self._evaluate_model(info, request)
-        values = [] if found is None else encode_metrics(found[1], self._names)
+        values = [] if found is None else encode_metrics(found[1], names)
         if found is not None and values:
             steps.attempt(number, STEP, "report", steps.task, number, found[0], values)
         steps.give_up(number, STEP)
+
+    def _fetch_names(self, number: int) -> tuple[str, ...]:
+        """Return the task's metrics; none if nobody keeps its bundle. Raises NodeUnreachable."""
+        try:
+            return read_metric_names(self._steps.config)
+        except NodeUnreachable as error:
+            if not is_missing(error):
+                raise
+            self._steps.account.report(
+                f"round {number}: no node keeps the task's bundle any more; not evaluated"
+            )
+            return ()
 
     def _evaluate_model(
         self, info: TaskInfo, request: Request
@@ -90,7 +102,7 @@ class Evaluator:
         try:
             model = steps.get_model(request.model)
         except NodeUnreachable as error:
-            if set(error.codes.values()) != {MISSING}:
+            if not is_missing(error):
                 raise
             account.report(f"round {number}: no node keeps its model any more; not evaluated")
             return None
@@ -110,6 +122,11 @@ class Evaluator:
         account.journal.add_evaluation(steps.task, number, samples, metrics)
         account.report(f"round {number}: evaluated{format_metrics(metrics)}")
         return samples, metrics
+
+
+def is_missing(error: NodeUnreachable) -> bool:
+    """Whether every node answered, and none has the blob."""
+    return set(error.codes.values()) == {MISSING}
 
 
 def find_height(rpc: Rpc, timestamp: int, head: int) -> int:

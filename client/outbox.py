@@ -5,7 +5,7 @@ The order is what makes it survive a kill between any two steps:
 1. an entry in the journal decides everything: its bytes are the only ones that are ever sent;
 2. without one, nonce and fees are chosen, the transaction is signed and journalled (fsync);
 3. transaction first, blobs second, then wait for the receipt; whatever waits too long is sent
-   again, the same bytes, to whichever node answers;
+   again, the same bytes, to the next node that answers;
 4. if the account's nonce has passed ours and our transaction is in no block, another program
    used the nonce: ours can never be included, and the same call is signed under the next nonce.
 
@@ -24,7 +24,7 @@ from steelyard.chain.types import Address, BlobName, Hash
 
 from .abi import Log, decode_log
 from .errors import ClientError, NodeRefused, NodeUnreachable, Reverted, TransactionPending
-from .rpc import Json, Rpc, as_bytes, as_hex, as_int
+from .rpc import Json, Rpc, as_bytes, as_hex, as_int, as_object
 from .state import Entry, Journal, Status
 from .transactions import Call, Fees, check_prices, compute_access_list, sign_call
 
@@ -190,15 +190,16 @@ class Outbox:
         )
         nonce = self._choose_nonce(as_int(nonce_then), as_int(nonce_now))
         tip = as_int(self.rpc.call("eth_maxPriorityFeePerGas"))
-        base_fee = as_int(block["baseFeePerGas"])
+        base_fee = as_int(as_object(block).get("baseFeePerGas"))
         check_prices(base_fee, tip)
         fees = Fees(BASE_FEE_HEADROOM * base_fee + tip, tip)
         gas = call.gas if call.gas is not None else self.estimate_gas(call)
-        worst = call.value + gas * fees.max_fee
+        worst = call.value + (gas + call.gas_after) * fees.max_fee
         if as_int(balance) < worst:
+            what = "this call and the one it binds to" if call.gas_after else "this call"
             raise ClientError(
                 "balance_low",
-                f"{sender} has {as_int(balance)} wei and this call may need {worst} "
+                f"{sender} has {as_int(balance)} wei and {what} may need {worst} "
                 f"({call.value} of it sent along); send coins to the account and run again",
             )
         chain_id = self.rpc.network.chain_id
@@ -215,6 +216,8 @@ class Outbox:
         Raises NodeRefused `nonce_implausible`.
         """
         known = self.journal.get_next_nonce()
+        if latest > known + MAX_NONCES_AHEAD:
+            latest = min(latest, *self._count_elsewhere())
         if pending > max(latest, known) + MAX_NONCES_AHEAD:
             raise NodeRefused(
                 "nonce_implausible",
@@ -222,6 +225,11 @@ class Outbox:
                 "in blocks; ask another node",
             )
         return max(pending, known)
+
+    def _count_elsewhere(self) -> list[int]:
+        """Return how many transactions of the account are in blocks, as each node says."""
+        counts = self.rpc.call_each("eth_getTransactionCount", as_hex(self.address), "latest")
+        return [as_int(count) for count in counts.values() if isinstance(count, str)]
 
     def estimate_gas(self, call: Call) -> int:
         """Return the node's estimate with a margin. Raises Reverted if the call would fail."""
@@ -241,6 +249,8 @@ class Outbox:
                 if receipt is not None or is_passed:
                     return receipt
                 if sent_at is None or self.clock.now() - sent_at >= REBROADCAST_SECONDS:
+                    if sent_at is not None:
+                        self.rpc.move_on()  # this one may keep it to itself, or stand still
                     sent_at = self.clock.now()
                     problem = self._broadcast(entry) or problem
             except NodeUnreachable as error:

@@ -7,6 +7,7 @@ says it stands, with the bytes that the journal holds.
 
 import time
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -222,7 +223,9 @@ class Client(Account):
         """Join unless this account is in, say what the task is, and make ready for its rounds."""
         info = self.tasks.get_task(task)
         member = self.tasks.get_participant(task, self.address)
+        fetch_config = cache(partial(self._read_config, info.bundle))
         if not info.is_over and not member.position:
+            fetch_config()  # no stake for a task whose settings nobody has
             if samples is None:
                 raise ClientError(
                     "not_joined",
@@ -234,7 +237,7 @@ class Client(Account):
             f"task {info.number} {info.name!r}: {info.parameters.rounds} rounds; "
             "open mode: updates are PUBLIC, rows never leave this machine"
         )
-        return Turn(self, task, train, self._evaluate, self._read_config(info.bundle))
+        return Turn(self, task, train, self._evaluate, fetch_config)
 
     def _conclude(self, task: int, turn: Turn) -> Summary:
         claimed = self.claim(task)
@@ -253,7 +256,8 @@ class Client(Account):
             raise ClientError("no_trainer", "decorate your training function with @client.train")
         started = time.monotonic()
         info = self.tasks.get_task(task)
-        turn = Turn(self, task, self._train, self._evaluate, self._read_config(info.bundle))
+        fetch_config = cache(partial(self._read_config, info.bundle))
+        turn = Turn(self, task, self._train, self._evaluate, fetch_config)
         result, prepared = turn.prepare(info, max(info.round, 1), info.model)
         return Trial(
             int(result.samples),

@@ -6,12 +6,12 @@ report, where the task asks for it, but never between a commitment and its revea
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from steelyard.chain.types import BlobName
 
 from .account import Account
 from .amounts import format_coins
-from .bundle import Config
 from .errors import ClientError, NodeRefused
 from .evaluating import Evaluator
 from .records import (
@@ -22,10 +22,14 @@ from .records import (
     TaskInfo,
     TaskState,
 )
-from .rpc import Json, as_int
-from .steps import Steps
+from .renewing import compute_readable_until
+from .rpc import Json, as_int, as_object
+from .steps import FetchConfig, Steps
 from .submitting import Submitter
 from .training import Prepared, Result, Trainer
+
+STILL_SECONDS: Final = 30.0
+"""A chain makes blocks when nobody sends anything, too: a few heartbeats."""
 
 
 class ChainClock:
@@ -78,10 +82,10 @@ class Turn:
         task: int,
         train: Trainer,
         evaluate: Trainer | None,
-        config: Config,
+        fetch_config: FetchConfig,
     ) -> None:
         self._account, self._task = account, task
-        self._steps = Steps(account, task, config)
+        self._steps = Steps(account, task, fetch_config)
         self._submitter = Submitter(self._steps, train)
         self._evaluator = Evaluator(self._steps, evaluate)
         self._clock = ChainClock(account.clock.now)
@@ -90,6 +94,8 @@ class Turn:
         self._last_end: int | None = None
         """When the reveals of the round in progress end, however often it is extended."""
         self._seen: tuple[object, int] | None = None
+        self._newest = (-1, 0.0)
+        """The newest height, and when, by our own clock, it was seen first."""
         self.is_over = False
         account.outbox.flush()
 
@@ -119,13 +125,24 @@ class Turn:
 
         Nothing can be due that was not, while no block and no second has passed.
         """
-        head = self._account.rpc.call("eth_getBlockByNumber", "latest", False)
-        self._clock.observe(as_int(head["timestamp"]), as_int(head["number"]))
-        seen = (head["hash"], self._clock.get_seconds())
+        head = as_object(self._account.rpc.call("eth_getBlockByNumber", "latest", False))
+        height = as_int(head.get("number"))
+        self._clock.observe(as_int(head.get("timestamp")), height)
+        self._leave_behind(height)
+        seen = (head.get("hash"), self._clock.get_seconds())
         if seen == self._seen:
             return
-        self._look(as_int(head["number"]))
+        self._look(height)
         self._seen = seen
+
+    def _leave_behind(self, height: int) -> None:
+        """Ask another node next if this one has shown no new head for long: it may stand still."""
+        now, (newest, since) = self._account.clock.now(), self._newest
+        if height > newest:
+            self._newest = (height, now)
+        elif now - since >= STILL_SECONDS:
+            self._newest = (height, now)
+            self._account.rpc.move_on()
 
     def _look(self, head: int) -> None:
         """Read where the task stands and do the first thing that is due."""
@@ -191,8 +208,11 @@ class Turn:
         if 2 * now < state.commit_ends + state.reveal_ends and self._is_doubted(info.round):
             self.say(f"round {info.round}: a node says that it is too early to reveal")
             return False
-        if now < state.reveal_ends and self._submitter.reveal(info, state, done, now):
-            return True
+        if now < state.reveal_ends:
+            if self._submitter.is_resting:
+                return False
+            if self._submitter.reveal(info, state, done, now):
+                return True
         self._clock.forget()
         self._account.rpc.move_on()
         return False
@@ -221,7 +241,8 @@ class Turn:
             return False
         is_drawn = state.is_drawn(member.seat)
         is_failed = self._steps.is_missed(number, "commit")
-        has_time = is_drawn and not is_failed and self._submitter.training_seconds <= left
+        takes = 0.0 if self._submitter.is_trained(number) else self._submitter.training_seconds
+        has_time = is_drawn and not is_failed and takes <= left
         late = self._submitter.find_late(info, member, covered)
         if late is not None and not has_time:
             return self._submitter.commit_late(info, state, late)
@@ -250,10 +271,10 @@ class Turn:
 
 
 def compute_last_end(info: TaskInfo, state: RoundInfo) -> int:
-    """Return when a round's reveals end at the latest, if it is extended as often as it may be."""
-    terms = info.parameters
-    period = terms.commit_seconds + terms.reveal_seconds
-    return state.reveal_ends + (terms.max_extensions - state.extensions) * period
+    """Return when a round's reveals end at the latest: extended as often as it may be, and late."""
+    if state.extensions == info.parameters.max_extensions:
+        return state.reveal_ends
+    return compute_readable_until(info.parameters, state.reveal_ends, state.extensions)
 
 
 def is_before(timestamp: Json, ends: int) -> bool:

@@ -11,7 +11,7 @@ against their names.
 import re
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
@@ -381,6 +381,13 @@ def read_http_refusal(answer: httpx.Response, what: str) -> NodeRefused:
     if isinstance(body, dict) and is_code(body.get("error")):
         return NodeRefused(body["error"], quote(str(body.get("message", what))))
     return NodeRefused(f"http_{answer.status_code}", f"{what} (HTTP {answer.status_code})")
+
+
+def as_object(value: Json) -> Mapping[str, Json]:
+    """Return a JSON-RPC object, of which nothing else is known. Raises NodeRefused `rpc_answer`."""
+    if isinstance(value, dict):
+        return value
+    raise NodeRefused("rpc_answer", f"the node answered {value!r:.80} instead of an object")
 
 
 def as_int(value: Json) -> int:

@@ -143,15 +143,24 @@ class Journal:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One atomic change, on disk when the block ends."""
-        self._db.execute("BEGIN IMMEDIATE")
+        """One atomic change, on disk when the block ends. Raises InvalidState `state_unwritable`.
+
+        Then nothing has changed, and the same may be tried again.
+        """
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield self._db
             self._db.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            raise
+            if not isinstance(error, sqlite3.OperationalError):
+                raise
+            raise InvalidState(
+                "state_unwritable",
+                f"the journal in {self.directory} cannot be written ({error}); make room on its "
+                "disk. What was committed to is revealed from this journal only",
+            ) from None
 
     # -- rounds ------------------------------------------------------------------------------------
     def get_submission(self, task: int, round_number: int) -> Submission | None:

@@ -4,6 +4,7 @@ A label names one attempt at a step for ever: `task/7/round/3/commit`, and `…/
 one failed in its block. Whatever is sent under it is sent once.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from steelyard.chain.model import Model, decode_model, encode_model
@@ -25,16 +26,30 @@ REPEAT_SECONDS: Final = 60.0
 """A line of progress that has not changed is not printed again before this."""
 
 
+FetchConfig = Callable[[], Config]
+"""Returns the settings in the task's bundle. Raises as `Rpc.get_blob`, `bundle.read_config`."""
+
+
 class Steps:
     """One account's steps in one task. Holds nothing that a crash may not lose."""
 
-    def __init__(self, account: Account, task: int, config: Config) -> None:
-        self.account, self.task, self.config = account, task, config
+    def __init__(self, account: Account, task: int, fetch_config: FetchConfig) -> None:
+        self.account, self.task = account, task
+        self._fetch_config = fetch_config
         self._missed: set[tuple[int, str]] = set()
         self._put_off: set[tuple[int, str]] = set()
         """Those of them that an extension of their round would bring back."""
         self._said = ("", 0.0)
         self._models: dict[BlobName, Model] = {}
+
+    @property
+    def config(self) -> Config:
+        """The settings in the task's bundle, for training and evaluating.
+
+        Nodes may have dropped it: what was committed to is shown, and what was earned claimed,
+        without it. Raises as FetchConfig.
+        """
+        return self._fetch_config()
 
     def say(self, line: str) -> None:
         """Report a state that lasts, once, and again after a while."""

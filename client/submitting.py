@@ -40,6 +40,8 @@ class Submitter:
         self._failures = 0
         self._reveal_again_at = 0.0
         """After a refusal: before this, by our own clock, the next attempt is not made."""
+        self._doomed: dict[int, set[str]] = {}
+        """Which nodes say of a round's update that the chain can never take it."""
         self._shown: set[int] = set()
         """Rounds whose update is on the chain, in that round or later."""
         self.training_seconds = 0.0
@@ -80,11 +82,12 @@ class Submitter:
         commitment = self._compute_commitment(submission, number)
         data = rounds.encode("commit", steps.task, number, submission.round, commitment)
         until = compute_readable_until(info.parameters, state.reveal_ends, state.extensions)
+        reveal_gas = compute_reveal_gas(submission)
         try:
             send_or_renew(
                 account,
                 steps.get_label(number, step),
-                Call(rounds.address, data),
+                Call(rounds.address, data, gas_after=reveal_gas),
                 (state.base, submission.base, state.velocity),
                 until,
                 steps.get_file,
@@ -97,6 +100,10 @@ class Submitter:
             return False
         account.report(f"round {number}: {step} is final")
         return True
+
+    def is_trained(self, number: int) -> bool:
+        """Whether the journal has the update of a round."""
+        return self._steps.account.journal.get_submission(self._steps.task, number) is not None
 
     def find_late(self, info: TaskInfo, member: ParticipantInfo, covered: int) -> Submission | None:
         """Return the newest update that is ready, was never shown, and may still be."""
@@ -119,7 +126,7 @@ class Submitter:
         """Whether this account was drawn in `origin` and has not shown that round's update."""
         steps = self._steps
         account, rounds = steps.account, steps.account.rounds
-        if origin in self._shown or member.active_from > origin:
+        if origin in self._shown or origin in self._doomed or member.active_from > origin:
             return False
         if not rounds.get_round(steps.task, origin).is_drawn(member.seat):
             return False
@@ -131,12 +138,16 @@ class Submitter:
         return True
 
     # -- revealing ---------------------------------------------------------------------------------
+    @property
+    def is_resting(self) -> bool:
+        """Whether a reveal was refused just now, and the next attempt is not made yet."""
+        return self._steps.account.clock.now() < self._reveal_again_at
+
     def reveal(self, info: TaskInfo, state: RoundInfo, done: SubmissionInfo, now: int) -> bool:
         """Show what was committed to, from the journal. False: not yet, or never."""
         steps, number = self._steps, info.round
         account = steps.account
-        is_early = account.clock.now() < self._reveal_again_at
-        if is_early or steps.is_missed(number, "reveal"):
+        if steps.is_missed(number, "reveal"):
             return False
         submission = self._find_committed(number, done)
         if submission is None:
@@ -177,12 +188,16 @@ class Submitter:
         """Make ready for another attempt, unless the chain can never take this update.
 
         Sent too early, or too late in a round that is extended: the bond is lost only by giving up.
+        One node's word is not enough for that: each is asked for its own, by another attempt.
         """
-        steps = self._steps
+        steps, rpc = self._steps, self._steps.account.rpc
         if reason.startswith(HOPELESS):
-            steps.miss(info.round, "reveal", reason)
-            steps.account.journal.drop_update(submission.update)
-            return
+            told = self._doomed.setdefault(submission.round, set())
+            told.add(rpc.url)
+            if len(told) >= len(set(rpc.urls)):
+                steps.miss(info.round, "reveal", reason)
+                steps.account.journal.drop_update(submission.update)
+                return
         pause = info.parameters.reveal_seconds / REVEALS_PER_PERIOD
         self._reveal_again_at = steps.account.clock.now() + pause
         steps.account.report(
@@ -206,7 +221,7 @@ class Submitter:
             submission.samples,
             submission.salt,
         )
-        gas = compute_blob_call_gas((update,), (update, submission.base), values=update.size)
+        gas = compute_reveal_gas(submission)
         call = Call(account.rounds.address, data, gas=gas, blobs=(update,))
         read = (submission.base,) if state.extensions else ()
         until, label = now + REVEAL_SECONDS, steps.get_label(number, "reveal")
@@ -306,3 +321,9 @@ class Submitter:
         self._steps.account.report(
             f"round {round_number}: training failed ({shown}); waiting for the next round"
         )
+
+
+def compute_reveal_gas(submission: Submission) -> int:
+    """Return a gas limit for showing an update."""
+    update = submission.update
+    return compute_blob_call_gas((update,), (update, submission.base), values=update.size)

@@ -30,13 +30,17 @@ class Fees:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a transaction is to do. `gas` None asks the node for an estimate; never with blobs."""
+    """What a transaction is to do. `gas` None asks the node for an estimate; never with blobs.
+
+    `gas_after`: of what has to follow it. Nothing is signed that the balance cannot pay to its end.
+    """
 
     to: Address
     data: bytes
     value: int = 0
     gas: int | None = None
     blobs: tuple[BlobName, ...] = ()
+    gas_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
