@@ -1,6 +1,7 @@
 """From a task's description to what publishing it sends, and what that will cost.
 
-Pure, except that `check_task` asks the chain for its prices and its gas limit.
+Pure, except that `check_task` asks the chain for its prices, its gas limit and how long it keeps
+files. Every assertion that `publish` can reach in the contracts has its twin here or in terms.py.
 """
 
 import hashlib
@@ -23,10 +24,12 @@ from steelyard.chain.types import Address, BlobName
 from .amounts import format_coins
 from .bundle import encode_bundle
 from .errors import InvalidTask
+from .founding import fetch_genesis
 from .metrics import METRICS_SETTING
 from .outbox import BASE_FEE_HEADROOM
 from .quantize import build_manifest, quantize_model
 from .records import FRACTION_UNIT, Admission, Parameters, RuleTerms
+from .retention import SLACK_SECONDS, check_retention, compute_slack, format_seconds
 from .rpc import Rpc, as_int
 from .terms import (
     ADMISSIONS,
@@ -89,6 +92,8 @@ class Draft:
     """Coins for the transactions of everybody in `allow`; 0 without sponsoring."""
     base_fee: int
     tip: int
+    retention_seconds: int
+    """How long the chain keeps a file that was declared."""
     label: str
 
     @property
@@ -127,6 +132,7 @@ class Draft:
         """What the chain takes and the publisher may regret."""
         terms = self.parameters
         part = self.pool // terms.min_clients
+        slack = compute_slack(terms, self.retention_seconds)
         counts_heads = terms.weighting == WEIGHTINGS["uniform"] or terms.rule.kind in HEADS
         found = {
             "one participant who stays silent fails a round: max_clients leaves no spare one": (
@@ -147,6 +153,9 @@ class Draft:
             "heads count here, and anybody may come with many: invite, or take applicants": (
                 counts_heads and terms.admission == Admission.OPEN
             ),
+            f"the chain keeps the model only {format_seconds(slack)} longer than the first round "
+            "may need it: after a later start, or a pause, it has to be declared again, which "
+            "costs whoever does it the gas of its size": slack < SLACK_SECONDS,
         }
         return tuple(text for text, is_so in found.items() if is_so)
 
@@ -163,10 +172,13 @@ def check_task(rpc: Rpc, task: Task) -> Draft:
     tip = as_int(rpc.call("eth_maxPriorityFeePerGas"))
     base_fee = as_int(block["baseFeePerGas"])
     check_prices(base_fee, tip)
-    return draft_task(task, as_int(block["gasLimit"]), base_fee, tip)
+    retention_seconds = fetch_genesis(rpc).blob_retention_seconds
+    return draft_task(task, as_int(block["gasLimit"]), base_fee, tip, retention_seconds)
 
 
-def draft_task(task: Task, gas_limit: int, base_fee: int, tip: int) -> Draft:
+def draft_task(
+    task: Task, gas_limit: int, base_fee: int, tip: int, retention_seconds: int
+) -> Draft:
     """Return a checked task. Pure. Raises InvalidTask and what the quantizer raises."""
     check_task_terms(task)
     model = (
@@ -178,6 +190,7 @@ def draft_task(task: Task, gas_limit: int, base_fee: int, tip: int) -> Draft:
     rule = build_rule(task)
     closing = compute_closing(rule, model, task.max_clients, gas_limit)
     parameters = build_parameters(task, rule, closing.gas, base_fee, tip)
+    check_retention(parameters, retention_seconds)
     config = dict(task.config)
     config.setdefault(METRICS_SETTING, ",".join(task.metrics))
     bundle = encode_bundle(None if task.bundle is None else Path(task.bundle), config)
@@ -188,6 +201,12 @@ def draft_task(task: Task, gas_limit: int, base_fee: int, tip: int) -> Draft:
         + PUBLISH_GAS
         + GAS_PER_INVITED * len(allow)
     )
+    if gas > gas_limit:
+        raise InvalidTask(
+            "task_capacity",
+            f"publishing may need {gas} gas and a block holds {gas_limit}; take a smaller model or "
+            "bundle, or invite later",
+        )
     member_gas = compute_member_gas(parameters, model) if task.sponsor_samples else 0
     return Draft(
         name=task.name,
@@ -201,6 +220,7 @@ def draft_task(task: Task, gas_limit: int, base_fee: int, tip: int) -> Draft:
         sponsored_gas=member_gas * (BASE_FEE_HEADROOM * base_fee + tip),
         base_fee=base_fee,
         tip=tip,
+        retention_seconds=retention_seconds,
         label=f"publish/{compute_identity(task, parameters, sorted(names), allow)}",
     )
 

@@ -16,9 +16,9 @@ from steelyard.chain.types import Address, BlobName
 from .account import Account
 from .contracts import Tasks, encode_name
 from .drafting import Draft, check_task
-from .errors import ClientError, NodeUnreachable
+from .errors import ClientError, NodeRefused, NodeUnreachable, Reverted
 from .events import get_events
-from .outbox import Receipt
+from .outbox import VOID, Receipt, encode_call
 from .participant import MAX_STATEMENT_BYTES
 from .published import PublishedModel
 from .records import FRACTION_UNIT, NO_BLOB, TaskInfo, TaskState
@@ -28,6 +28,8 @@ from .terms import Task, parse_allowed
 from .transactions import Call
 from .watching import TaskEvent, watch_task
 
+CONTRACTS: Final = ("tasks: ", "rounds: ", "fedavg: ")
+"""How reasons begin that a contract or the precompile gives."""
 OPENING_SECONDS: Final = 3_600
 """What the next round needs stays readable for so much longer than it must: a head may be old."""
 
@@ -95,6 +97,9 @@ class Organisation(Account):
             gas=draft.gas,
             blobs=tuple(dict.fromkeys(names)),
         )
+        entry = self.journal.get_entry(draft.label)
+        if entry is None or entry.status in VOID:
+            self._try_out(call)
         self.report(f"publishing {draft.name!r}: model {encode_cid(names[0])}")
         receipt = self.outbox.send(draft.label, call, draft.blobs)
         (event,) = [e for e in self.tasks.decode_logs(receipt.logs) if e.name == "Published"]
@@ -111,6 +116,21 @@ class Organisation(Account):
                     value=draft.sponsorship + draft.sponsored_gas,
                 )
         return published
+
+    def _try_out(self, call: Call) -> None:
+        """Raises Reverted for what `check` did not foresee, before it costs the gas of the files.
+
+        A node without the model's bytes gives up where the contract looks into it: then the
+        reckoning of `check` is all there is. So is it where no reason comes back: that may be a
+        limit of the node on what it tries out.
+        """
+        try:
+            self.rpc.call("eth_call", encode_call(self.address, call), "latest")
+        except NodeRefused:
+            return
+        except Reverted as error:
+            if error.reason.startswith(CONTRACTS):
+                raise
 
     def get_task(self, task: int) -> "PublishedTask":
         """Return a published task by its number. Raises ClientError `task_unknown`."""

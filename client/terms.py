@@ -269,6 +269,11 @@ TERMS: Final[tuple[tuple[str, Callable[[Task], bool], str], ...]] = (
         "give platform and platform_share together, or neither",
     ),
     (
+        "platform_share",
+        lambda t: t.platform is None or compute_units(t.platform_share) > 0,
+        "platform_share is below 2**-20, the least that the chain counts; give more, or neither",
+    ),
+    (
         "sponsor_samples",
         is_sponsorship_known,
         "sponsor_samples goes to everybody in allow, and there is none",

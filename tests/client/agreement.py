@@ -235,6 +235,10 @@ class Agreement:
     def do_publish(self, sender, value, name, parameters, model, bundle, invited):
         escrow = parameters["reward"] + parameters["rounds"] * parameters["close_reserve"]
         demand(value == escrow, "tasks: escrow differs from reward and reserves")
+        periods = parameters["commit_seconds"] + parameters["reveal_seconds"]
+        needed = parameters["join_seconds"] + (parameters["max_extensions"] + 1) * periods
+        is_kept = self._get_expiry(model) >= self._get_time() + needed + DAY_SECONDS
+        demand(is_kept, "rounds: model expires too soon")
         number = len(self.tasks) + 1
         join_ends = self._get_time() + parameters["join_seconds"]
         self.tasks[number] = TaskState(

@@ -1,6 +1,7 @@
 """The contract Registry in Python (docs/registry.md), and a ledger that has it and its blocks."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import httpx
@@ -173,16 +174,18 @@ class ArchiveLedger(Ledger):
     def records(self) -> Records:
         return self.agreement.records
 
-    def _try(self, sender: bytes, to: bytes, data: bytes, value: int) -> str:
+    def _try(
+        self, sender: bytes, to: bytes, data: bytes, value: int, declared: Sequence[BlobName] = ()
+    ) -> str:
         saved = copy.deepcopy(self.agreement.records)
         try:
-            return super()._try(sender, to, data, value)
+            return super()._try(sender, to, data, value, declared)
         finally:
             self.agreement.records = saved
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
-        if path.startswith("/chain/blocks/"):
+        if path.startswith("/chain/blocks/") and path != "/chain/blocks/0":
             height = int(path.removeprefix("/chain/blocks/"))
             return httpx.Response(200, content=encode_block(self.make_block(height)))
         return super().answer(request)

@@ -16,9 +16,11 @@ from steelyard.client.rpc import Rpc
 from steelyard.client.terms import Task
 from steelyard.client.training import Result
 
-from .ledger import Ledger
+from .ledger import GAS_LIMIT, Ledger
 
 URL = "http://node.test"
+CHAIN = {"gas_limit": GAS_LIMIT, "base_fee": 7, "tip": 1, "retention_seconds": 30 * 86_400}
+"""What a task is drafted for."""
 ORGANISATION = Keys.from_key(b"\x01" * 32)
 HOSPITAL = Keys.from_key(b"\x02" * 32)
 

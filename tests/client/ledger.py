@@ -7,20 +7,32 @@ called.
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import httpx
 from eth_hash.auto import keccak
 
+from steelyard.chain.block import ZERO_HASH, Block, Extension, Header, encode_block
 from steelyard.chain.cid import compute_blob_name, decode_cid, is_named
+from steelyard.chain.genesis import Genesis, GenesisValidator, create_genesis, encode_genesis
 from steelyard.chain.params import FEDAVG_ADDRESS
 from steelyard.chain.transactions import Transaction, decode_transaction
-from steelyard.chain.types import BlobName, Digest
+from steelyard.chain.types import Address, BlobName, Digest, Epoch, Height, View
 
 from .agreement import CHAIN_ID, Agreement, TasksRefusal
 from .books import TaskState
 
-GENESIS_HASH = keccak(b"genesis of the double")
+GAS_LIMIT = 60_000_000
+VALIDATOR = GenesisValidator(
+    address=Address(b"\xaa" * 20),
+    bls_key=bytes(48),
+    proof_of_possession=bytes(96),
+    network_key=bytes(32),
+    endpoint="node.test:9000",
+    fee_recipient=Address(b"\xaa" * 20),
+    stake=10**18,
+)
 RICH = 10**24
 
 
@@ -54,6 +66,40 @@ class Ledger:
         self.is_mining = True
         self.get_chain_id: Callable[[], int] = lambda: CHAIN_ID
         self.extra: dict[str, bytes] = {}
+
+    # -- genesis ---------------------------------------------------------------------------------
+    @cached_property
+    def genesis(self) -> Genesis:
+        """The document that a node would serve."""
+        return create_genesis(
+            chain_id=CHAIN_ID,
+            name="double",
+            timestamp=0,
+            validators=(VALIDATOR,),
+            alloc={},
+            gas_limit=GAS_LIMIT,
+            blob_retention_seconds=self.retention_seconds,
+        )
+
+    @cached_property
+    def first_block(self) -> Block:
+        """Block 0, which names the document; behind its other roots is nothing."""
+        zeros = {"state_root": ZERO_HASH, "transactions_root": ZERO_HASH}
+        zeros |= {"receipts_root": ZERO_HASH, "prev_randao": ZERO_HASH}
+        zeros |= {"withdrawals_root": ZERO_HASH, "parent_beacon_block_root": ZERO_HASH}
+        header = Header(
+            parent_hash=ZERO_HASH,
+            coinbase=Address(bytes(20)),
+            bloom=bytes(256),
+            height=Height(0),
+            gas_limit=GAS_LIMIT,
+            gas_used=0,
+            timestamp=0,
+            base_fee=7,
+            extra_data=self.genesis.hash,
+            **zeros,
+        )
+        return Block(header, Extension(Epoch(0), View(0), Address(bytes(20)), ZERO_HASH))
 
     # -- time ------------------------------------------------------------------------------------
     def sleep(self, seconds: float) -> None:
@@ -133,6 +179,10 @@ class Ledger:
             return self._answer_blob(request, path.removeprefix("/blobs/"))
         if path in self.extra:
             return httpx.Response(200, content=self.extra[path])
+        if path == "/chain/genesis":
+            return httpx.Response(200, content=encode_genesis(self.genesis))
+        if path == "/chain/blocks/0":
+            return httpx.Response(200, content=encode_block(self.first_block))
         if request.method != "POST":
             return httpx.Response(404, json={"code": "unknown", "message": path})
         body = json.loads(request.read())
@@ -175,13 +225,13 @@ class Ledger:
 
     def eth_getBlockByNumber(self, tag, full):
         number = self.height if tag == "latest" else int(tag, 16)
-        block_hash = GENESIS_HASH if number == 0 else keccak(number.to_bytes(8, "big"))
+        block_hash = keccak(number.to_bytes(8, "big")) if number else self.first_block.hash
         return {
             "hash": "0x" + block_hash.hex(),
             "number": hex(number),
             "timestamp": hex(self.timestamp),
             "baseFeePerGas": "0x7",
-            "gasLimit": hex(60_000_000),
+            "gasLimit": hex(GAS_LIMIT),
         }
 
     def eth_getTransactionCount(self, address, tag):
@@ -211,7 +261,7 @@ class Ledger:
         name, arguments = self.agreement.contracts[to].decode_call(data)
         if self.agreement.is_call(name):
             sender, value = bytes.fromhex(call["from"][2:]), int(call["value"], 16)
-            reason = self._try(sender, to, data, value)
+            reason = self._try(sender, to, data, value, read_declared(call))
             if reason:
                 raise Refused(3, f"execution reverted: {reason}", "0x")
             return "0x"
@@ -225,18 +275,29 @@ class Ledger:
         words = (0, 0, 0) if ends is None else (name.size, 1, ends)
         return "0x" + b"".join(word.to_bytes(32, "big") for word in words).hex()
 
-    def _try(self, sender: bytes, to: bytes, data: bytes, value: int) -> str:
-        """What would stop the call; nothing of it stays."""
+    def _try(
+        self, sender: bytes, to: bytes, data: bytes, value: int, declared: Sequence[BlobName] = ()
+    ) -> str:
+        """What would stop the call; nothing of it stays. Raises Refused for blobs that are not
+        here, unless the contract objects before it looks into them."""
         agreement = self.agreement
         saved, logs = copy.deepcopy(agreement.tasks), list(self.logs)
-        balances = dict(self.balances)
+        balances, expiries = dict(self.balances), dict(agreement.expiries)
+        agreement.expiries |= dict.fromkeys(declared, self.timestamp + self.retention_seconds)
         try:
             agreement.run(sender, to, data, value)
         except TasksRefusal as refusal:
-            return str(refusal)
+            if str(refusal).startswith("tasks: "):
+                return str(refusal)
+            reason = str(refusal)
+        else:
+            reason = ""
         finally:
             agreement.tasks, self.logs, self.balances = saved, logs, balances
-        return ""
+            agreement.expiries = expiries
+        if any(name not in self.blobs for name in declared):
+            raise Refused(-32000, "blob_unavailable: not here", {"code": "blob_unavailable"})
+        return reason
 
     @property
     def tasks(self) -> dict[int, TaskState]:
@@ -288,6 +349,15 @@ class Ledger:
         name = compute_blob_name(data)
         self.blobs[name] = data
         return name
+
+
+def read_declared(call: Mapping[str, object]) -> list[BlobName]:
+    """The blobs in a call's access list: pairs of keys, digest and size."""
+    keys = [
+        bytes.fromhex(key[2:]) for one in call.get("accessList", ()) for key in one["storageKeys"]
+    ]
+    pairs = zip(keys[::2], keys[1::2], strict=True)
+    return [BlobName(Digest(digest), int.from_bytes(size, "big")) for digest, size in pairs]
 
 
 def make_blob_name(text: bytes) -> BlobName:

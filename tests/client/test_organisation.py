@@ -17,11 +17,11 @@ from steelyard.client.organisation import Released
 from steelyard.client.records import TaskState
 from steelyard.client.watching import watch_task
 
-from .conftest import make_model, make_task
+from .conftest import CHAIN, make_model, make_task
 
 
 def draft(**changes):
-    return draft_task(make_task(**changes), gas_limit=60_000_000, base_fee=7, tip=1)
+    return draft_task(make_task(**changes), **CHAIN)
 
 
 def test_a_task_is_published_with_its_files_and_its_escrow(ledger, organisation) -> None:
@@ -49,7 +49,7 @@ def test_publishing_again_gives_the_same_task(ledger, organisation) -> None:
 def test_a_round_that_could_not_be_closed_in_a_block_cannot_be_published() -> None:
     for changes in ({"max_clients": 128}, {"max_clients": 12, "rounds": 3}):
         with pytest.raises(InvalidTask, match="task_capacity"):
-            draft_task(make_task(**changes), gas_limit=1_600_000, base_fee=7, tip=1)
+            draft_task(make_task(**changes), **CHAIN | {"gas_limit": 1_600_000})
 
 
 def test_norms_are_exact_integers_on_chain() -> None:
@@ -79,8 +79,8 @@ def test_closing_gas_grows_with_clients_and_parameters() -> None:
 def test_a_round_that_does_not_fit_into_a_block_is_closed_in_pages() -> None:
     krum = {"rule": "multi_krum", "byzantine": 1, "min_clients": 5, "max_clients": 128}
     task = make_task(model={"w": np.zeros(2_000_000, np.float32)}, **krum)
-    whole = draft_task(task, gas_limit=60_000_000, base_fee=7, tip=1).closing
-    paged = draft_task(task, gas_limit=20_000_000, base_fee=7, tip=1).closing
+    whole = draft_task(task, **CHAIN).closing
+    paged = draft_task(task, **CHAIN | {"gas_limit": 20_000_000}).closing
     assert whole.calls == 1
     assert paged.calls > 2
     assert paged.gas > whole.gas
@@ -101,11 +101,18 @@ def test_closing_is_reckoned_as_the_contract_does(name: str, value: int) -> None
 
 
 def test_a_task_that_fills_the_contracts_part_of_a_block_may_be_published() -> None:
-    gas = draft().closing.gas
-    make = {"base_fee": 7, "tip": 1}
-    assert draft_task(make_task(), gas_limit=-(-gas * 4 // 3), **make).closing.gas == gas
+    plain, rule = draft(), build_rule(make_task())
+    gas = plain.closing.gas
+    assert compute_closing(rule, plain.model, 1, -(-gas * 4 // 3)).gas == gas
     with pytest.raises(InvalidTask, match="task_capacity"):
-        draft_task(make_task(), gas_limit=(gas - 1) * 4 // 3, **make)
+        compute_closing(rule, plain.model, 1, (gas - 1) * 4 // 3)
+
+
+def test_a_task_whose_publishing_fills_a_block_may_be_published_and_no_larger_one() -> None:
+    gas = draft().gas
+    assert draft_task(make_task(), **CHAIN | {"gas_limit": gas}).gas == gas
+    with pytest.raises(InvalidTask, match="task_capacity: publishing may need"):
+        draft_task(make_task(), **CHAIN | {"gas_limit": gas - 1})
 
 
 def test_a_reserve_below_the_bounty_is_refused_before_it_costs_anything() -> None:
@@ -168,8 +175,8 @@ def test_a_model_that_does_not_fit_names_its_tensor() -> None:
 
 
 def test_the_identity_of_a_task_does_not_depend_on_fees() -> None:
-    cheap = draft_task(make_task(), 60_000_000, 7, 1)
-    dear = draft_task(make_task(), 60_000_000, 7_000, 100)
+    cheap = draft()
+    dear = draft_task(make_task(), **CHAIN | {"base_fee": 7_000, "tip": 100})
     assert cheap.label == dear.label
     assert cheap.parameters != dear.parameters
     assert draft(rounds=3).label != cheap.label

@@ -128,6 +128,17 @@ def test_check_says_no_to_what_the_chain_would_refuse(desk: Desk) -> None:
     assert (code, told["ok"], told["error"]) == (1, False, "task_byzantine")
 
 
+def test_check_says_no_to_a_task_that_outlives_its_model(desk: Desk) -> None:
+    sent = len(desk.ledger.seen)
+    path = desk.directory / "slow.toml"
+    path.write_text(TASK.replace("join_seconds = 60", "join_seconds = 2592000"))
+    code, told = desk.ask(f"task check {path}")
+    assert (code, told["ok"], told["error"]) == (1, False, "task_retention")
+    assert "join_seconds at most" in told["message"]
+    desk.refuse(f"task publish {path}", "task_retention")
+    assert len(desk.ledger.seen) == sent
+
+
 # -- people ----------------------------------------------------------------------------------------
 def test_an_applicant_is_listed_invited_and_uninvited(desk: Desk) -> None:
     assert desk.ask("task applicants 1") == (1, [])

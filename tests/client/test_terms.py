@@ -14,7 +14,7 @@ from steelyard.client.keys import format_address
 from steelyard.client.records import CLOSE_TIMEOUT_SECONDS, MAX_REPUTATION, Parameters
 from steelyard.client.terms import FRACTIONS, RANGES, RULES, TERMS, Task, compute_units
 
-from .conftest import make_task
+from .conftest import CHAIN, make_task
 
 CONTRACT = (Path(__file__).parents[2] / "contracts" / "terms.vy").read_text("utf-8")
 SOMEBODY = "0x" + "11" * 20
@@ -23,7 +23,7 @@ TRIMMED = {"rule": "trimmed", "weighting": "uniform", "min_clients": 3, "max_cli
 
 
 def draft(**changes):
-    return draft_task(make_task(**changes), gas_limit=60_000_000, base_fee=7, tip=1)
+    return draft_task(make_task(**changes), **CHAIN)
 
 
 REFUSED = [
@@ -108,6 +108,7 @@ REFUSED = [
     ({"platform": "0x12", "platform_share": 0.1}, "task_platform"),
     ({"platform": "0x" + "00" * 20, "platform_share": 0.1}, "task_platform"),
     ({"platform": SOMEBODY, "platform_share": 0.21}, "task_platform_share"),
+    ({"platform": SOMEBODY, "platform_share": 2.0**-21}, "task_platform_share"),
     ({"sponsor_samples": 5}, "task_sponsor_samples"),
     ({"sponsor_samples": -1}, "task_sponsor_samples"),
     ({"metrics": ["a,b"]}, "task_metrics"),

@@ -21,7 +21,7 @@ from steelyard.client.weighing import (
     weigh_compensated,
 )
 
-from .conftest import make_task
+from .conftest import CHAIN, make_task
 from .ledger import make_blob_name
 
 SOMEBODY = "0x" + "11" * 20
@@ -29,7 +29,7 @@ NAMES = [make_blob_name(bytes([i])) for i in range(20)]
 
 
 def make_terms(**changes: Any) -> Parameters:
-    return draft_task(make_task(**changes), gas_limit=60_000_000, base_fee=7, tip=1).parameters
+    return draft_task(make_task(**changes), **CHAIN).parameters
 
 
 def make_record(weights: list[int], max_share: int = WEIGHT_TOTAL, **changes: Any) -> dict:
