@@ -95,6 +95,10 @@ class KeeperConfig:
     max_in_flight: int = 4
     max_fee_wei: int = 500_000_000_000
     """Never pay more for a unit of gas than this."""
+    min_balance_wei: int = 10**17
+    """Steps of tasks leave at least this to the account: it is for check-ins."""
+    close_unpaid: bool = False
+    """Close rounds, and start tasks, that pay less than it costs."""
     unjail: bool = True
     """Return from jail by itself, in the epoch after."""
 

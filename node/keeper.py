@@ -2,29 +2,28 @@
 
 Nothing on the chain acts by itself: whoever closes a round is paid from the task's reserve. The
 keeper looks at open tasks in turn (the view `next_action`), tries the step out, and sends it
-once; then it waits. A large round closes in pages, one for each call: the next page is another
-step, due as soon as the last one is in a block, and so is the end of an extension. What else is
-due from this account (`duties.py`) is done on the same thread.
+once, if the task pays for it (`steps.py`); then it waits. A large round closes in pages, one for
+each call: the next page is another step, due as soon as the last one is in a block, and so is the
+end of an extension. What else is due from this account (`duties.py`) is done on the same thread,
+and first.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from eth_abi.abi import decode
 
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.params import ROUNDS_ADDRESS, TASKS_ADDRESS
-from steelyard.chain.types import Hash
 
 from .alarms import compute_stall_seconds
 from .calls import start_thread
 from .logs import log_alarm, log_event
+from .steps import Due, Step, Steps
 from .store import CorruptData
-from .wallet import Attempts, Wallet, encode_call
+from .wallet import Attempts, Wallet
 
 if TYPE_CHECKING:
     from .node import Node
@@ -33,14 +32,12 @@ PAUSE_SECONDS = 0.05
 """Between two looks, however fast blocks come."""
 LOOKS_AT_ONCE = 32
 """Tasks looked at in one round of the keeper, so that many tasks cannot occupy a node."""
-PAGE_GAS_PERCENT = 80
-"""Of a block's gas, for a call that makes a page: Rounds plans each for three quarters of it, and a
-64th stays behind at each call. Not all of it: such a transaction would have to be first in its
-block, and whoever pays a higher tip for a transfer would keep it out."""
 RANK_SECONDS = 5.0
 """Each rank behind the leader waits this much longer, so that keepers do not race."""
 STATE_INTERVALS = 10
 """Whether a task is over is asked this seldom; it costs more than asking what is due."""
+LEFT = ("keeper_unpaid", "keeper_floor")
+"""Refusals for which a due round is left to others."""
 FINISHED, ABORTED = 3, 4
 """States of a task that is over; it may be paused (5) and go on."""
 ROUND_TYPES = (
@@ -52,40 +49,23 @@ EXTENSIONS, PAGES = 10, 13
 """Where it says how often the round was extended, and how many pages of its end were made."""
 
 
-class Step(IntEnum):
-    """What `next_action` answers; CLAIM is the keeper's own, after the end."""
-
-    WAIT = 0
-    START = 1
-    CLOSE = 2
-    ABORT = 3
-    CLAIM = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """One step of one task. `calls`: how often the round's close was called before."""
-
-    task: int
-    step: Step
-    round: int
-    calls: int = 0
-
-
 class Keeper:
     """One thread. `look` is one round of its work for tasks, for tests to call.
 
-    `chores` are done after each look; the failure of one harms no other.
+    `chores` are done before each look, as no number of tasks may take their turn; the failure of
+    one harms no other.
     """
 
     def __init__(self, node: "Node", wallet: Wallet, *chores: Callable[[], None]) -> None:
         self._node, self._wallet = node, wallet
+        self._steps = Steps(node, wallet)
         self._config = node.config.keeper
-        self._chores = (self.look, *chores)
+        self._chores = (*chores, self.look)
         self._open: deque[int] = deque()
         self._closing: dict[int, None] = {}
         self._known = 0
         self._ask_state_at: dict[int, float] = {}
+        self._left: dict[int, int] = {}
         self.attempts = Attempts(node)
         self._stopping, self._woken = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -160,27 +140,32 @@ class Keeper:
         self._closing.pop(task, None)  # first, so that a task whose look fails holds up no other
         output = self._wallet.ask(TASKS_ADDRESS, "next_action(uint256)", task)
         code, number = decode(["uint8", "uint256"], output)
-        extensions, pages = self._get_progress(task, number) if code == Step.CLOSE else (0, 0)
-        if pages and len(self._closing) < LOOKS_AT_ONCE:
-            self._closing[task] = None
+        if code != Step.CLOSE or self._left.get(task) != number:
+            self._left.pop(task, None)
         if code in (Step.START, Step.CLOSE, Step.ABORT):
-            self._attempt(Due(task, Step(code), number, extensions + pages))
-            return True
+            extensions, pages = self._get_progress(task, number) if code == Step.CLOSE else (0, 0)
+            due = Due(task, Step(code), number, extensions + pages)
+            self._attempt(due)
+            if pages and len(self._closing) < LOOKS_AT_ONCE and not self.attempts.has_failed(due):
+                self._closing[task] = None
+        return self._collect(task)
+
+    def _collect(self, task: int) -> bool:
+        """Claim, now and then while a task goes on and to the last when it is over; False when
+        nothing more can come of it.
+        """
         now = self._node.clock.get_seconds()
         if now < self._ask_state_at.get(task, now):
             return True
         self._ask_state_at[task] = now + STATE_INTERVALS * self._config.interval_seconds
-        if self._get_state(task) not in (FINISHED, ABORTED):
-            return True
-        signature = "claimable(uint256,address)"
-        output = self._wallet.ask(TASKS_ADDRESS, signature, task, self._wallet.address)
-        (owed,) = decode(["uint256"], output)
-        if owed:
+        is_over = self._get_state(task) in (FINISHED, ABORTED)
+        owed = self._steps.get_owed(task)
+        if owed and (is_over or self._steps.is_worth_claiming(owed)):
             self._attempt(Due(task, Step.CLAIM, 0))
-        else:
+        if is_over and not owed:
             del self._ask_state_at[task]
             self._forget(task)
-        return bool(owed)
+        return bool(owed) or not is_over
 
     def _forget(self, task: int) -> None:
         self.attempts.forget(lambda due: isinstance(due, Due) and due.task == task)
@@ -200,34 +185,17 @@ class Keeper:
         """Send a step when it is this validator's turn: the leader's first, others by rank."""
         if self._wallet.is_busy():
             return
-        if due not in self.attempts.entries:
+        if due not in self.attempts.entries and due.step is not Step.CLAIM:
             self._forget(due.task)
-        self.attempts.run(
+        error = self.attempts.run(
             due,
-            lambda: self._submit(due),
+            lambda: self._steps.send(due),
             {"task": due.task, "step": due.step.name.lower(), "round": due.round},
             RANK_SECONDS * self._node.driver.get_rank(),
         )
+        if error is not None and error.code in LEFT and due.step is Step.CLOSE:
+            self._left[due.task] = due.round
 
-    def _submit(self, due: Due) -> Hash:
-        """`close` names no page: if somebody's close comes first, ours makes another than we tried,
-        which may be dearer.
-        """
-        if due.step is not Step.CLOSE:
-            return self._wallet.submit(TASKS_ADDRESS, encode_step(due))
-        page_gas = self._node.rules.gas_limit * PAGE_GAS_PERCENT // 100
-        wished_gas = page_gas if self._is_paged(due.task) else 0
-        return self._wallet.submit(ROUNDS_ADDRESS, encode_step(due), wished_gas)
-
-    def _is_paged(self, task: int) -> bool:
-        """Do the task's rounds close in pages? The plan's last words say: phase 1, 2, blocks."""
-        output = self._wallet.ask(ROUNDS_ADDRESS, "get_plan(uint256)", task)
-        measures, combines, _ = decode(["uint256"] * 3, output[-3 * 32 :])
-        return (measures, combines) != (0, 1)
-
-
-def encode_step(due: Due) -> bytes:
-    """The calldata of a step."""
-    if due.step is Step.CLOSE:
-        return encode_call("close(uint256,uint256)", due.task, due.round)
-    return encode_call(f"{due.step.name.lower()}(uint256)", due.task)
+    def count_left(self) -> int:
+        """How many due rounds are left unclosed for want of pay, or of money of ours."""
+        return len(self._left)

@@ -33,6 +33,8 @@ GAUGES: Final = {
     "blob_bytes": "Bytes of the blobs on this machine's disk.",
     "free_disk_bytes": "Free bytes on the data directory's disk.",
     "last_block_seconds": "Seconds that executing the last block took.",
+    "rounds_left": "Due rounds that the keeper leaves unclosed, for want of pay or of money.",
+    "account_wei": "Wei on the validator's own account.",
 }
 """Fields of NodeStatus, exported as `steelyard_<field>`."""
 NETWORK_COUNTERS: Final = {

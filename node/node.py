@@ -348,6 +348,10 @@ class Node:
         """For /health, /metrics and `node status`."""
         return build_status(self)
 
+    def count_rounds_left(self) -> int:
+        """How many due rounds the keeper leaves to others."""
+        return self._keeper.count_left()
+
     def _get_peers(self) -> tuple[PeerStatus, ...]:
         network = self.membership.network
         return () if network is None else network.mesh.get_peers()

@@ -128,3 +128,7 @@ class NodeStatus:
     upgrades: tuple[str, ...] = ()
     """`NAME=HEIGHT`: all rule changes of this chain that the node knows of."""
     network: NetworkTotals = field(default_factory=NetworkTotals)
+    rounds_left: int = 0
+    """Due rounds that the keeper leaves unclosed: unpaid, or its account is at the floor."""
+    account_wei: int = 0
+    """What the validator's own account holds."""

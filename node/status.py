@@ -48,6 +48,8 @@ def build_status(node: "Node") -> NodeStatus:
         network=count_traffic(node),
         genesis_document_hash="0x" + node.genesis.hash.hex(),
         upgrades=tuple(f"{name}={height}" for name, height in node.rules.forks),
+        rounds_left=node.count_rounds_left(),
+        account_wei=node.get_balance(node.address),
     )
 
 

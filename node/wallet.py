@@ -1,7 +1,8 @@
 """The account that pays for what the keeper does: tries a call out, signs it, submits it.
 
-It never has more than a few transactions pending and never pays more than its cap. `Attempts`
-keeps what is tried from being tried too often: once, then again after a pause that grows.
+It never has more than a few transactions pending and never pays more than its cap; one that the
+base fee has left behind is replaced by the next. `Attempts` keeps what is tried from being tried
+too often: once, then again after a pause that grows.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -14,11 +15,13 @@ from eth_account import Account
 from eth_keys.datatypes import PrivateKey
 from eth_utils.abi import function_signature_to_4byte_selector
 
+from steelyard.chain.calls import CallRequest, CallResult
 from steelyard.chain.errors import SteelyardError
-from steelyard.chain.execute import CallRequest, CallResult
+from steelyard.chain.transactions import Transaction
 from steelyard.chain.types import Address, Hash
 
 from .logs import log_event
+from .mempool import REPLACEMENT_PERCENT
 
 if TYPE_CHECKING:
     from .node import Node
@@ -33,6 +36,36 @@ class WouldRevert(SteelyardError):
 
     def __init__(self, reason: str) -> None:
         super().__init__("keeper_reverted", reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Wei a gas: what the next block burns; the least tip that is taken and the usual one; what
+    this account never exceeds."""
+
+    base_fee: int
+    least_tip: int
+    usual_tip: int
+    cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bid:
+    """What a transaction offers, in wei a gas."""
+
+    tip: int
+    max_fee: int
+
+
+def compute_bid(prices: Prices, tip: int | None = None) -> Bid:
+    """Return an offer with room for a base fee twice as high. Raises SteelyardError keeper_fee."""
+    tip = prices.usual_tip if tip is None else tip
+    max_fee = min(2 * prices.base_fee + tip, prices.cap)
+    if max_fee < prices.base_fee + tip:
+        raise SteelyardError(
+            "keeper_fee", f"a base fee of {prices.base_fee} wei is more than the keeper may pay"
+        )
+    return Bid(tip, max_fee)
 
 
 class Wallet:
@@ -52,63 +85,94 @@ class Wallet:
         return result.output
 
     def is_busy(self) -> bool:
-        """Are as many transactions pending as there may be?"""
+        """Are as many transactions pending as there may be? Not if one of them is stuck: the next
+        one takes its place.
+        """
         free = self._node.mempool.get_next_nonce(self.address)
         if free is None:
             return False
         pending = free - self._node.get_nonce(self.address, pending=False)
-        return pending >= self._config.max_in_flight
+        return pending >= self._config.max_in_flight and self._find_stuck() is None
 
-    def submit(self, to: bytes, data: bytes, wished_gas: int = 0) -> Hash:
-        """Try a call out, then sign and submit it. Raises SteelyardError if it would fail.
+    def submit(self, to: bytes, data: bytes) -> Hash:
+        """Try a call out, then sign and submit it. Raises SteelyardError if it would fail."""
+        result = self.try_out(to, data)
+        return self.send(to, data, self.compute_gas(result), compute_bid(self.get_prices()))
 
-        It gets what the trial needed, with a margin. `wished_gas`, as far as it can be paid, if
-        that is more: for a call that may find more to do than the trial did.
+    def try_out(self, to: bytes, data: bytes) -> CallResult:
+        """What a call of ours would do now. Raises WouldRevert."""
+        result = self._call(to, data)
+        if result.is_error:
+            raise WouldRevert(describe_revert(result.revert_data, result.error))
+        return result
+
+    def find_refusal(self, to: bytes, data: bytes) -> str | None:
+        """Why a call of ours would fail now, or None."""
+        result = self._call(to, data)
+        return describe_revert(result.revert_data, result.error) if result.is_error else None
+
+    def compute_gas(self, result: CallResult) -> int:
+        """Return a limit for what was tried out: one run and a margin; a finer search would compute
+        an aggregation several times.
         """
-        gas = self._estimate(to, data)
-        tip = self._node.get_suggested_tip()
-        base_fee = self._node.get_next_base_fee()
-        max_fee = min(2 * base_fee + tip, self._config.max_fee_wei)
-        if max_fee < base_fee + tip:
+        needed = (result.gas_used + result.gas_refund) * GAS_MARGIN_PERCENT // 100 + GAS_MARGIN
+        return min(needed, self._node.rules.gas_limit)
+
+    def get_prices(self) -> Prices:
+        """What gas costs in the next block. To take a stuck one's place costs a tenth more tip."""
+        least, stuck = self._node.config.mempool.min_tip_wei, self._find_stuck()
+        if stuck is not None:
+            least = max(least, -(-stuck.max_priority_fee * REPLACEMENT_PERCENT // 100))
+        return Prices(
+            base_fee=self._node.get_next_base_fee(),
+            least_tip=least,
+            usual_tip=max(least, self._node.get_suggested_tip()),
+            cap=self._config.max_fee_wei,
+        )
+
+    def get_free_balance(self) -> int:
+        """What our pending transactions leave, at their fee caps, in wei."""
+        pending = (one for one in self._node.mempool.get_all() if one.sender == self.address)
+        return self._node.get_balance(self.address) - sum(one.max_cost for one in pending)
+
+    def send(self, to: bytes, data: bytes, gas: int, bid: Bid, floor: int = 0) -> Hash:
+        """Sign and submit. Raises SteelyardError keeper_floor if that could leave less than
+        `floor` wei, InvalidTransaction if the pool refuses it.
+        """
+        left = self.get_free_balance() - gas * bid.max_fee
+        if floor and left < floor:
             raise SteelyardError(
-                "keeper_fee", f"a base fee of {base_fee} wei is more than the keeper may pay"
+                "keeper_floor", f"it could leave {left} wei; {floor} are kept for check-ins"
             )
-        if wished_gas > gas:
-            gas = max(gas, min(wished_gas, self._get_free_balance() // max_fee))
+        stuck = self._find_stuck()
+        nonce = self._node.get_nonce(self.address, pending=True) if stuck is None else stuck.nonce
         transaction = {
             "type": 2,
             "chainId": self._node.rules.chain_id,
-            "nonce": self._node.get_nonce(self.address, pending=True),
+            "nonce": nonce,
             "to": bytes(to),
             "value": 0,
             "data": data,
             "gas": gas,
-            "maxFeePerGas": max_fee,
-            "maxPriorityFeePerGas": tip,
+            "maxFeePerGas": bid.max_fee,
+            "maxPriorityFeePerGas": bid.tip,
         }
         signed = Account.sign_transaction(transaction, self._account)
         return self._node.submit_transaction(bytes(signed.raw_transaction))
 
-    def find_refusal(self, to: bytes, data: bytes) -> str | None:
-        """Why a call of ours would fail now, or None."""
-        result = self._try_out(to, data)
-        return describe_revert(result.revert_data, result.error) if result.is_error else None
-
-    def _get_free_balance(self) -> int:
-        """What our pending transactions leave, at their fee caps."""
-        pending = (one for one in self._node.mempool.get_all() if one.sender == self.address)
-        return self._node.get_balance(self.address) - sum(one.max_cost for one in pending)
-
-    def _try_out(self, to: bytes, data: bytes) -> CallResult:
+    def _call(self, to: bytes, data: bytes) -> CallResult:
         return self._node.call(CallRequest(sender=self.address, to=Address(to), data=data))
 
-    def _estimate(self, to: bytes, data: bytes) -> int:
-        """One run and a margin; a finer search would compute an aggregation several times."""
-        result = self._try_out(to, data)
-        if result.is_error:
-            raise WouldRevert(describe_revert(result.revert_data, result.error))
-        needed = (result.gas_used + result.gas_refund) * GAS_MARGIN_PERCENT // 100 + GAS_MARGIN
-        return min(needed, self._node.rules.gas_limit)
+    def _find_stuck(self) -> Transaction | None:
+        """The first of our pending transactions that the base fee has left behind: until it falls
+        again nothing after that one moves either, not even a check-in.
+        """
+        if self._node.mempool.get_next_nonce(self.address) is None:
+            return None
+        base_fee = self._node.get_next_base_fee()
+        own = (one for one in self._node.mempool.get_all() if one.sender == self.address)
+        stuck = (one for one in own if one.max_fee < base_fee)
+        return min(stuck, key=lambda one: one.nonce, default=None)
 
 
 @dataclass(slots=True)
@@ -117,6 +181,8 @@ class Attempt:
 
     after: float
     failures: int = 0
+    code: str | None = None
+    """Why it failed last. The log is told once, not each time."""
 
 
 class Attempts:
@@ -144,11 +210,18 @@ class Attempts:
             pause = self._retry_seconds * 2 ** min(attempt.failures, 10)
             attempt.after = now + min(pause, MAX_PAUSE_SECONDS)
             attempt.failures += 1
-            log_event("keeper_skipped", **fields, code=error.code, message=error.message)
+            if error.code != attempt.code:
+                log_event("keeper_skipped", **fields, code=error.code, message=error.message)
+            attempt.code = error.code
             return error
-        attempt.after = now + self._retry_seconds
+        attempt.after, attempt.code = now + self._retry_seconds, None
         log_event("keeper_sent", **fields, hash=transaction_hash)
         return None
+
+    def has_failed(self, key: Hashable) -> bool:
+        """Was it tried in vain the last time?"""
+        attempt = self.entries.get(key)
+        return attempt is not None and attempt.code is not None
 
     def forget(self, is_over: Callable[[Hashable], bool]) -> None:
         """Forget what will not be tried again."""

@@ -1,166 +1,26 @@
 """The keeper does what is due once, waits, pays sanely and never floods."""
 
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-
 import pytest
 from eth_abi.abi import decode, encode
 from eth_utils.abi import function_signature_to_4byte_selector
 
 from steelyard.chain.errors import InvalidTransaction, SteelyardError
-from steelyard.chain.execute import CallRequest, CallResult
-from steelyard.chain.params import ROUNDS_ADDRESS, TASKS_ADDRESS
-from steelyard.chain.transactions import Transaction, decode_transaction
-from steelyard.chain.types import Address, Hash
-from steelyard.node.config import KeeperConfig
-from steelyard.node.keeper import (
-    LOOKS_AT_ONCE,
-    ROUND_TYPES,
-    STATE_INTERVALS,
-    Due,
-    Keeper,
-    Step,
-    encode_step,
+from steelyard.chain.params import ROUNDS_ADDRESS
+from steelyard.node.keeper import LOOKS_AT_ONCE, STATE_INTERVALS
+from steelyard.node.steps import Due, Step, encode_step
+from steelyard.node.wallet import describe_revert
+
+from .keeper_kit import (
+    FINISHED,
+    GAS,
+    GWEI,
+    PAUSED,
+    SELECTORS,
+    TIP,
+    Contract,
+    build,
 )
-from steelyard.node.wallet import Wallet, describe_revert
-
-from .world import CHAIN_ID, SECRETS
-
-GWEI = 10**9
-SELECTORS = {
-    function_signature_to_4byte_selector(signature): signature.partition("(")[0]
-    for signature in (
-        "task_count()",
-        "next_action(uint256)",
-        "get_task(uint256)",
-        "get_round(uint256,uint256)",
-        "get_plan(uint256)",
-        "claimable(uint256,address)",
-        "start(uint256)",
-        "close(uint256,uint256)",
-        "abort(uint256)",
-        "claim(uint256)",
-    )
-}
-RUNNING, FINISHED, PAUSED = 2, 3, 5
-NO_BLOB = (bytes(32), 0)
-OF_ROUNDS = ("close", "get_round", "get_plan")
-"""Calls of the contract Rounds; all others are of Tasks."""
-
-
-@dataclass
-class Contract:
-    """Stands for Tasks and Rounds: what is due, who owes, and which steps would revert."""
-
-    due: dict[int, tuple[Step, int]] = field(default_factory=dict)
-    states: dict[int, int] = field(default_factory=dict)
-    owed: dict[int, int] = field(default_factory=dict)
-    pages: dict[int, int] = field(default_factory=dict)
-    splits: dict[int, tuple[int, int, int]] = field(default_factory=dict)
-    failing: int = 0
-    extensions: int = 0
-    reverts: bool = False
-    count: int = 0
-    looks: list[int] = field(default_factory=list)
-
-    def call(self, to: Address | None, data: bytes) -> tuple[bytes, bool]:
-        name, task = SELECTORS[data[:4]], int.from_bytes(data[4:36], "big")
-        assert to == (ROUNDS_ADDRESS if name in OF_ROUNDS else TASKS_ADDRESS)
-        if name == "task_count":
-            return encode(["uint256"], [self.count]), False
-        if name == "next_action":
-            if task == self.failing:
-                return b"", True
-            self.looks.append(task)
-            step, number = self.due.get(task, (Step.WAIT, 0))
-            return encode(["uint8", "uint256"], [step, number]), False
-        if name == "get_task":
-            state = self.states.get(task, RUNNING)
-            return encode(["(string,address,uint8)"], [("name", "0x" + "11" * 20, state)]), False
-        if name == "get_round":
-            pages = self.pages.get(task, 0)
-            times = (0, 0, 0, 0, 0, self.extensions)
-            words = (4, NO_BLOB, NO_BLOB, 0, bytes(32), *times, NO_BLOB, 0, pages)
-            return encode([ROUND_TYPES], [words]), False
-        if name == "get_plan":
-            return bytes(18 * 32) + encode(["uint256"] * 3, self.splits.get(task, (0, 1, 9))), False
-        if name == "claimable":
-            return encode(["uint256"], [self.owed.get(task, 0)]), False
-        if self.reverts:
-            selector = function_signature_to_4byte_selector("Error(string)")
-            return selector + encode(["string"], ["tasks: not due"]), True
-        return b"", False
-
-
-@dataclass
-class NodeDouble:
-    """The part of a node that the keeper uses."""
-
-    contract: Contract
-    config: SimpleNamespace
-    base_fee: int = GWEI
-    now: float = 0.0
-    rank: int = 0
-    height: int = 1
-    age_seconds: float = 0.0
-    ahead_seconds: float | None = None
-    is_validator: bool = False
-    refusal: SteelyardError | None = None
-    sent: list[Transaction] = field(default_factory=list)
-    final: int = 0
-    balance: int = 10**18
-
-    def __post_init__(self) -> None:
-        self.rules = SimpleNamespace(chain_id=CHAIN_ID, gas_limit=12_000_000)
-        consensus = SimpleNamespace(heartbeat_ms=5_000, timeout_ms=10_000)
-        self.genesis = SimpleNamespace(consensus=consensus)
-        self.clock = SimpleNamespace(
-            get_seconds=lambda: self.now, get_unix_seconds=lambda: 1_000 + self.age_seconds
-        )
-        clocks = SimpleNamespace(estimate=lambda: self.ahead_seconds)
-        self.driver = SimpleNamespace(
-            get_rank=lambda: self.rank,
-            is_validator=lambda: self.is_validator,
-            progress=SimpleNamespace(clocks=clocks),
-        )
-        self.mempool = SimpleNamespace(
-            get_next_nonce=self.get_free, get_all=lambda: self.sent[self.final :]
-        )
-
-    def get_head(self) -> SimpleNamespace:
-        return SimpleNamespace(height=self.height, timestamp=1_000)
-
-    def get_free(self, _address: Address) -> int | None:
-        return len(self.sent) if len(self.sent) > self.final else None
-
-    def get_balance(self, _address: Address) -> int:
-        return self.balance
-
-    def get_nonce(self, _address: Address, *, pending: bool) -> int:
-        return len(self.sent) if pending else self.final
-
-    def get_suggested_tip(self) -> int:
-        return 10**6
-
-    def get_next_base_fee(self) -> int:
-        return self.base_fee
-
-    def call(self, request: CallRequest) -> CallResult:
-        output, failed = self.contract.call(request.to, request.data)
-        error = "reverted" if failed else None
-        return CallResult(output, 100_000, 0, error, failed, (), None)
-
-    def submit_transaction(self, raw: bytes) -> Hash:
-        if self.refusal is not None:
-            raise self.refusal
-        self.sent.append(decode_transaction(raw))
-        return self.sent[-1].hash
-
-
-def build(contract: Contract, **config: object) -> tuple[NodeDouble, Keeper]:
-    settings = KeeperConfig(**config)  # type: ignore[arg-type]
-    node = NodeDouble(contract, SimpleNamespace(keeper=settings))
-    return node, Keeper(node, Wallet(node, SECRETS.account))  # type: ignore[arg-type]
+from .world import SECRETS
 
 
 def test_a_due_round_is_closed_once_and_again_only_after_a_wait() -> None:
@@ -219,16 +79,16 @@ def test_a_page_is_sent_with_gas_for_any_page(split: tuple[int, int, int]) -> No
     contract = Contract({1: (Step.CLOSE, 4), 2: (Step.CLOSE, 4)}, splits={1: split}, count=2)
     node, keeper = build(contract)
     keeper.look()
-    assert [one.gas for one in node.sent] == [9_600_000, 180_000], "12 million in a block"
+    assert [one.gas for one in node.sent] == [9_600_000, GAS], "12 million in a block"
 
 
 def test_gas_for_any_page_is_no_more_than_the_account_can_pay() -> None:
     due = {task: (Step.CLOSE, 4) for task in (1, 2, 3)}
     contract = Contract(due, splits=dict.fromkeys(due, (3, 2, 9)), count=3)
-    node, keeper = build(contract)
-    node.balance = 13_000_000 * (2 * GWEI + 10**6) + 5
+    node, keeper = build(contract, min_balance_wei=0)
+    node.balance = 13_000_000 * (2 * GWEI + TIP) + 5
     keeper.look()
-    assert [one.gas for one in node.sent] == [9_600_000, 3_400_000, 180_000]
+    assert [one.gas for one in node.sent] == [9_600_000, 3_400_000, GAS]
 
 
 @pytest.mark.parametrize("step", [Step.START, Step.ABORT])
@@ -248,8 +108,8 @@ def test_nothing_due_means_nothing_sent() -> None:
 def test_fees_have_a_margin_and_a_cap() -> None:
     node, keeper = build(Contract({1: (Step.START, 0)}, count=1), max_fee_wei=3 * GWEI)
     keeper.look()
-    assert node.sent[0].max_fee == 2 * GWEI + 10**6
-    assert node.sent[0].gas == 180_000
+    assert node.sent[0].max_fee == 2 * GWEI + TIP
+    assert node.sent[0].gas == GAS
     node, keeper = build(Contract({1: (Step.START, 0)}, count=1), max_fee_wei=3 * GWEI)
     node.base_fee = 2 * GWEI
     keeper.look()
@@ -310,7 +170,7 @@ def test_whether_a_running_task_is_over_is_asked_now_and_then() -> None:
     contract = Contract(count=1)
     node, keeper = build(contract)
     keeper.look()
-    contract.states[1], contract.owed[1] = FINISHED, 5
+    contract.states[1], contract.owed[1] = FINISHED, 10**15
     node.now += STATE_INTERVALS - 1
     keeper.look()
     assert node.sent == []
@@ -320,7 +180,7 @@ def test_whether_a_running_task_is_over_is_asked_now_and_then() -> None:
 
 
 def test_a_finished_task_is_claimed_from_and_then_forgotten() -> None:
-    contract = Contract(count=1, states={1: FINISHED}, owed={1: 5})
+    contract = Contract(count=1, states={1: FINISHED}, owed={1: 10**15})
     node, keeper = build(contract)
     keeper.look()
     keeper.look()

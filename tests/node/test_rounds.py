@@ -22,8 +22,9 @@ from steelyard.chain.transactions import decode_transaction
 from steelyard.chain.types import Address, BlobName, Digest, Hash, Round, TaskId
 from steelyard.chain.update import Mode, UpdateHeader, encode_update
 from steelyard.node.config import KeeperConfig
-from steelyard.node.keeper import PAGE_GAS_PERCENT, PAGES, ROUND_TYPES
+from steelyard.node.keeper import PAGES, ROUND_TYPES
 from steelyard.node.node import Node
+from steelyard.node.steps import PAGE_GAS_PERCENT
 
 from .world import (
     ALICE,
