@@ -12,7 +12,7 @@ from steelyard.chain.types import Address
 
 from .amounts import format_coins
 from .contracts import Tasks
-from .errors import NodeUnreachable
+from .errors import NodeRefused, NodeUnreachable
 from .keys import format_address, read_key_address
 from .records import Admission, TaskInfo
 from .rpc import Rpc, as_int
@@ -57,13 +57,19 @@ def examine_nodes(rpc: Rpc) -> list[Finding]:
     heads = rpc.call_each("eth_getBlockByNumber", "latest", False)
     for url in rpc.urls:
         chain, head = chains[url], heads[url]
+        if not isinstance(head, SteelyardError | dict):
+            head = NodeRefused("rpc_answer", "it has no newest block")
         if isinstance(chain, SteelyardError) or isinstance(head, SteelyardError):
             error = chain if isinstance(chain, SteelyardError) else head
             verdict = None if isinstance(error, NodeUnreachable) else False
             findings.append(Finding(f"node {url}", verdict, error.message))
             continue
-        height, stamp = as_int(head["number"]), as_int(head["timestamp"])
-        detail = f"chain {as_int(chain)}, height {height}"
+        try:
+            height, stamp = as_int(head.get("number")), as_int(head.get("timestamp"))
+            detail = f"chain {as_int(chain)}, height {height}"
+        except NodeRefused as error:
+            findings.append(Finding(f"node {url}", False, error.message))
+            continue
         findings.append(Finding(f"node {url}", True, detail))
         findings.append(examine_clock(url, stamp))
     known = {chain for chain in chains.values() if isinstance(chain, str)}

@@ -205,7 +205,7 @@ class Client(Account):
         if self._train is None:
             raise ClientError("no_trainer", "decorate your training function with @client.train")
         turn: Turn | None = None
-        patience = Patience(self)
+        patience = Patience(self, task)
         while True:
             try:
                 if turn is None:

@@ -21,8 +21,8 @@ BEHIND: Final = ("not_joined", "task_unknown")
 class Patience:
     """Decides whether a run goes on after an error, and says why it waits."""
 
-    def __init__(self, account: Account) -> None:
-        self._account = account
+    def __init__(self, account: Account, task: int) -> None:
+        self._account, self._task = account, task
         self._refused_at: float | None = None
         self._said = ""
 
@@ -37,7 +37,7 @@ class Patience:
             self._refused_at = now if self._refused_at is None else self._refused_at
             is_early = now - self._refused_at < PATIENCE_SECONDS
             is_bound = turn is not None and turn.is_bound
-            if not is_bound and not (is_early and is_curable(error, turn is not None)):
+            if not is_bound and not (is_early and is_curable(error, self._has_joined(turn))):
                 raise error
             self._account.rpc.move_on()
         if turn is not None:
@@ -45,6 +45,11 @@ class Patience:
         elif error.message != self._said:
             self._account.report(f"waiting: {error.message}")
         self._said = error.message
+
+    def _has_joined(self, turn: Turn | None) -> bool:
+        """Whether this account is in the task: the journal knows of rounds before a restart."""
+        journal = self._account.journal
+        return turn is not None or bool(journal.get_entries(f"task/{self._task}/round/"))
 
 
 def is_curable(error: SteelyardError, has_joined: bool) -> bool:

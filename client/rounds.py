@@ -94,6 +94,8 @@ class Turn:
         self._last_end: int | None = None
         """When the reveals of the round in progress end, however often it is extended."""
         self._seen: tuple[object, int] | None = None
+        self._ended: set[str] = set()
+        """Nodes that said that the task is over while a commitment was open."""
         self._newest = (-1, 0.0)
         """The newest height, and when, by our own clock, it was seen first."""
         self.is_over = False
@@ -147,6 +149,9 @@ class Turn:
     def _look(self, head: int) -> None:
         """Read where the task stands and do the first thing that is due."""
         info = self._account.tasks.get_task(self._task)
+        if info.is_over and self.is_bound and not self._is_confirmed():
+            self.say(f"round {self._period[0]}: a node says that the task is over; asking another")
+            return
         if info.state is not TaskState.RUNNING:
             self._last_end = None
         match info.state:
@@ -168,6 +173,13 @@ class Turn:
                 self._report(info, head)
                 self.is_over = True
 
+    def _is_confirmed(self) -> bool:
+        """Whether every node has said by now that the task is over; else the next one is asked."""
+        rpc = self._account.rpc
+        self._ended.add(rpc.url)
+        rpc.move_on()
+        return len(self._ended) >= len(set(rpc.urls))
+
     def _report(self, info: TaskInfo, head: int) -> None:
         self._evaluator.report(info, head, self._clock.get_seconds())
 
@@ -182,7 +194,10 @@ class Turn:
             )
         done = account.rounds.get_submission(self._task, number, account.address)
         drawn, committed, revealed = state.counts
-        if done.update.size:
+        if not done.is_committed and self._steps.has_committed(number):
+            self.say(f"round {number}: {account.rpc.url} does not know of our commitment yet")
+            account.rpc.move_on()
+        elif done.update.size:
             self.say(f"round {number}: submitted, {revealed}/{committed} in")
         elif done.is_committed:
             if now < state.commit_ends:
@@ -204,15 +219,14 @@ class Turn:
 
         After a refusal, and when it seems too late, the next node is asked where the round stands.
         """
+        if self._submitter.is_resting:
+            return False
         now = self._clock.get_seconds()
         if 2 * now < state.commit_ends + state.reveal_ends and self._is_doubted(info.round):
             self.say(f"round {info.round}: a node says that it is too early to reveal")
             return False
-        if now < state.reveal_ends:
-            if self._submitter.is_resting:
-                return False
-            if self._submitter.reveal(info, state, done, now):
-                return True
+        if now < state.reveal_ends and self._submitter.reveal(info, state, done, now):
+            return True
         self._clock.forget()
         self._account.rpc.move_on()
         return False

@@ -78,6 +78,10 @@ class Steps:
         entry = self.account.journal.get_entry(self.get_label(round_number, step))
         return entry is not None and entry.status is Status.INCLUDED
 
+    def has_committed(self, round_number: int) -> bool:
+        """Whether a commitment of this journal was carried out in a block of this round."""
+        return any(self.is_included(round_number, step) for step in ("commit", "late"))
+
     def is_committed(self, round_number: int) -> bool:
         """Whether this journal has a commitment in a round, or on its way, and no reveal of it."""
         return self._is_sent(round_number, "commit", "late") and not self.is_included(

@@ -8,14 +8,17 @@ from pathlib import Path
 import httpx
 import pytest
 
+from steelyard.client import doctor
+from steelyard.client.contracts import get_contract
 from steelyard.client.errors import ClientError, NodeRefused
 from steelyard.client.outbox import Clock
 from steelyard.client.participant import Client
+from steelyard.client.records import TaskState
 from steelyard.client.rounds import compute_last_end
-from steelyard.client.rpc import Rpc
+from steelyard.client.rpc import EACH_TIMEOUT_SECONDS, Rpc
 
 from .agreement import TasksRefusal
-from .conftest import HOSPITAL, URL, open_account, train
+from .conftest import HOSPITAL, URL, open_account, open_rpc, train
 from .ledger import Ledger
 from .test_bonds import HOSPITAL_ADDRESS, has_committed, join_somebody, make_task
 from .test_drawing import be_slow_in, find_calls
@@ -247,3 +250,101 @@ def test_a_round_that_is_closed_late_binds_as_long_as_it_may_be_extended(
     info, state = task.get_info(), organisation.rounds.get_round(task.number, 1)
     assert compute_last_end(info, replace(state, reveal_ends=100)) == 100 + 20 + 86_400
     assert compute_last_end(info, replace(state, reveal_ends=100, extensions=1)) == 100
+
+
+# -- words against the journal's -------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.parametrize("lie", ["over", "uncommitted"])
+def test_a_node_that_contradicts_the_journal_does_not_cost_the_bond(
+    ledger, organisation, tmp_path, lie: str
+) -> None:
+    task = organisation.publish(make_task(max_clients=2, round_seconds=60)).number
+    join_somebody(ledger, task, tmp_path / "other")
+    stranger = "0x" + get_contract("Rounds").encode_call("get_submission", 1, 1, bytes(20)).hex()
+    over = "0x" + get_contract("Tasks").encode_call("get_task", 1).hex()
+    selector = (over if lie == "over" else stranger)[:10]
+    lies: list[object] = []
+
+    def contradict(call):
+        is_read = call["method"] == "eth_call" and call["params"][0]["data"].startswith(selector)
+        if not is_read or not has_committed(ledger):
+            return None
+        lies.append(call)
+        if lie == "uncommitted":
+            call = {**call, "params": [{**call["params"][0], "data": stranger}, "latest"]}
+            return ledger._answer_call(call)
+        state, ledger.tasks[task].state = ledger.tasks[task].state, TaskState.FINISHED
+        told = ledger._answer_call(call)
+        ledger.tasks[task].state = state
+        return told
+
+    with open_client(ledger, tmp_path / "s", contradict) as client:
+        summary = client.run(task, samples=50)
+    assert lies
+    assert (summary.submitted, summary.stake) == (1, 1000)
+
+
+@pytest.mark.slow
+def test_a_task_that_is_over_while_a_commitment_is_open_ends_the_run(
+    ledger, organisation, tmp_path
+) -> None:
+    """Every node says so."""
+    task = organisation.publish(make_task(max_clients=2, round_seconds=60)).number
+    join_somebody(ledger, task, tmp_path / "other")
+    keep = ledger.agreement.keep
+
+    def abort_once_committed() -> None:
+        keep()
+        if has_committed(ledger) and ledger.tasks[task].state == TaskState.RUNNING:
+            ledger.agreement._abort(task, ledger.tasks[task])
+
+    ledger.agreement.keep = abort_once_committed
+    with open_client(ledger, tmp_path / "s", lambda call: None) as client:
+        assert client.run(task, samples=50).state == TaskState.ABORTED
+
+
+@pytest.mark.slow
+def test_a_restart_bears_a_node_that_does_not_know_the_task_yet(
+    ledger, organisation, tmp_path
+) -> None:
+    task = organisation.publish(make_task(max_clients=2, round_seconds=60)).number
+    join_somebody(ledger, task, tmp_path / "other")
+    selector = "0x" + get_contract("Tasks").encode_call("get_task", 1)[:4].hex()
+
+    def die(line: str) -> None:
+        if "commit is final" in line:
+            raise KeyboardInterrupt
+
+    def be_behind(call):
+        is_read = call["method"] == "eth_call" and call["params"][0]["data"].startswith(selector)
+        if not is_read or not has_committed(ledger):
+            return None
+        unknown = get_contract("Tasks").encode_call("get_task", 77)
+        call = {**call, "params": [{**call["params"][0], "data": "0x" + unknown.hex()}, "latest"]}
+        return ledger._answer_call(call)
+
+    client = open_client(ledger, tmp_path / "s", be_behind, die)
+    with client, pytest.raises(KeyboardInterrupt):
+        client.run(task, samples=50)
+    with open_client(ledger, tmp_path / "s", be_behind) as client:
+        summary = client.run(task)
+    assert (summary.submitted, summary.stake) == (1, 1000)
+
+
+def test_where_every_node_is_asked_none_may_take_long(ledger) -> None:
+    """A reveal waits for what all of them say."""
+    patience: list[float] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        patience.append(request.extensions["timeout"]["read"])
+        return ledger.answer(request)
+
+    open_rpc(ledger, answer).call_each("eth_chainId")
+    assert patience == [EACH_TIMEOUT_SECONDS]
+
+
+@pytest.mark.parametrize("head", [None, {"number": "0x1"}])
+def test_the_doctor_tells_of_a_node_without_a_head(ledger, head: object) -> None:
+    ledger.eth_getBlockByNumber = lambda tag, full: head
+    (finding,) = doctor.examine_nodes(open_rpc(ledger))
+    assert (finding.name, finding.is_good) == (f"node {URL}", False)
