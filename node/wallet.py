@@ -136,9 +136,12 @@ class Wallet:
         return self._node.get_balance(self.address) - sum(one.max_cost for one in pending)
 
     def send(self, to: bytes, data: bytes, gas: int, bid: Bid, floor: int = 0) -> Hash:
-        """Sign and submit. Raises SteelyardError keeper_floor if that could leave less than
-        `floor` wei, InvalidTransaction if the pool refuses it.
+        """Sign and submit. Raises SteelyardError keeper_pending if the same call is on its way,
+        keeper_floor if this could leave less than `floor` wei; InvalidTransaction if the pool
+        refuses it.
         """
+        if self._is_pending(to, data):
+            raise SteelyardError("keeper_pending", "the same call waits for a block already")
         left = self.get_free_balance() - gas * bid.max_fee
         if floor and left < floor:
             raise SteelyardError(
@@ -162,6 +165,16 @@ class Wallet:
 
     def _call(self, to: bytes, data: bytes) -> CallResult:
         return self._node.call(CallRequest(sender=self.address, to=Address(to), data=data))
+
+    def _is_pending(self, to: bytes, data: bytes) -> bool:
+        """Would this be sent twice? What is final may still be in the pool, and what is stuck will
+        be replaced.
+        """
+        base_fee = self._node.get_next_base_fee()
+        nonce = self._node.get_nonce(self.address, pending=False)
+        own = (one for one in self._node.mempool.get_all() if one.sender == self.address)
+        waiting = (one for one in own if one.nonce >= nonce and one.max_fee >= base_fee)
+        return any((one.to, one.data) == (to, data) for one in waiting)
 
     def _find_stuck(self) -> Transaction | None:
         """The first of our pending transactions that the base fee has left behind: until it falls

@@ -254,7 +254,7 @@ def test_a_closing_task_whose_look_fails_does_not_starve_the_others() -> None:
     for _ in range(3):
         keeper.work()
     assert [decode(["uint256"] * 2, one.data[4:]) for one in node.sent] == [(1, 4), (2, 7)]
-    contract.failing, contract.pages[1] = 0, 2
+    contract.failing, contract.pages[1], node.final = 0, 2, 2
     keeper.work()
     assert decode(["uint256"] * 2, node.sent[-1].data[4:]) == (1, 4)
 

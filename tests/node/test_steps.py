@@ -297,6 +297,18 @@ def test_no_number_of_tasks_takes_the_turn_of_a_check_in() -> None:
     assert (order, len(node.sent)) == ([0], 4)
 
 
+def test_what_waits_for_a_block_is_not_sent_again() -> None:
+    """Only one of two closes of a round is paid."""
+    node, keeper = build(Contract({1: (Step.CLOSE, 4)}, count=1), retry_seconds=30)
+    keeper.look()
+    node.now = 31.0
+    keeper.look()
+    assert len(node.sent) == 1
+    node.now, node.final = 92.0, 1
+    keeper.look()
+    assert len(node.sent) == 2
+
+
 # -- a base fee that leaves us behind --------------------------------------------------------------
 @pytest.fixture
 def stuck() -> NodeDouble:
