@@ -23,6 +23,7 @@ from .records import (
     MAX_ROUNDS,
     METRIC_UNIT,
     AccountInfo,
+    Action,
     MetricsInfo,
     Parameters,
     ParticipantInfo,
@@ -116,6 +117,11 @@ class Tasks(Deployed):
             },
         )
 
+    def get_next_action(self, task: int) -> tuple[Action, int]:
+        """Return what is due now, and in which round; unlike `get_task`, of any number."""
+        action, number = self.read_all("next_action", task)
+        return build_kind(Action, action), number
+
     def get_participants(self, task: int) -> list[Address]:
         """Return who takes part."""
         members: list[Address] = self.read("get_participants", task)
@@ -187,6 +193,16 @@ class Rounds(Deployed):
         totals, means = self.read_all("get_metrics", task, round_number)
         known = [mean / METRIC_UNIT for mean, n in zip(means, totals["samples"], strict=True) if n]
         return MetricsInfo(totals["reports"], tuple(known))
+
+    def get_due(self, task: int) -> int:
+        """Return from when on the round in progress may be closed, as things stand."""
+        due: int = self.read("get_due", task)
+        return due
+
+    def is_paged(self, task: int) -> bool:
+        """Whether a round of the task takes more than one call to close."""
+        _, split = self.read_all("get_plan", task)
+        return bool(split["measures"] > 0 or split["combines"] > 1)
 
     def get_velocity(self, task: int) -> BlobName:
         """Return what momentum has gathered so far; of size 0 without momentum."""

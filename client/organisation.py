@@ -14,6 +14,7 @@ from steelyard.chain.cid import compute_blob_name, encode_cid
 from steelyard.chain.types import Address, BlobName
 
 from .account import Account
+from .closing import ClosedRound, close_round
 from .contracts import Tasks, encode_name
 from .drafting import Draft, check_task
 from .errors import ClientError, NodeRefused, NodeUnreachable, Reverted
@@ -250,6 +251,13 @@ class PublishedTask:
     def abort(self) -> Receipt:
         """End a task that cannot go on; anybody may, where the contract allows it."""
         return self._send("abort")
+
+    def close_round(self) -> ClosedRound:
+        """Close the round in progress if it is due, with all its pages; anybody may.
+
+        Raises: as `closing.close_round`.
+        """
+        return close_round(self.organisation, self.number)
 
     def request_evaluation(self, round_number: int) -> Receipt:
         """Ask participants for reports on the model that a round made."""

@@ -18,6 +18,7 @@ from steelyard.chain.types import BlobName
 from .account import Account
 from .amounts import format_coins
 from .bundle import Config, decode_bundle, read_config
+from .closing import ClosedRound, close_round
 from .contracts import encode_name
 from .errors import ClientError
 from .loading import load_app
@@ -190,6 +191,14 @@ class Client(Account):
             self.send(self.get_label(f"task/{task}/leave"), "leave", task)
             self.report(f"left task {task}, stake {format_coins(stake)} returned")
         return stake
+
+    def close_round(self, task: int) -> ClosedRound:
+        """Close the round in progress if it is due, with all its pages; anybody may.
+
+        What that costs is credited, and the task's bounty: `claim` fetches both. Raises: as
+        `closing.close_round`.
+        """
+        return close_round(self, task)
 
     # -- running -----------------------------------------------------------------------------------
     def run(self, task: int, samples: int | None = None, app: str | Path | None = None) -> Summary:

@@ -54,6 +54,15 @@ class Wish(IntEnum):
     CANCEL = 2
 
 
+class Action(IntEnum):
+    """What anybody may do about a task now, as `next_action` has it."""
+
+    WAIT = 0
+    START = 1
+    CLOSE = 2
+    ABORT = 3
+
+
 class Admission(IntEnum):
     """Who may join."""
 

@@ -46,7 +46,7 @@ RoundNumber = Annotated[int, typer.Argument(metavar="ROUND", min=1, max=MAX_ROUN
 AMOUNTS: Final = frozenset((
     "deposited", "left", "reward_left", "paid", "fees", "platform", "refunded", "stakes",
     "sponsorships", "burned", "reward", "base_stake", "stake_per_sample", "bond", "close_reserve",
-    "close_bounty", "stake", "sponsored", "claimed", "claimable", "pool",
+    "close_bounty", "stake", "sponsored", "claimed", "claimable", "pool", "cost", "credited",
 ))
 # fmt: on
 """Fields in wei: strings in JSON, coins in text, however small."""

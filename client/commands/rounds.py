@@ -1,24 +1,31 @@
-"""`steelyard round`: what happened in a round, and why."""
+"""`steelyard round`: what happened in a round, and why; closing one oneself."""
 
 from typing import Any, Final
 
 from steelyard.chain.params import WEIGHT_TOTAL
 
 from ..amounts import format_coins
+from ..closing import ClosedRound, Ending
 from ..contracts import Rounds, Tasks
 from ..explain import Explanation, Part, explain_round
 from ..keys import format_address
 from ..records import RoundState
 from .options import (
+    KEY,
     NO,
+    STATE,
     YES,
     Json,
+    Key,
     Nodes,
+    PasswordFile,
     RoundNumber,
+    State,
     TaskNumber,
     format_table,
     leave,
     new_app,
+    open_client,
     open_nodes,
     tell,
     to_json,
@@ -63,6 +70,46 @@ def explain(task: TaskNumber, number: RoundNumber, node: Nodes = None, json: Jso
     told = explain_round(open_nodes(node), task, number)
     tell(told, format_explanation(told, details=True), json)
     leave(YES if told.state is RoundState.AGGREGATED else NO)
+
+
+@app.command()
+def close(
+    task: TaskNumber,
+    node: Nodes = None,
+    key: Key = KEY,
+    password_file: PasswordFile = None,
+    state: State = STATE,
+    json: Json = False,
+) -> None:
+    """Close the round in progress when it is due, with all its pages; anybody may. 1: not due."""
+    with open_client(node, key, password_file, state) as client:
+        closed = client.close_round(task)
+    tell(closed, format_closed(closed), json)
+    leave(NO if closed.ending is Ending.NOT_DUE else YES)
+
+
+def format_closed(closed: ClosedRound) -> str:
+    """Return what closing a round came to, as text."""
+    if closed.ending is Ending.NOT_DUE:
+        return closed.reason
+    told = {
+        Ending.AGGREGATED: f"aggregated, model {to_json(closed.model)}",
+        Ending.SKIPPED: "skipped: there were too few updates, or none that counted",
+        Ending.EXTENDED: "extended: there were too few updates",
+        Ending.UNFINISHED: "not closed yet: more pages are to be made, run this again",
+        Ending.STOPPED: "stopped: its task has ended",
+    }
+    lines = [f"round {closed.round} of task {closed.task} is {told[closed.ending]}"]
+    if closed.reason:
+        lines.append(f"  {closed.reason}")
+    calls = f"{closed.calls} call{'' if closed.calls == 1 else 's'}"
+    lines.append(
+        f"  {calls}, {closed.gas} gas for {format_coins(closed.cost)} coins; "
+        f"{format_coins(closed.credited)} coins are credited"
+    )
+    if closed.credited:
+        lines.append(f"  `steelyard client claim {closed.task}` fetches them")
+    return "\n".join(lines)
 
 
 def format_explanation(told: Explanation, *, details: bool) -> str:

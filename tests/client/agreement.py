@@ -15,7 +15,7 @@ from steelyard.client.abi import compute_signature, format_type
 from steelyard.client.contracts import compute_commitment, get_contract
 from steelyard.client.records import NO_BLOB
 
-from .books import LOBBY, NOTHING, Member, Round, Submitted, TaskState
+from .books import LOBBY, NOTHING, OPEN, Member, Round, Submitted, TaskState
 
 CHAIN_ID = 4242
 ONE = 2**20
@@ -52,6 +52,7 @@ class Agreement:
         self.tasks: dict[int, TaskState] = {}
         self.reputations: dict[bytes, int] = {}
         self.expiries: dict[BlobName, int] = {}
+        self.is_kept = True
         self.choose: Callable[[int, int, list[int]], list[int]] = lambda task, number, seats: seats
         self.contracts = {
             contract.address: contract for contract in map(get_contract, ("Tasks", "Rounds"))
@@ -95,6 +96,8 @@ class Agreement:
     # -- the keeper ------------------------------------------------------------------------------
     def keep(self) -> None:
         """Do what is due, as a validator's keeper would."""
+        if not self.is_kept:
+            return
         for number, task in self.tasks.items():
             enough = len(task.members) >= task.parameters["min_clients"]
             if task.state == LOBBY and self._get_time() >= task.join_ends and enough:
@@ -102,10 +105,14 @@ class Agreement:
             if task.state == RUNNING:
                 self._close(number, task, task.rounds[task.round])
 
+    def _get_due(self, task: TaskState, current: Round) -> int:
+        is_short = len(current.done) < task.parameters["min_clients"]
+        return current.commit_ends if is_short else current.reveal_ends
+
     def _close(self, number: int, task: TaskState, current: Round) -> None:
         least, now = task.parameters["min_clients"], self._get_time()
         is_short = len(current.done) < least
-        if now < (current.commit_ends if is_short else current.reveal_ends):
+        if now < self._get_due(task, current):
             return
         if len(current.revealed) >= least:
             self._aggregate(number, task, current)
@@ -387,6 +394,16 @@ class Agreement:
                 state.claimable[owner] = state.claimable.get(owner, 0) + amount
         self.log("Left", [task, participant], [own, gone.sponsored])
 
+    def do_close(self, sender, value, task, round):
+        current, state = self._get_open(task, round), self.tasks[task]
+        demand(self._get_time() >= self._get_due(state, current), "rounds: not due")
+        self._close(task, state, current)
+        is_last = current.state != OPEN
+        fee = state.parameters["close_bounty"] if is_last else 0
+        state.claimable[sender] = state.claimable.get(sender, 0) + fee
+        state.left -= fee
+        self.log("ClosePaid", [task, round, sender], [fee])
+
     def _get_open(self, task: int, number: int) -> Round:
         state = self.tasks[task]
         is_open = state.state == RUNNING and state.round == number
@@ -526,6 +543,23 @@ class Agreement:
 
     def view_has_reported(self, task, round, participant):
         return [participant in self.tasks[task].rounds[round].reports]
+
+    def view_next_action(self, task):
+        state, now = self.tasks[task], self._get_time()
+        if state.state == LOBBY and now >= state.join_ends:
+            is_full = len(state.members) >= state.parameters["min_clients"]
+            return [1 if is_full else 3, 0]
+        is_running = state.state == RUNNING
+        is_due = is_running and now >= self._get_due(state, state.rounds[state.round])
+        return [2 if is_due else 0, state.round]
+
+    def view_get_due(self, task):
+        state = self.tasks[task]
+        return [self._get_due(state, state.rounds[state.round])]
+
+    def view_get_plan(self, task):
+        plan = (bytes(20), (0,) * 5, *[0] * 16)
+        return [plan, (0, 1, 1)]
 
     def view_get_velocity(self, task):
         return [(self.tasks[task].velocity.digest, self.tasks[task].velocity.size)]

@@ -282,6 +282,7 @@ class Ledger:
         here, unless the contract objects before it looks into them."""
         agreement = self.agreement
         saved, logs = copy.deepcopy(agreement.tasks), list(self.logs)
+        reputations = dict(agreement.reputations)
         balances, expiries = dict(self.balances), dict(agreement.expiries)
         agreement.expiries |= dict.fromkeys(declared, self.timestamp + self.retention_seconds)
         try:
@@ -294,7 +295,7 @@ class Ledger:
             reason = ""
         finally:
             agreement.tasks, self.logs, self.balances = saved, logs, balances
-            agreement.expiries = expiries
+            agreement.expiries, agreement.reputations = expiries, reputations
         if any(name not in self.blobs for name in declared):
             raise Refused(-32000, "blob_unavailable: not here", {"code": "blob_unavailable"})
         return reason
