@@ -130,9 +130,13 @@ def compute_settlement(
 class Credits:
     """What one block's events of a task did to what can be claimed, and to its books. Wei."""
 
+    deposited: int = 0
     paid: int = 0
     platform: int = 0
     fees: int = 0
+    refunded: int = 0
+    stakes: int = 0
+    sponsorships: int = 0
     burned: int = 0
     owners: dict[Address, int] = field(default_factory=dict)
     """Net, for each account."""
@@ -158,15 +162,40 @@ def compute_credits(events: Sequence[Event], parameters: Parameters, publisher: 
                 done.credit(values["closer"], values["fee"])
             case "Slashed":
                 done.burned += values["amount"]
+                done.stakes -= values["amount"]
             case "Claimed":
                 done.credit(values["owner"], -values["amount"])
             case "Left":
                 done.credit(publisher, values["sponsored"])
+                done.stakes -= values["stake"] + values["sponsored"]
                 if is_over:
                     done.released[values["participant"]] = values["stake"]
             case "Finished" | "Aborted":
                 is_over = True
+            case _:
+                _book_deposit(done, event, parameters)
     return done
+
+
+def _book_deposit(done: Credits, event: Event, parameters: Parameters) -> None:
+    """What comes into a task's books from outside, or leaves them unspent."""
+    values = event.values
+    match event.name:
+        case "Published":
+            done.deposited += parameters.escrow
+        case "Funded":
+            done.deposited += values["amount"]
+        case "Refunded":
+            done.refunded += values["amount"]
+        case "Sponsored":
+            done.sponsorships += values["stake"]
+        case "Unsponsored":
+            done.sponsorships -= values["amount"]
+        case "Joined":
+            done.stakes += values["stake"]
+            done.sponsorships -= values["sponsored"]
+        case "StakeAdded":
+            done.stakes += values["amount"]
 
 
 def _credit_round(done: Credits, event: Event, parameters: Parameters, pool: int) -> None:

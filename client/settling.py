@@ -30,6 +30,17 @@ from .rpc import Rpc, as_hex
 
 MADE, SKIPPED, FAILED = 1, 2, 3
 """The outcomes in `Settled`; contracts/seam.vy."""
+BOOKS = (
+    "deposited",
+    "paid",
+    "platform",
+    "fees",
+    "refunded",
+    "stakes",
+    "sponsorships",
+    "burned",
+)
+"""All of a task's, but for what is left: that is the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +181,7 @@ class Settling:
                     "payments", f"{as_hex(owner)} was credited {after - before} wei, not {expected}"
                 )
         books: dict[str, Any] = {
-            name: (getattr(now, name) - getattr(was, name), getattr(due, name))
-            for name in ("paid", "platform", "fees", "burned")
+            name: (getattr(now, name) - getattr(was, name), getattr(due, name)) for name in BOOKS
         }
         self.trail.compare("payments", "by the events", books)
         parts = now.left + now.paid + now.fees + now.platform + now.refunded

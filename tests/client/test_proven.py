@@ -142,6 +142,24 @@ def test_a_block_credits_pay_and_fees_and_takes_claims_off() -> None:
         ALICE: 22 - 20 + 5, BOB: 7 + 7, KEEPER: 1, PLATFORM: 3, PUBLISHER: 4
     }  # fmt: skip
     assert done.released == {BOB: 60}
+    assert done.stakes == -6 - 54 - 60
+
+
+def test_a_block_books_what_comes_in_and_what_goes_back() -> None:
+    happened = [
+        ("Published", {}),
+        ("Funded", {"amount": 5}),
+        ("Sponsored", {"stake": 30}),
+        ("Unsponsored", {"amount": 10}),
+        ("Joined", {"stake": 100, "sponsored": 20}),
+        ("StakeAdded", {"amount": 7}),
+        ("Refunded", {"amount": 3}),
+    ]
+    events = [Event(name, values, 1, Hash(bytes(32)), 0) for name, values in happened]
+    terms = make_parameters(reward=1_000, rounds=3, close_reserve=2)
+    done = compute_credits(events, terms, PUBLISHER)
+    assert (done.deposited, done.refunded) == (1_000 + 3 * 2 + 5, 3)
+    assert (done.stakes, done.sponsorships) == (100 + 7, 30 - 10 - 20)
 
 
 def test_a_log_that_tasks_cannot_make_is_refused() -> None:
