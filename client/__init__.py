@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from .ancestry import audit_model
     from .audit import audit_replay, audit_round
     from .evidence import audit_evidence
+    from .explain import explain_round
     from .keys import create_key, load_key
+    from .listing import list_rounds, list_tasks
     from .organisation import Organisation, PublishedTask
     from .participant import Client, Summary
     from .registry import Registry
+    from .rpc import Rpc
     from .terms import Task
     from .training import Context, Result
 
@@ -28,6 +31,7 @@ __all__ = [
     "PublishedTask",
     "Registry",
     "Result",
+    "Rpc",
     "Summary",
     "Task",
     "audit_evidence",
@@ -36,7 +40,10 @@ __all__ = [
     "audit_round",
     "coins",
     "create_key",
+    "explain_round",
     "format_coins",
+    "list_rounds",
+    "list_tasks",
     "load_key",
 ]
 
@@ -47,6 +54,7 @@ _MODULES = {
     "PublishedTask": "organisation",
     "Registry": "registry",
     "Result": "training",
+    "Rpc": "rpc",
     "Summary": "participant",
     "Task": "terms",
     "audit_evidence": "evidence",
@@ -55,7 +63,10 @@ _MODULES = {
     "audit_round": "audit",
     "coins": "amounts",
     "create_key": "keys",
+    "explain_round": "explain",
     "format_coins": "amounts",
+    "list_rounds": "listing",
+    "list_tasks": "listing",
     "load_key": "keys",
 }
 

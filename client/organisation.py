@@ -19,10 +19,12 @@ from .contracts import Tasks, encode_name
 from .drafting import Draft, check_task
 from .errors import ClientError, NodeRefused, NodeUnreachable, Reverted
 from .events import get_events
+from .explain import Explanation, explain_round
+from .listing import MOST_TASKS, list_rounds, list_tasks
 from .outbox import VOID, Receipt, encode_call
 from .participant import MAX_STATEMENT_BYTES
 from .published import PublishedModel
-from .records import FRACTION_UNIT, NO_BLOB, TaskInfo, TaskState
+from .records import FRACTION_UNIT, NO_BLOB, RoundInfo, TaskInfo, TaskState
 from .renewing import compute_readable_until, send_renewed
 from .rpc import MISSING, Rpc, as_int
 from .terms import Task, parse_allowed
@@ -138,6 +140,10 @@ class Organisation(Account):
         self.tasks.get_task(task)
         return PublishedTask(self, task)
 
+    def list_tasks(self, most: int = MOST_TASKS) -> list[TaskInfo]:
+        """Return the newest tasks of the chain, whoever published them, the newest first."""
+        return list_tasks(self.rpc, most)
+
     def get_reputation(self, who: str | Address) -> float:
         """Return what this publisher's rounds have made of an account, 0 to 1."""
         address = parse_allowed(who)
@@ -179,6 +185,16 @@ class PublishedTask:
         if not name.size:
             raise ClientError("model_unknown", f"round {round_number} has made no model")
         return PublishedModel(name, organisation.rpc.get_blob(name))
+
+    def get_rounds(self) -> list[RoundInfo]:
+        """Return the rounds so far, round 1 first."""
+        return list_rounds(self.organisation.rpc, self.number)
+
+    def explain(self, round_number: int) -> Explanation:
+        """Return what happened in a round, with everybody's arithmetic. Raises: as
+        `explain_round`.
+        """
+        return explain_round(self.organisation.rpc, self.number, round_number)
 
     def get_applicants(self) -> list[Applicant]:
         """Return who asked to be invited, the first first."""

@@ -21,10 +21,12 @@ from .bundle import Config, decode_bundle, read_config
 from .closing import ClosedRound, close_round
 from .contracts import encode_name
 from .errors import ClientError
+from .explain import Explanation, explain_round
+from .listing import MOST_TASKS, OpenTask, Standing, get_standing, list_open_tasks, list_rounds
 from .loading import load_app
 from .outbox import Receipt
 from .patience import Patience
-from .records import FRACTION_UNIT, NO_BLOB, TaskInfo, TaskState
+from .records import FRACTION_UNIT, NO_BLOB, RoundInfo, TaskInfo, TaskState
 from .rounds import Turn
 from .training import Trainer
 from .transactions import Call, compute_blob_call_gas
@@ -85,6 +87,25 @@ class Client(Account):
             self._train = found.train
         if found.evaluate is not None:
             self._evaluate = found.evaluate
+
+    # -- looking -----------------------------------------------------------------------------------
+    def list_tasks(self, most: int = MOST_TASKS) -> list[OpenTask]:
+        """Return those of the newest tasks that this account may join, may apply to, or is in."""
+        return list_open_tasks(self.rpc, self.address, most)
+
+    def get_status(self, task: int) -> Standing:
+        """Return where this account stands in a task. Raises ClientError `task_unknown`."""
+        return get_standing(self.rpc, task, self.address)
+
+    def get_rounds(self, task: int) -> list[RoundInfo]:
+        """Return a task's rounds so far, round 1 first. Raises ClientError `task_unknown`."""
+        return list_rounds(self.rpc, task)
+
+    def explain(self, task: int, round_number: int) -> Explanation:
+        """Return what happened in a round, with everybody's arithmetic. Raises: as
+        `explain_round`.
+        """
+        return explain_round(self.rpc, task, round_number)
 
     # -- joining and leaving -----------------------------------------------------------------------
     def apply(self, task: int, statement: str = "") -> Receipt:

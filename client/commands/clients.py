@@ -9,11 +9,12 @@ from steelyard.chain.errors import clean
 
 from ..amounts import coins, format_coins
 from ..bundle import decode_bundle, unpack_bundle
-from ..contracts import Rounds, Tasks
+from ..contracts import Tasks
 from ..doctor import examine
 from ..errors import ClientError
 from ..keys import read_key_address
-from ..records import FRACTION_UNIT, NO_BLOB, Admission, TaskState
+from ..listing import get_standing, list_open_tasks
+from ..records import NO_BLOB, TaskState
 from .options import (
     AMOUNTS,
     DEFAULT_NODE,
@@ -32,7 +33,6 @@ from .options import (
     TaskNumber,
     format_table,
     leave,
-    list_newest,
     new_app,
     open_client,
     open_nodes,
@@ -68,21 +68,14 @@ def doctor(
 @app.command("list")
 def list_open(most: Most = MOST, node: Nodes = None, key: Key = KEY, json: Json = False) -> None:
     """List the tasks that this account may join, may apply to, or is in."""
-    tasks, address = Tasks(open_nodes(node)), read_key_address(key)
+    found = list_open_tasks(open_nodes(node), read_key_address(key), most)
     rows: list[list[Any]] = [["task", "state", "joined", "stake per sample", "name"]]
-    documents = []
-    for number in list_newest(tasks.get_count(), most):
-        info = tasks.get_task(number)
-        joined = bool(tasks.get_participant(number, address).position)
-        may_apply = info.parameters.admission == Admission.APPLICANTS
-        is_open = may_apply or tasks.is_invited(number, address)
-        if not joined and (info.is_over or not is_open):
-            continue
-        stake = format_coins(info.parameters.stake_per_sample)
-        rows.append([number, info.state.name.lower(), joined, stake, ascii(info.name)])
-        documents.append({**to_json(info), "joined": joined})
+    for one in found:
+        info, stake = one.info, format_coins(one.info.parameters.stake_per_sample)
+        rows.append([info.number, info.state.name.lower(), one.is_joined, stake, ascii(info.name)])
+    documents = [{**to_json(one.info), "joined": one.is_joined} for one in found]
     tell(documents, format_table(rows), json)
-    leave(YES if documents else NO)
+    leave(YES if found else NO)
 
 
 @app.command()
@@ -190,32 +183,14 @@ def run(
 @app.command()
 def status(task: TaskNumber, node: Nodes = None, key: Key = KEY, json: Json = False) -> None:
     """Show where this account stands in a task; needs no password."""
-    rpc, address = open_nodes(node), read_key_address(key)
-    tasks, rounds = Tasks(rpc), Rounds(rpc)
-    info, member = tasks.get_task(task), tasks.get_participant(task, address)
-    document: dict[str, Any] = {
-        "task": task,
-        "state": info.state,
-        "round": info.round,
-        "joined": bool(member.position),
-        "invited": tasks.is_invited(task, address),
-        "applied": tasks.has_applied(task, address),
-        "reputation": tasks.get_reputation(info.publisher, address) / FRACTION_UNIT,
-        "samples": member.samples,
-        "stake": str(member.stake),
-        "sponsored": str(member.sponsored or tasks.get_sponsorship(task, address)),
-        "claimable": str(tasks.get_claimable(task, address)),
-    }
-    if info.round and member.position:
-        done = rounds.get_submission(task, info.round, address)
-        document["drawn"] = rounds.get_round(task, info.round).is_drawn(member.seat)
-        document["committed"], document["revealed"] = done.is_committed, done.update.size > 0
+    standing = get_standing(open_nodes(node), task, read_key_address(key))
+    document = {name: value for name, value in to_json(standing).items() if value is not None}
     rows = [
-        [name, f"{format_coins(int(value))} coins" if name in AMOUNTS else to_json(value)]
+        [name, f"{format_coins(int(value))} coins" if name in AMOUNTS else value]
         for name, value in document.items()
     ]
     tell(document, format_table(rows), json)
-    leave(YES if member.position else NO)
+    leave(YES if standing.joined else NO)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from steelyard.chain.types import BlobName
 
 from ..account import DEFAULT_STATE
 from ..keys import format_address, load_key
+from ..listing import MOST_TASKS
 from ..organisation import Organisation
 from ..participant import Client
 from ..records import MAX_ROUNDS
@@ -51,14 +52,9 @@ AMOUNTS: Final = frozenset((
 # fmt: on
 """Fields in wei: strings in JSON, coins in text, however small."""
 
-MOST = 100
+MOST = MOST_TASKS
 KEY = Path("site.key")
 STATE = Path(DEFAULT_STATE)
-
-
-def list_newest(count: int, most: int) -> range:
-    """Return the numbers of the newest tasks, the newest first; a node may name any count."""
-    return range(count, max(0, count - most), -1)
 
 
 def new_app(summary: str) -> typer.Typer:

@@ -4,9 +4,9 @@ from typing import Any, Final
 
 from steelyard.chain.params import WEIGHT_TOTAL
 
+from .. import listing
 from ..amounts import format_coins
 from ..closing import ClosedRound, Ending
-from ..contracts import Rounds, Tasks
 from ..explain import Explanation, Part, explain_round
 from ..keys import format_address
 from ..records import RoundState
@@ -40,8 +40,7 @@ app = new_app("What happened in a round, and why.")
 @app.command("list")
 def list_rounds(task: TaskNumber, node: Nodes = None, json: Json = False) -> None:
     """List a task's rounds."""
-    rpc = open_nodes(node)
-    rounds = [Rounds(rpc).get_round(task, n + 1) for n in range(Tasks(rpc).get_task(task).round)]
+    rounds = listing.list_rounds(open_nodes(node), task)
     rows: list[list[Any]] = [["round", "state", "in", "saturated", "model"]]
     for number, info in enumerate(rounds, 1):
         model = to_json(info.model)

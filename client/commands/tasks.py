@@ -8,6 +8,7 @@ import typer
 
 from steelyard.chain.errors import InvalidModel
 
+from .. import listing
 from ..amounts import coins, format_coins
 from ..contracts import Rounds, Tasks
 from ..drafting import check_task
@@ -33,7 +34,6 @@ from .options import (
     TaskNumber,
     format_table,
     leave,
-    list_newest,
     new_app,
     open_nodes,
     open_organisation,
@@ -82,8 +82,7 @@ def publish(
 @app.command("list")
 def list_tasks(most: Most = MOST, node: Nodes = None, json: Json = False) -> None:
     """List the tasks of the chain, the newest first."""
-    tasks = Tasks(open_nodes(node))
-    infos = [tasks.get_task(number) for number in list_newest(tasks.get_count(), most)]
+    infos = listing.list_tasks(open_nodes(node), most)
     rows: list[list[Any]] = [["task", "state", "round", "reward (coins)", "name"]]
     for info in infos:
         progress = f"{info.round}/{info.parameters.rounds}"
