@@ -18,7 +18,13 @@ from steelyard.chain.environment import Environment
 from steelyard.chain.errors import UnavailableBlob
 from steelyard.chain.evm import REVERT_SELECTOR, BlockState, Execution, Result
 from steelyard.chain.genesis import GUARD_CODE
-from steelyard.chain.params import FEDAVG_ADDRESS, ROUNDS_ADDRESS, TASKS_ADDRESS
+from steelyard.chain.params import (
+    FEDAVG_ADDRESS,
+    REGISTRY_ADDRESS,
+    ROUNDS_ADDRESS,
+    STAKING_ADDRESS,
+    TASKS_ADDRESS,
+)
 from steelyard.chain.trie import EMPTY_ROOT
 from steelyard.chain.types import Address, BlobName, Domain, Hash, Height
 from steelyard.client.abi import Contract, Event, Log
@@ -34,6 +40,9 @@ WEALTH = 2**110
 MINER = Address(b"\xc0" * 20)
 ZERO = Address(bytes(20))
 ADDRESSES = {"Tasks": Address(TASKS_ADDRESS), "Rounds": Address(ROUNDS_ADDRESS)}
+MORE_ADDRESSES = {"Registry": Address(REGISTRY_ADDRESS), "Staking": Address(STAKING_ADDRESS)}
+"""Of contracts that are in an arena where somebody deploys them."""
+DEPLOY_GAS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +158,7 @@ class Arena:
     ) -> Done:
         """Send a transaction that declares `blobs`."""
         data = self.contracts[contract].encode_call(name, *arguments)
-        result = self.send_data(sender, ADDRESSES[contract], data, value, tuple(blobs))
+        result = self.send_data(sender, self.contracts[contract].address, data, value, tuple(blobs))
         events = [] if result.error else [self._decode(entry) for entry in result.logs]
         return Done(
             reason=None if result.error is None else read_reason(result),
@@ -193,7 +202,7 @@ class Arena:
         result = self._state.process_call(
             Execution(
                 sender=ZERO,
-                to=ADDRESSES[contract],
+                to=self.contracts[contract].address,
                 value=0,
                 data=self.contracts[contract].encode_call(name, *arguments),
                 gas=GAS,
@@ -214,6 +223,17 @@ class Arena:
         self._state.process_account(address, balance=balance, nonce=1, code=runtime)
         self.people.append(address)
         self.supply += balance
+
+    def deploy(self, name: str, arguments: bytes = b"", value: int = 0) -> None:
+        """Deploy another contract with money that comes into being, as genesis does."""
+        artifact, address = get_artifact(name), MORE_ADDRESSES[name]
+        error = self._state.process_deployment(
+            address, artifact.init_code + arguments, value=value, gas=DEPLOY_GAS
+        )
+        assert error is None, (name, error)
+        self.contracts[name] = Contract(address, artifact.abi)
+        self.people.append(address)
+        self.supply += value
 
     # -- money -----------------------------------------------------------------------------------
     def get_balances(self) -> dict[Address, int]:
