@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 from eth.constants import GENESIS_PARENT_HASH
+from eth.vm.forks.prague.computation import PragueComputation
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 from eth_utils import to_checksum_address
 from injection import BlobShelf, CallRecorder, inject_precompiles, install_code
 from stage import Stage
+from wallet import SOURCE
 from world import World
 
-from steelyard.chain.params import ROUNDS_ADDRESS, TASKS_ADDRESS
+from steelyard.chain.params import EVIDENCE_ADDRESS, ROUNDS_ADDRESS, TASKS_ADDRESS
 
 HERE = Path(__file__).resolve().parent
 LAST = "every_entry_point"
@@ -114,3 +116,16 @@ def world(deployed, accounts, chain, shelf):
 @pytest.fixture
 def stage(compiled, accounts, chain, shelf):
     return Stage(compiled.Staking, accounts, chain)
+
+
+@pytest.fixture(scope="session")
+def wallet_type(compilers):
+    return compilers.compile_source("vyper", SOURCE)
+
+
+@pytest.fixture
+def no_evidence_precompile(monkeypatch, shelf):
+    """A chain where nothing answers at the evidence precompile's address."""
+    others = {**PragueComputation._precompiles}
+    del others[EVIDENCE_ADDRESS]
+    monkeypatch.setattr(PragueComputation, "_precompiles", others)

@@ -8,7 +8,7 @@ from collections import Counter
 
 from eth.exceptions import Revert
 from eth.vm.forks.prague.computation import PragueComputation
-from eth_abi import encode
+from eth_abi import decode, encode
 
 from steelyard.chain import evidence, precompile
 from steelyard.chain.admission import Admission
@@ -88,10 +88,13 @@ def inject_precompiles(shelf):
 
 
 class CallRecorder:
-    """How often each selector was taken and refused, by transactions, views and contracts."""
+    """How often each selector was taken and refused, by transactions, views and contracts.
+
+    `reasons` holds each selector with the words that it was refused with; a constructor has none.
+    """
 
     def __init__(self):
-        self.taken, self.refused = Counter(), Counter()
+        self.taken, self.refused, self.reasons = Counter(), Counter(), set()
 
     def install(self):
         """Hear of every call on ape's local network, for as long as this process lives."""
@@ -99,8 +102,11 @@ class CallRecorder:
 
         def apply_message(cls, state, message, context, parent_computation=None):
             computation = genuine(cls, state, message, context, parent_computation)
+            selector, output = bytes(message.data[:4]), computation.output
             calls = self.refused if computation.is_error else self.taken
-            calls[bytes(message.data[:4])] += 1
+            calls[selector] += 1
+            if computation.is_error and output[:4] == ERROR_SELECTOR:
+                self.reasons.add((selector, decode(["string"], output[4:])[0]))
             return computation
 
         PragueComputation.apply_message = classmethod(apply_message)

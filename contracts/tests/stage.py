@@ -122,10 +122,15 @@ class Stage:
         root = compute_signing_root(statement, domain)
         return bls.aggregate_signatures([bls.sign(get_secret(number), root) for number in numbers])
 
-    def report(self, first, second, pair=PAIR, sender=None, **options):
-        """Report `pair`, signed by the accounts `first` and `second`."""
+    def make_evidence(self, first, second, pair=PAIR):
+        """The arguments of a report of `pair`, signed by the accounts `first` and `second`."""
         arguments = []
         for statement, numbers in zip(pair, (first, second), strict=True):
             signers = [self.accounts[number] for number in numbers]
             arguments += [encode_statement(statement), signers, self.sign(statement, numbers)]
+        return arguments
+
+    def report(self, first, second, pair=PAIR, sender=None, **options):
+        """Report what `make_evidence` makes."""
+        arguments = self.make_evidence(first, second, pair)
         return self.staking.report(*arguments, sender=sender or self.stranger, **options)

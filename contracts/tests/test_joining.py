@@ -234,6 +234,13 @@ def test_a_sponsorship_needs_a_value_and_a_newcomer(world):
         world.tasks.sponsor(task, hospital, 0, value=1, sender=world.publisher)
 
 
+def test_a_task_that_is_over_takes_no_sponsorship(world):
+    task, hospital = world.publish(), world.hospitals[0]
+    world.tasks.cancel(task, sender=world.publisher)
+    with ape.reverts("tasks: not open"):
+        world.tasks.sponsor(task, hospital, 0, value=1, sender=world.publisher)
+
+
 # -- more stake ------------------------------------------------------------------------------------
 
 

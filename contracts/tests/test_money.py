@@ -22,40 +22,6 @@ from steelyard.chain import precompile
 
 AGGREGATE = keccak(text=f"aggregate({RULE},{BLOB},{BLOB},{BLOB}[],uint256[])")[:4]
 
-WALLET = """
-# pragma version ~=0.4.3
-
-target: address
-payload: Bytes[512]
-reentered: public(bool)
-refuses: public(bool)
-
-@external
-def prepare(target: address, payload: Bytes[512], refuses: bool):
-    self.target = target
-    self.payload = payload
-    self.refuses = refuses
-
-@external
-@payable
-def execute(target: address, payload: Bytes[512]):
-    raw_call(target, payload, value=msg.value)
-
-@external
-@payable
-def __default__():
-    assert not self.refuses, "wallet: no"
-    if len(self.payload) > 0:
-        self.reentered = raw_call(
-            self.target, self.payload, max_outsize=0, revert_on_failure=False
-        )
-"""
-
-
-@pytest.fixture(scope="module")
-def wallet_type(compilers):
-    return compilers.compile_source("vyper", WALLET)
-
 
 @pytest.fixture
 def wallet(wallet_type, world):

@@ -1,7 +1,6 @@
 """Registry: what accounts say in their own name, and the one thing that the chain proves."""
 
 import json
-import re
 from pathlib import Path
 
 import ape
@@ -14,11 +13,6 @@ from steelyard.chain.params import MAX_BLOB_BYTES, ROUNDS_ADDRESS
 
 CONTRACTS = Path(__file__).resolve().parents[1]
 PAGE = (CONTRACTS.parent / "docs" / "registry.md").read_text()
-REASONS = {
-    reason
-    for path in CONTRACTS.glob("*.vy")
-    for reason in re.findall(r'"registry: ([^"]+)"', path.read_text())
-}
 NONE = (bytes(32), 0)
 NOBODY = "0x" + "00" * 20
 MAX_DOCUMENT_BYTES = 2**20
@@ -532,9 +526,3 @@ def test_these_tests_run_the_registry_that_genesis_deploys(compiled):
     artifact = json.loads((CONTRACTS.parent / "chain/artifacts/Registry.json").read_text())
     bytecode = compiled.Registry.contract_type.deployment_bytecode.bytecode
     assert str(bytecode) == artifact["init_code"]
-
-
-@pytest.mark.parametrize("reason", sorted(REASONS))
-def test_every_refusal_of_the_registry_is_documented_and_tested(reason):
-    assert f'"registry: {reason}"' in Path(__file__).read_text()
-    assert f"`{reason}`" in PAGE

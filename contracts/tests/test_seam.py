@@ -2,8 +2,12 @@
 
 import ape
 import pytest
+from injection import install_code
 from world import NO_BLOB, PARAMETERS
 
+from steelyard.chain.params import ROUNDS_ADDRESS
+
+SKIPPED = 2
 SETTLEMENT = (1, 1, 1, NO_BLOB, 0, [], [], 0)
 PLAN = (
     "0x" + "11" * 20,
@@ -48,6 +52,36 @@ def test_nobody_but_rounds_settles_a_round(world, caller):
     with ape.reverts("tasks: not the contract Rounds"):
         world.tasks.pay_closer(task, 1, caller, 10**9, True, sender=caller)
     assert world.tasks.get_account(task).left == world.tasks.get_account(task).deposited
+
+
+@pytest.fixture
+def impostor(world, wallet_type):
+    """A wallet in the place of Rounds, once it is asked for, until the end of the test."""
+    code = bytes(world.rounds.contract_type.get_runtime_bytecode())
+
+    def take_place():
+        stand_in = bytes(wallet_type.contract_type.get_runtime_bytecode())
+        install_code(world.chain, ROUNDS_ADDRESS, stand_in)
+        return wallet_type.at(world.rounds.address, fetch_from_explorer=False)
+
+    yield take_place
+    install_code(world.chain, ROUNDS_ADDRESS, code)
+
+
+def test_even_rounds_settles_nothing_but_the_round_in_progress(world, impostor):
+    task, lobby, over = world.start(count=2), world.publish(), world.start(count=2)
+    world.tasks.cancel(over, sender=world.publisher)
+    rounds = impostor()
+
+    def settle(number, round):
+        call = world.tasks.settle.encode_input((number, round, SKIPPED, *SETTLEMENT[3:]))
+        rounds.execute(world.tasks, call, sender=world.stranger)
+
+    for number, round in [(task, 0), (task, 2), (lobby, 0), (lobby, 1), (over, 1), (over + 1, 0)]:
+        with ape.reverts("tasks: not running"):
+            settle(number, round)
+    settle(task, 1)
+    assert world.tasks.get_task(task).round == 2
 
 
 def test_nobody_but_tasks_opens_or_ends_a_round(world, caller):

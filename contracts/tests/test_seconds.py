@@ -90,14 +90,14 @@ def test_a_lobby_with_too_few_is_aborted_from_its_end_on(world, taken_at, refuse
 def test_a_model_lasts_to_the_second_as_long_as_its_first_round_may(world, taken_at, refused_at):
     """Join, four times commit and reveal, and the day in which the last close may come."""
     needed = JOIN_SECONDS + 4 * (COMMIT_SECONDS + REVEAL_SECONDS) + CLOSE_TIMEOUT_SECONDS
-    expiry = world.now + needed + 100
-    model = world.declare(world.make_model(), retention_seconds=needed + 100)
+    world.chain.mine()
+    last = world.now + 1_000
+    model = world.declare(world.make_model(), retention_seconds=1_000 + needed)
     terms = {"model": model, "on_failed_quorum": EXTEND, "max_extensions": 3}
-    world.set_next(expiry - needed)
+    world.set_next(last)
     world.publish(**terms)
-    assert world.now == expiry - needed
-    too_late = "rounds: model expires too soon"
-    refused_at(expiry - needed + 1, too_late, world.publish, **terms)
+    assert world.now == last
+    refused_at(last + 1, "rounds: model expires too soon", world.publish, **terms)
 
 
 # -- a round ---------------------------------------------------------------------------------------

@@ -224,6 +224,23 @@ def test_forged_evidence_costs_nothing(stage, accounts):
     assert staking.balance == 30 * COIN
 
 
+@pytest.mark.usefixtures("no_evidence_precompile")
+def test_a_report_needs_the_precompile(stage):
+    stage.begin(10, 20)
+    with ape.reverts("staking: no answer from the precompile"):
+        stage.report([1], [1])
+    assert stage.stake_of(1) == 20 * COIN
+
+
+def test_exactly_a_third_of_the_stake_on_both_sides_is_an_attack(stage):
+    """Strangers make up the rest of the certificates; whoever signed both had a third."""
+    staking, pair = begin_epoch(stage, 10, 10, 10)
+    for number in (5, 6):
+        stage.deposit(number, value=500 * COIN)
+    stage.report([0, 5], [0, 6], pair)
+    assert staking.balance == 1020 * COIN
+
+
 def test_sixty_four_signers_fit_in_a_block(stage, accounts):
     """The worst report there is, with the gas that it takes."""
     signers = ["0x" + (1000 + number).to_bytes(20, "big").hex() for number in range(64)]

@@ -147,18 +147,9 @@ def test_an_account_deposits_once(stage):
         stage.deposit(0, network_key=b"\7" * 32)
 
 
-def test_a_deposit_needs_the_precompile(stage, monkeypatch):
-    from eth.vm.forks.prague.computation import PragueComputation
-
-    from steelyard.chain.params import EVIDENCE_ADDRESS
-
+@pytest.mark.usefixtures("no_evidence_precompile")
+def test_a_deposit_needs_the_precompile(stage):
     stage.begin(10)
-    others = {
-        address: function
-        for address, function in PragueComputation._precompiles.items()
-        if address != EVIDENCE_ADDRESS
-    }
-    monkeypatch.setattr(PragueComputation, "_precompiles", others)
     with ape.reverts("staking: no answer from the precompile"):
         stage.deposit(1)
 
@@ -209,6 +200,7 @@ def test_a_move_is_checked_as_a_registration_is(stage, accounts):
         staking.set_network_key(b"\1" * 32, sender=accounts[0])
     with ape.reverts("staking: no fee recipient"):
         staking.set_fee_recipient(NOBODY, sender=accounts[0])
+    staking.request_exit(sender=accounts[1])
     for call, argument in (
         (staking.set_endpoint, "a:1"),
         (staking.set_network_key, b"\7" * 32),
@@ -216,6 +208,8 @@ def test_a_move_is_checked_as_a_registration_is(stage, accounts):
     ):
         with ape.reverts("staking: not a validator"):
             call(argument, sender=accounts[5])
+        with ape.reverts("staking: already leaving"):
+            call(argument, sender=accounts[1])
 
 
 def test_in_a_full_set_a_higher_stake_takes_the_lowest_place(stage, accounts):
@@ -332,6 +326,44 @@ def test_the_jailed_return_in_a_later_epoch(stage, accounts):
     assert stage.list_active() == [0, 1]
     assert staking.list_absent() == []
     assert staking.active_stake() == 40 * COIN
+
+
+def test_the_jailed_return_to_a_full_set_with_a_higher_stake_only(stage, accounts):
+    staking = stage.deploy(
+        [
+            stage.make_validator(1, stake=COIN),
+            stage.make_validator(2, stake=10_000 * COIN),
+            *make_crowd(stage, 62),
+        ]
+    )
+    stage.advance_epochs(JAIL_EPOCHS + 1)
+    staking.check_in(sender=accounts[2])
+    staking.jail(accounts[1], sender=stage.stranger)
+    stage.deposit(3)
+    stage.advance_epochs(1)
+    with ape.reverts("staking: the set is full"):
+        staking.unjail(sender=accounts[1])
+    staking.add_stake(sender=accounts[1], value=9 * COIN)
+    with ape.reverts("staking: the set is full"):
+        staking.unjail(sender=accounts[1])
+    staking.add_stake(sender=accounts[1], value=1)
+    receipt = staking.unjail(sender=accounts[1])
+    (event,) = receipt.decode_logs(staking.Displaced)
+    assert event.account == make_crowd(stage, 1)[0][0], "the first of two with ten coins"
+    assert stage.state_of(3) == stage.state_of(1) == ACTIVE
+
+
+def test_a_check_in_is_a_witness_in_its_epoch_and_the_next(stage, accounts):
+    staking = stage.begin(30, 10)
+    stage.advance_epochs(JAIL_EPOCHS - 1)
+    staking.check_in(sender=accounts[0])
+    stage.advance_epochs(2)
+    assert staking.list_absent() == []
+    with ape.reverts("staking: too few checked in"):
+        staking.jail(accounts[1], sender=stage.stranger)
+    staking.check_in(sender=accounts[0])
+    stage.advance_epochs(1)
+    assert staking.list_absent() == [accounts[1]]
 
 
 # -- leaving ---------------------------------------------------------------------------------------

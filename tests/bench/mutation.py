@@ -1,4 +1,4 @@
-"""Do the tests notice? Single mistakes in the sources of Tasks, Rounds and Registry.
+"""Do the tests notice? Single mistakes in the sources of the four contracts.
 
 A mutant is one replacement in one Vyper file. It is compiled, and the games of `conservation` are
 played on it until one is violated: killed. What GAMES games do not notice, contracts/tests under
@@ -26,6 +26,7 @@ from .mutants import TASKS_MUTANTS, Mutant
 from .registry_mutants import REGISTRY_MUTANTS
 from .rounds_mutants import ROUNDS_MUTANTS
 from .seconds_mutants import SECONDS_MUTANTS
+from .staking_mutants import STAKING_MUTANTS
 from .timing import Measurement
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,8 +35,10 @@ GAMES = 12
 STEPS_PER_GAME = 300
 APE = Path(os.environ.get("STEELYARD_APE", REPOSITORY / ".venv-contracts" / "bin" / "ape"))
 APE_SECONDS = 1_800
-UNFAIR = "not run_the_code and not run_the_registry"
-"""Tests that compare the code with the artifact's: they would notice anything."""
+ALONE = ("Registry", "Staking")
+"""Contracts that are tested without the others."""
+UNFAIR = "not run_the_code and not run_the_registry and not reason_for_a_refusal"
+"""Tests that read the sources or compare the code: they would notice whatever happens."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,8 @@ def find_violation(codes: Mapping[str, Code], seed: int) -> str | None:
 
 def remove_others(mutant: Mutant, folder: Path) -> None:
     """Leave the contracts that a test of this mutant needs: compiling all takes longest."""
-    is_registered = mutant.module in list_modules(folder, "Registry")
-    needed = ("Registry",) if is_registered else tuple(ADDRESSES)
+    alone = [name for name in ALONE if mutant.module in list_modules(folder, name)]
+    needed = alone or list(ADDRESSES)
     modules = set[str]().union(*(list_modules(folder, name) for name in needed))
     for path in folder.glob("*.vy"):
         if path.stem not in modules:
@@ -167,7 +170,9 @@ def ask_ape(mutant: Mutant, test: str) -> str | None:
 def run() -> list[Measurement]:
     """Return a row per mutant; the survivors are printed again at the end."""
     wanted = os.environ.get("STEELYARD_MUTANTS", "")
-    known = (*TASKS_MUTANTS, *ROUNDS_MUTANTS, *SECONDS_MUTANTS, *REGISTRY_MUTANTS)
+    known = (
+        *TASKS_MUTANTS, *ROUNDS_MUTANTS, *SECONDS_MUTANTS, *REGISTRY_MUTANTS, *STAKING_MUTANTS,
+    )  # fmt: skip
     chosen = [mutant for mutant in known if wanted in f"{mutant.name} {mutant.module}"]
     rows, survivors = [], []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
