@@ -80,6 +80,17 @@ class Deployed:
             name, as_bytes(self.rpc.call("eth_call", call, "latest"))
         )
 
+    def read_each(self, name: str, *arguments: Any) -> dict[str, Any]:
+        """Return what a view answers at each node; those without an answer are left out."""
+        call = {"to": as_hex(self.address), "data": as_hex(self.encode(name, *arguments))}
+        found = {}
+        for url, answer in self.rpc.call_each("eth_call", call, "latest").items():
+            try:
+                (found[url],) = self.contract.decode_output(name, as_bytes(answer))
+            except NodeRefused:
+                continue
+        return found
+
     def decode_logs(self, logs: Sequence[Log]) -> list[Event]:
         """Return this contract's events among the logs of a receipt."""
         decoded = (self.contract.decode_event(log) for log in logs)
@@ -99,23 +110,17 @@ class Tasks(Deployed):
 
     def get_task(self, task: int) -> TaskInfo:
         """Return a task. Raises ClientError `task_unknown`."""
-        answer = self.read("get_task", task)
-        if answer["state"] not in tuple(TaskState):
-            raise ClientError(
-                "task_unknown", f"there is no task {task} on this chain; see `steelyard task list`"
-            )
-        if answer["round"] > answer["parameters"]["rounds"] or answer["round"] > MAX_ROUNDS:
-            raise NodeRefused("rpc_answer", f"the node names round {answer['round']:.3e} of a task")
-        return build_record(
-            TaskInfo,
-            answer
-            | {
-                "number": task,
-                "parameters": build_parameters(answer["parameters"]),
-                "state": TaskState(answer["state"]),
-                "wish": build_kind(Wish, answer["wish"]),
-            },
-        )
+        return build_task(task, self.read("get_task", task))
+
+    def get_task_each(self, task: int) -> dict[str, TaskInfo]:
+        """Return a task as each node shows it; those that show none are left out."""
+        found = {}
+        for url, answer in self.read_each("get_task", task).items():
+            try:
+                found[url] = build_task(task, answer)
+            except ClientError:
+                continue
+        return found
 
     def get_next_action(self, task: int) -> tuple[Action, int]:
         """Return what is due now, and in which round; unlike `get_task`, of any number."""
@@ -173,13 +178,10 @@ class Rounds(Deployed):
 
     def get_round_each(self, task: int, round_number: int) -> dict[str, RoundInfo]:
         """Return a round as each node shows it; those that show none are left out."""
-        data = as_hex(self.encode("get_round", task, round_number))
-        call = {"to": as_hex(self.address), "data": data}
         found = {}
-        for url, answer in self.rpc.call_each("eth_call", call, "latest").items():
+        for url, answer in self.read_each("get_round", task, round_number).items():
             try:
-                (output,) = self.contract.decode_output("get_round", as_bytes(answer))
-                found[url] = build_round(output)
+                found[url] = build_round(answer)
             except NodeRefused:
                 continue
         return found
@@ -213,6 +215,29 @@ class Rounds(Deployed):
         """Whether `who` has reported metrics of a round's model."""
         answer: bool = self.read("has_reported", task, round_number, who)
         return answer
+
+
+def build_task(task: int, answer: Mapping[str, Any]) -> TaskInfo:
+    """Return a task from the contract's answer.
+
+    Raises ClientError `task_unknown`; NodeRefused `rpc_answer`.
+    """
+    if answer["state"] not in tuple(TaskState):
+        raise ClientError(
+            "task_unknown", f"there is no task {task} on this chain; see `steelyard task list`"
+        )
+    if answer["round"] > answer["parameters"]["rounds"] or answer["round"] > MAX_ROUNDS:
+        raise NodeRefused("rpc_answer", f"the node names round {answer['round']:.3e} of a task")
+    return build_record(
+        TaskInfo,
+        dict(answer)
+        | {
+            "number": task,
+            "parameters": build_parameters(answer["parameters"]),
+            "state": TaskState(answer["state"]),
+            "wish": build_kind(Wish, answer["wish"]),
+        },
+    )
 
 
 def build_round(answer: Mapping[str, Any]) -> RoundInfo:

@@ -94,8 +94,8 @@ class Turn:
         self._last_end: int | None = None
         """When the reveals of the round in progress end, however often it is extended."""
         self._seen: tuple[object, int] | None = None
-        self._ended: set[str] = set()
-        """Nodes that said that the task is over while a commitment was open."""
+        self._reveal_ends = 0
+        """When its reveals end, as things stand."""
         self._newest = (-1, 0.0)
         """The newest height, and when, by our own clock, it was seen first."""
         self.is_over = False
@@ -149,8 +149,9 @@ class Turn:
     def _look(self, head: int) -> None:
         """Read where the task stands and do the first thing that is due."""
         info = self._account.tasks.get_task(self._task)
-        if info.is_over and self.is_bound and not self._is_confirmed():
-            self.say(f"round {self._period[0]}: a node says that the task is over; asking another")
+        if self._is_contradicted(info):
+            self.say(f"round {self._period[0]}: a node says that it is over; asking another")
+            self._account.rpc.move_on()
             return
         if info.state is not TaskState.RUNNING:
             self._last_end = None
@@ -164,6 +165,7 @@ class Turn:
                     self._steps.reopen(info.round)
                     self._period = (info.round, state.extensions)
                 self._last_end = compute_last_end(info, state)
+                self._reveal_ends = state.reveal_ends
                 if not self._submit(info, state, head) and not self._steps.is_committed(info.round):
                     self._report(info, head)
             case TaskState.PAUSED:
@@ -173,12 +175,19 @@ class Turn:
                 self._report(info, head)
                 self.is_over = True
 
-    def _is_confirmed(self) -> bool:
-        """Whether every node has said by now that the task is over; else the next one is asked."""
-        rpc = self._account.rpc
-        self._ended.add(rpc.url)
-        rpc.move_on()
-        return len(self._ended) >= len(set(rpc.urls))
+    def _is_contradicted(self, info: TaskInfo) -> bool:
+        """Whether any node still shows the round of an open commitment, where this one does not.
+
+        A false word for its end would keep the update unrevealed, and train for another round.
+        """
+        number, rpc = self._period[0], self._account.rpc
+        is_same = info.state is TaskState.RUNNING and info.round == number
+        if is_same or len(rpc.urls) == 1 or not self.is_bound:
+            return False
+        if self._clock.get_seconds() >= self._reveal_ends:
+            return False
+        shown = self._account.tasks.get_task_each(self._task).values()
+        return any(one.state is TaskState.RUNNING and one.round == number for one in shown)
 
     def _report(self, info: TaskInfo, head: int) -> None:
         self._evaluator.report(info, head, self._clock.get_seconds())

@@ -55,13 +55,16 @@ class Submitter:
         if steps.is_missed(number, "commit"):
             return False
         journal = steps.account.journal
-        journal.drop_updates(steps.task, number - info.parameters.max_staleness)
         submission = journal.get_submission(steps.task, number)
         if submission is None:
             submission = self._train_round(info, state.base, covered)
         if submission is None:
             return False
-        return self._send_commitment(info, state, submission, "commit")
+        if not self._send_commitment(info, state, submission, "commit"):
+            return False
+        # Not before: that this round has begun is a node's word until the chain took our call.
+        journal.drop_updates(steps.task, number - info.parameters.max_staleness)
+        return True
 
     def commit_late(self, info: TaskInfo, state: RoundInfo, submission: Submission) -> bool:
         """Commit, in this round, to the update of an earlier one."""

@@ -254,15 +254,15 @@ def test_a_round_that_is_closed_late_binds_as_long_as_it_may_be_extended(
 
 # -- words against the journal's -------------------------------------------------------------------
 @pytest.mark.slow
-@pytest.mark.parametrize("lie", ["over", "uncommitted"])
+@pytest.mark.parametrize("lie", ["over", "later", "uncommitted"])
 def test_a_node_that_contradicts_the_journal_does_not_cost_the_bond(
     ledger, organisation, tmp_path, lie: str
 ) -> None:
-    task = organisation.publish(make_task(max_clients=2, round_seconds=60)).number
+    task = organisation.publish(make_task(max_clients=2, round_seconds=60, rounds=3)).number
     join_somebody(ledger, task, tmp_path / "other")
     stranger = "0x" + get_contract("Rounds").encode_call("get_submission", 1, 1, bytes(20)).hex()
     over = "0x" + get_contract("Tasks").encode_call("get_task", 1).hex()
-    selector = (over if lie == "over" else stranger)[:10]
+    selector = (stranger if lie == "uncommitted" else over)[:10]
     lies: list[object] = []
 
     def contradict(call):
@@ -273,15 +273,17 @@ def test_a_node_that_contradicts_the_journal_does_not_cost_the_bond(
         if lie == "uncommitted":
             call = {**call, "params": [{**call["params"][0], "data": stranger}, "latest"]}
             return ledger._answer_call(call)
-        state, ledger.tasks[task].state = ledger.tasks[task].state, TaskState.FINISHED
+        changed = ledger.tasks[task]
+        known = changed.state, changed.round
+        changed.state, changed.round = (TaskState.FINISHED, 1) if lie == "over" else (known[0], 3)
         told = ledger._answer_call(call)
-        ledger.tasks[task].state = state
+        changed.state, changed.round = known
         return told
 
     with open_client(ledger, tmp_path / "s", contradict) as client:
         summary = client.run(task, samples=50)
     assert lies
-    assert (summary.submitted, summary.stake) == (1, 1000)
+    assert (summary.submitted, summary.stake) == (3, 1000)
 
 
 @pytest.mark.slow
@@ -348,3 +350,26 @@ def test_the_doctor_tells_of_a_node_without_a_head(ledger, head: object) -> None
     ledger.eth_getBlockByNumber = lambda tag, full: head
     (finding,) = doctor.examine_nodes(open_rpc(ledger))
     assert (finding.name, finding.is_good) == (f"node {URL}", False)
+
+
+def test_an_update_is_kept_until_the_chain_took_a_later_commitment(
+    ledger, organisation, hospital
+) -> None:
+    """That a later round has begun is a node's word before that."""
+    task = organisation.publish(make_task(rounds=2, bond=0)).number
+    real = ledger.agreement.do_commit
+
+    def refuse_the_second_round(sender, value, **arguments):
+        if arguments["round"] == 2:
+            raise TasksRefusal("rounds: not the current round")
+        real(sender, value, **arguments)
+
+    def refuse(sender, value, **arguments):
+        raise TasksRefusal("rounds: reveal period is over")
+
+    ledger.agreement.do_commit = refuse_the_second_round
+    ledger.agreement.do_reveal = refuse
+    hospital.run(task, samples=50)
+    shown = hospital.journal.get_submission(task, 1)
+    assert shown is not None
+    assert hospital.journal.get_blob(shown.update) is not None
