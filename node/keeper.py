@@ -195,6 +195,8 @@ class Keeper:
         )
         if error is not None and error.code in LEFT and due.step is Step.CLOSE:
             self._left[due.task] = due.round
+        elif not self.attempts.has_failed(due):
+            self._left.pop(due.task, None)
 
     def count_left(self) -> int:
         """How many due rounds are left unclosed for want of pay, or of money of ours."""

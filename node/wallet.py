@@ -167,25 +167,26 @@ class Wallet:
         return self._node.call(CallRequest(sender=self.address, to=Address(to), data=data))
 
     def _is_pending(self, to: bytes, data: bytes) -> bool:
-        """Would this be sent twice? What is final may still be in the pool, and what is stuck will
-        be replaced.
-        """
+        """Would this be sent twice? What is stuck will be replaced."""
         base_fee = self._node.get_next_base_fee()
-        nonce = self._node.get_nonce(self.address, pending=False)
-        own = (one for one in self._node.mempool.get_all() if one.sender == self.address)
-        waiting = (one for one in own if one.nonce >= nonce and one.max_fee >= base_fee)
+        waiting = (one for one in self._list_waiting() if one.max_fee >= base_fee)
         return any((one.to, one.data) == (to, data) for one in waiting)
 
     def _find_stuck(self) -> Transaction | None:
         """The first of our pending transactions that the base fee has left behind: until it falls
         again nothing after that one moves either, not even a check-in.
         """
-        if self._node.mempool.get_next_nonce(self.address) is None:
-            return None
         base_fee = self._node.get_next_base_fee()
-        own = (one for one in self._node.mempool.get_all() if one.sender == self.address)
-        stuck = (one for one in own if one.max_fee < base_fee)
+        stuck = (one for one in self._list_waiting() if one.max_fee < base_fee)
         return min(stuck, key=lambda one: one.nonce, default=None)
+
+    def _list_waiting(self) -> list[Transaction]:
+        """Our pending transactions. What is final may still be in the pool."""
+        if self._node.mempool.get_next_nonce(self.address) is None:
+            return []
+        nonce = self._node.get_nonce(self.address, pending=False)
+        pool = self._node.mempool.get_all()
+        return [one for one in pool if one.sender == self.address and one.nonce >= nonce]
 
 
 @dataclass(slots=True)

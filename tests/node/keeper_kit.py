@@ -137,6 +137,8 @@ class NodeDouble:
     refusal: SteelyardError | None = None
     sent: list[Transaction] = field(default_factory=list)
     final: int = 0
+    keeps_final: bool = False
+    """Has the pool not heard of the last block yet?"""
     balance: int = 10**18
     tip: int = TIP
     tried: list[str] = field(default_factory=list)
@@ -154,15 +156,16 @@ class NodeDouble:
             is_validator=lambda: self.is_validator,
             progress=SimpleNamespace(clocks=clocks),
         )
-        self.mempool = SimpleNamespace(
-            get_next_nonce=self.get_free, get_all=lambda: self.sent[self.final :]
-        )
+        self.mempool = SimpleNamespace(get_next_nonce=self.get_free, get_all=self.list_pending)
 
     def get_head(self) -> SimpleNamespace:
         return SimpleNamespace(height=self.height, timestamp=1_000)
 
     def get_free(self, _address: Address) -> int | None:
-        return len(self.sent) if len(self.sent) > self.final else None
+        return len(self.sent) if self.list_pending() else None
+
+    def list_pending(self) -> list[Transaction]:
+        return self.sent if self.keeps_final else self.sent[self.final :]
 
     def get_balance(self, _address: Address) -> int:
         return self.balance

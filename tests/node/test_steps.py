@@ -153,6 +153,7 @@ def test_a_round_becomes_worth_closing_when_gas_is_cheap_again() -> None:
     node.base_fee, node.now = GWEI, 60.0
     keeper.look()
     assert list_names(node) == ["close"]
+    assert keeper.count_left() == 0
 
 
 def test_a_round_that_somebody_else_closed_is_no_longer_left() -> None:
@@ -328,6 +329,13 @@ def test_a_check_in_takes_the_place_of_what_the_base_fee_left_behind(stuck: Node
     assert new.nonce == old.nonce == 0
     assert 100 * new.max_fee >= 110 * old.max_fee
     assert 100 * new.max_priority_fee >= 110 * old.max_priority_fee
+
+
+def test_what_is_final_is_not_replaced(stuck: NodeDouble) -> None:
+    """It leaves the pool a moment after its block has become the head."""
+    stuck.keeps_final, stuck.final = True, 4
+    Wallet(stuck, SECRETS.account).submit(STAKING_ADDRESS, CHECK_IN)  # type: ignore[arg-type]
+    assert stuck.sent[-1].nonce == 4
 
 
 def test_what_the_base_fee_still_lets_in_keeps_its_place(stuck: NodeDouble) -> None:
