@@ -163,7 +163,8 @@ def ask_ape(mutant: Mutant, test: str) -> str | None:
     failed = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED ", "ERROR c"))]
     if ended.returncode == 0:
         return None
-    assert failed, f"{mutant.name}: ape did not run: {ended.stdout[-400:]}{ended.stderr[-400:]}"
+    is_run = failed and "VyperCompileError" not in ended.stdout
+    assert is_run, f"{mutant.name}: ape did not run: {ended.stdout[-400:]}{ended.stderr[-400:]}"
     return f"ape: {failed[0].partition(' - ')[0].rpartition('/')[2]}"
 
 
