@@ -26,7 +26,7 @@ from .listing import MOST_TASKS, OpenTask, Standing, get_standing, list_open_tas
 from .loading import load_app
 from .outbox import Receipt
 from .patience import Patience
-from .records import FRACTION_UNIT, NO_BLOB, RoundInfo, TaskInfo, TaskState
+from .records import FRACTION_UNIT, MAX_ROUNDS, NO_BLOB, RoundInfo, TaskInfo, TaskState
 from .rounds import Turn
 from .training import Trainer
 from .transactions import Call, compute_blob_call_gas
@@ -271,6 +271,7 @@ class Client(Account):
 
     def _conclude(self, task: int, turn: Turn) -> Summary:
         claimed = self.claim(task)
+        self.journal.drop_updates(task, MAX_ROUNDS + 1)
         info = self.tasks.get_task(task)
         member = self.tasks.get_participant(task, self.address)
         stake = member.stake - member.sponsored

@@ -299,16 +299,15 @@ class Journal:
     def set_status(self, entry: Entry, status: Status, height: int | None = None) -> None:
         """Record what became of a transaction, and drop the blobs that only it needed.
 
-        An update whose transaction failed stays: it may still be shown, in an extension or late.
+        An update stays: after a failure it may still be shown, in an extension or late; and that
+        a transaction is in a block is a node's word.
         """
         with self._writing() as db:
             db.execute(
                 "UPDATE transactions SET status = ?, height = ? WHERE label = ? AND attempt = ?",
                 (status, height, entry.label, entry.attempt),
             )
-            if status is Status.INCLUDED:
-                self._drop_blobs(set(entry.blobs))
-            elif status is Status.FAILED:
+            if status in (Status.INCLUDED, Status.FAILED):
                 self._drop_blobs({name for name in entry.blobs if not self._is_update(name)})
 
     def get_blob(self, name: BlobName) -> bytes | None:

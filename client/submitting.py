@@ -12,7 +12,7 @@ from steelyard.chain.errors import SteelyardError
 from steelyard.chain.types import BlobName
 
 from .contracts import compute_commitment, encode_name
-from .errors import BlobGone, InvalidTraining, NodeUnreachable, Reverted
+from .errors import BlobGone, InvalidTraining, NodeRefused, NodeUnreachable, Reverted
 from .metrics import format_metrics, read_metrics
 from .records import ParticipantInfo, RoundInfo, SubmissionInfo, TaskInfo
 from .renewing import compute_readable_until, send_or_renew, send_renewed
@@ -155,6 +155,9 @@ class Submitter:
         submission = self._find_committed(number, done)
         if submission is None:
             return False
+        if steps.is_included(number, "reveal"):
+            self._show_again(state, submission, number, now)
+            return False
         try:
             self._send_reveal(state, submission, number, now)
         except Reverted as error:
@@ -168,6 +171,18 @@ class Submitter:
         account.report(f"round {number}: revealed {size} bytes, {submission.samples} samples")
         return True
 
+    def _show_again(self, state: RoundInfo, submission: Submission, number: int, now: int) -> None:
+        """Send the bytes of a reveal that one node had in a block, where another does not show it.
+
+        Either is behind, or says what is not so. Where it is in a block, nothing is sent.
+        """
+        steps = self._steps
+        steps.say(f"round {number}: revealed; {steps.account.rpc.url} does not show it yet")
+        try:
+            self._send_reveal(state, submission, number, now)
+        except NodeRefused as refusal:
+            steps.say(f"round {number}: {refusal.message}")
+
     def _find_committed(self, number: int, done: SubmissionInfo) -> Submission | None:
         """Return what the chain has a commitment to; None after saying why it cannot be shown."""
         steps = self._steps
@@ -178,8 +193,6 @@ class Submitter:
                 f"committed by another journal than {journal.directory}; "
                 "only that one can reveal it"
             )
-        elif steps.is_included(number, "reveal"):
-            problem = f"revealed; {steps.account.rpc.url} does not show it yet"
         elif journal.get_blob(submission.update) is None:
             problem = f"{journal.directory} lacks the file of the update by now"
         else:

@@ -16,6 +16,7 @@ from steelyard.client.participant import Client
 from steelyard.client.records import TaskState
 from steelyard.client.rounds import compute_last_end
 from steelyard.client.rpc import EACH_TIMEOUT_SECONDS, Rpc
+from steelyard.client.transactions import Call
 
 from .agreement import TasksRefusal
 from .conftest import HOSPITAL, URL, open_account, open_rpc, train
@@ -357,10 +358,12 @@ def test_an_update_is_kept_until_the_chain_took_a_later_commitment(
 ) -> None:
     """That a later round has begun is a node's word before that."""
     task = organisation.publish(make_task(rounds=2, bond=0)).number
-    real = ledger.agreement.do_commit
+    real, kept = ledger.agreement.do_commit, []
 
     def refuse_the_second_round(sender, value, **arguments):
         if arguments["round"] == 2:
+            shown = hospital.journal.get_submission(task, 1)
+            kept.append(hospital.journal.get_blob(shown.update))
             raise TasksRefusal("rounds: not the current round")
         real(sender, value, **arguments)
 
@@ -370,6 +373,55 @@ def test_an_update_is_kept_until_the_chain_took_a_later_commitment(
     ledger.agreement.do_commit = refuse_the_second_round
     ledger.agreement.do_reveal = refuse
     hospital.run(task, samples=50)
-    shown = hospital.journal.get_submission(task, 1)
-    assert shown is not None
-    assert hospital.journal.get_blob(shown.update) is not None
+    assert kept
+    assert None not in kept
+
+
+@pytest.mark.slow
+def test_a_receipt_that_is_made_up_does_not_cost_the_bond(ledger, organisation, tmp_path) -> None:
+    """The transaction was never sent on; the file is kept, and its bytes go to the other node."""
+    task = organisation.publish(make_task(max_clients=2, round_seconds=200)).number
+    join_somebody(ledger, task, tmp_path / "other")
+    made_up: list[object] = []
+
+    def make_up(call):
+        if not has_committed(ledger) or call["method"] not in (
+            "eth_sendRawTransaction",
+            "eth_getTransactionReceipt",
+        ):
+            return None
+        told = call["params"][0]
+        if call["method"] == "eth_sendRawTransaction":
+            return say(call, "0x" + bytes(32).hex())
+        if bytes.fromhex(told[2:]) in ledger.receipts:
+            return None
+        made_up.append(told)
+        receipt = {"transactionHash": told, "blockNumber": "0x9", "blockHash": "0x" + "11" * 32}
+        numbers = {"status": "0x1", "gasUsed": "0x9", "effectiveGasPrice": "0x9"}
+        return say(call, {**receipt, **numbers, "logs": []})
+
+    with open_client(ledger, tmp_path / "s", make_up) as client:
+        summary = client.run(task, samples=50)
+        shown = client.journal.get_submission(task, 1)
+        assert shown is not None
+        assert client.journal.get_blob(shown.update) is None, "the task is over"
+    assert made_up
+    assert summary.stake == 1000
+
+
+def test_what_was_in_a_block_is_waited_for_where_it_is_not_yet(
+    ledger, organisation, hospital
+) -> None:
+    """Its files are no longer in the journal; a node that is behind gets them from others."""
+    task = organisation.publish(make_task(max_clients=2, admission="applicants")).number
+    receipt = hospital.apply(task, "St. Mary's")
+    (entry,) = hospital.journal.get_entries()
+    real, asked = ledger.eth_getTransactionReceipt, []
+
+    def be_behind(text: str) -> object:
+        asked.append(text)
+        return real(text) if len(asked) > 2 else None
+
+    ledger.eth_getTransactionReceipt = be_behind
+    ledger.eth_getTransactionCount = lambda who, tag: "0x0"
+    assert hospital.outbox.send(entry.label, Call(hospital.address, b"")) == receipt
