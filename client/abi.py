@@ -14,7 +14,7 @@ from eth_hash.auto import keccak
 
 from steelyard.chain.types import Address, BlobName, Digest, Hash
 
-from .errors import NodeRefused
+from .errors import ClientError, NodeRefused
 from .rpc import Json, as_bytes, as_int
 
 
@@ -54,8 +54,13 @@ class Contract:
         }
 
     def encode_call(self, name: str, *arguments: Any) -> bytes:
-        """Return the data of a call. A value that does not fit its type is our own mistake."""
+        """Return the data of a call. What does not fit its type is our own mistake, but for
+        numbers, which users give. Raises ClientError `number_range`.
+        """
         function = self._functions[name]
+        for entry, value in zip(function["inputs"], arguments, strict=True):
+            if entry["type"].startswith("uint") and "[" not in entry["type"]:
+                check_number(entry["name"], value, int(entry["type"].removeprefix("uint")))
         types = [format_type(entry) for entry in function["inputs"]]
         return keccak(compute_signature(function).encode())[:4] + encode(types, arguments)
 
@@ -96,6 +101,14 @@ class Contract:
         for item, topic in zip(indexed, log.topics[1:], strict=True):
             values |= decode_values([item], topic)
         return Event(entry["name"], values, log.height, log.transaction, log.index)
+
+
+def check_number(name: str, value: object, bits: int = 256) -> None:
+    """Raises ClientError `number_range` for what no contract takes as a number."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**bits:
+        raise ClientError(
+            "number_range", f"{name} is {value!r:.60}; give a whole number from 0 to 2**{bits} - 1"
+        )
 
 
 def format_type(entry: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from eth_account.signers.local import LocalAccount
 from steelyard.chain.errors import clean
 from steelyard.chain.types import Address
 
+from .abi import check_number
 from .contracts import Deployed, Rounds, Tasks
 from .keys import load_key
 from .outbox import Clock, Outbox, Receipt
@@ -94,8 +95,12 @@ class Account:
         value: int = 0,
         contract: Deployed | None = None,
     ) -> Receipt:
-        """Call a function of Tasks, or of `contract`, once under `label`; return the receipt."""
+        """Call a function of Tasks, or of `contract`, once under `label`; return the receipt.
+
+        Raises: ClientError `number_range`; as `Outbox.send`.
+        """
         target = contract or self.tasks
+        check_number("value", value)
         data = target.encode(name, *arguments)
         return self.outbox.send(label, Call(target.address, data, value))
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from steelyard.chain.types import Address
 
-from .abi import Contract, Event, decode_log
+from .abi import Contract, Event, check_number, decode_log
 from .contracts import get_contract
 from .errors import NodeRefused, NodeUnreachable
 from .rpc import Json, Rpc, as_hex, as_int
@@ -119,7 +119,7 @@ def collect_events(
 
 
 def build_topics(task: int, names: Sequence[str], round_number: int | None) -> list[Json]:
-    """Return what eth_getLogs filters by."""
+    """Return what eth_getLogs filters by. Raises ClientError `number_range`."""
     wanted = [
         as_hex(contract.get_topic(name))
         for contract in get_contracts().values()
@@ -127,8 +127,10 @@ def build_topics(task: int, names: Sequence[str], round_number: int | None) -> l
         if contract.has_event(name)
     ]
     assert bool(wanted) == bool(names), "an event that no contract makes"
+    check_number("task", task)
     topics: list[Json] = [wanted or None, as_hex(task.to_bytes(32, "big"))]
     if round_number is not None:
+        check_number("round", round_number)
         topics.append(as_hex(round_number.to_bytes(32, "big")))
     return topics
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from steelyard.chain.cid import decode_cid, encode_cid, is_named
 from steelyard.chain.types import Address, BlobName
 
-from .abi import Event
+from .abi import Event, check_number
 from .contracts import Deployed, build_record, encode_name
 from .documents import MAX_DOCUMENT_BYTES
 from .errors import ClientError, NodeRefused, NodeUnreachable
@@ -284,6 +284,8 @@ class RegistryView(Deployed):
         wanted = [names] if isinstance(names, str) else names
         topics: list[Any] = [[as_hex(self.contract.get_topic(name)) for name in wanted]]
         for value in indexed:
+            if isinstance(value, int):
+                check_number("number", value)
             word = value if not isinstance(value, int) else value.to_bytes(32, "big")
             topics.append(None if word is None else as_hex(word.rjust(32, b"\0")))
         return collect_events(self.rpc, {self.address: self.contract}, topics)

@@ -184,12 +184,12 @@ def deny(
     state: State = STATE,
     json: Json = False,
 ) -> None:
-    """Answer a request with no; the account may ask again."""
+    """Answer a request with no; the account may ask again. 1: it was denied already."""
     with open_registry(node, key, password_file, state) as registry:
         sent = registry.deny_access(number, person)
     text = f"denied dataset {number} to {person}" if sent else f"{person} was denied already"
     tell({"dataset": number, "requester": person, "denied": True, "sent": sent}, text, json)
-    leave(YES)
+    leave(YES if sent else NO)
 
 
 @app.command()

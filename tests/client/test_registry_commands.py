@@ -117,6 +117,7 @@ def test_a_dataset_goes_from_its_owner_to_who_asked(desk: Desk) -> None:
     (request,) = desk.ask("dataset show 1")[1]["requests"]
     assert (request["state"], request["signed"]) == ("requested", True)
     assert desk.run(f"dataset deny 1 {HOSPITAL.address}", "org")[0] == 0
+    assert desk.run(f"dataset deny 1 {HOSPITAL.address}", "org")[0] == 1
     assert desk.ask("dataset request 1", "site")[1]["sent"]
     assert (
         desk.run(f"dataset grant 1 {HOSPITAL.address} --content {said['content']}", "org")[0] == 0
