@@ -20,7 +20,7 @@ from .errors import NodeRefused, Reverted
 from .outbox import BASE_FEE_HEADROOM, Receipt, decode_receipt
 from .records import NO_BLOB, Action, RoundInfo, RoundState, TaskInfo, TaskState
 from .retention import format_seconds
-from .rpc import as_hex, as_int
+from .rpc import as_hex, as_int, as_object
 from .state import Status
 from .transactions import Call
 
@@ -150,15 +150,16 @@ class Closer:
         estimate = account.outbox.estimate_gas(call)
         if not self._is_paged:
             return estimate
-        block, balance = account.rpc.call_together(
+        answer, balance = account.rpc.call_together(
             [
                 ("eth_getBlockByNumber", ("latest", False)),
                 ("eth_getBalance", (as_hex(account.address), "latest")),
             ]
         )
         tip = as_int(account.rpc.call("eth_maxPriorityFeePerGas"))
-        price = max(1, BASE_FEE_HEADROOM * as_int(block["baseFeePerGas"]) + tip)
-        wished = as_int(block["gasLimit"]) * PAGE_GAS_PERCENT // 100
+        block = as_object(answer)
+        price = max(1, BASE_FEE_HEADROOM * as_int(block.get("baseFeePerGas")) + tip)
+        wished = as_int(block.get("gasLimit")) * PAGE_GAS_PERCENT // 100
         return max(estimate, min(wished, as_int(balance) // price))
 
     def _note(self, receipt: Receipt) -> list[Event]:

@@ -30,7 +30,7 @@ from .outbox import BASE_FEE_HEADROOM
 from .quantize import build_manifest, quantize_model
 from .records import FRACTION_UNIT, Admission, Parameters, RuleTerms
 from .retention import SLACK_SECONDS, check_retention, compute_slack, format_seconds
-from .rpc import Rpc, as_int
+from .rpc import Rpc, as_int, as_object
 from .terms import (
     ADMISSIONS,
     NEVER,
@@ -168,12 +168,12 @@ class Draft:
 
 def check_task(rpc: Rpc, task: Task) -> Draft:
     """Return the task as it would be published on the chain of `rpc`. Raises as `draft_task`."""
-    block = rpc.call("eth_getBlockByNumber", "latest", False)
+    block = as_object(rpc.call("eth_getBlockByNumber", "latest", False))
     tip = as_int(rpc.call("eth_maxPriorityFeePerGas"))
-    base_fee = as_int(block["baseFeePerGas"])
+    base_fee = as_int(block.get("baseFeePerGas"))
     check_prices(base_fee, tip)
     retention_seconds = fetch_genesis(rpc).blob_retention_seconds
-    return draft_task(task, as_int(block["gasLimit"]), base_fee, tip, retention_seconds)
+    return draft_task(task, as_int(block.get("gasLimit")), base_fee, tip, retention_seconds)
 
 
 def draft_task(

@@ -26,7 +26,7 @@ from .participant import MAX_STATEMENT_BYTES
 from .published import PublishedModel
 from .records import FRACTION_UNIT, NO_BLOB, RoundInfo, TaskInfo, TaskState
 from .renewing import compute_readable_until, send_renewed
-from .rpc import MISSING, Rpc, as_int
+from .rpc import MISSING, Rpc, as_int, as_object
 from .terms import Task, parse_allowed
 from .transactions import Call
 from .watching import TaskEvent, watch_task
@@ -310,7 +310,7 @@ class PublishedTask:
             return self._send(name)
         terms = info.parameters
         head = organisation.rpc.call("eth_getBlockByNumber", "latest", False)
-        opens = as_int(head["timestamp"]) + OPENING_SECONDS
+        opens = as_int(as_object(head).get("timestamp")) + OPENING_SECONDS
         return send_renewed(
             organisation,
             self._get_label(name),

@@ -10,6 +10,7 @@ import pytest
 
 from steelyard.client import doctor
 from steelyard.client.contracts import get_contract
+from steelyard.client.drafting import check_task
 from steelyard.client.errors import ClientError, NodeRefused
 from steelyard.client.outbox import Clock
 from steelyard.client.participant import Client
@@ -109,6 +110,7 @@ def test_a_node_that_keeps_transactions_to_itself_does_not_cost_the_bond(
         return say(call, "0x" + bytes(32).hex())
 
     with open_client(ledger, tmp_path / "s", swallow) as client:
+        client.poll_seconds = 5
         summary = client.run(task, samples=50)
     assert swallowed
     assert (summary.submitted, summary.stake) == (1, 1000)
@@ -347,10 +349,14 @@ def test_where_every_node_is_asked_none_may_take_long(ledger) -> None:
 
 
 @pytest.mark.parametrize("head", [None, {"number": "0x1"}])
-def test_the_doctor_tells_of_a_node_without_a_head(ledger, head: object) -> None:
-    ledger.eth_getBlockByNumber = lambda tag, full: head
+def test_a_node_without_a_head_is_told_of(ledger, head: object) -> None:
+    real = ledger.eth_getBlockByNumber
+    ledger.eth_getBlockByNumber = lambda tag, full: head if tag == "latest" else real(tag, full)
     (finding,) = doctor.examine_nodes(open_rpc(ledger))
     assert (finding.name, finding.is_good) == (f"node {URL}", False)
+    with pytest.raises(NodeRefused) as caught:
+        check_task(open_rpc(ledger), make_task())
+    assert caught.value.code == "rpc_answer"
 
 
 def test_an_update_is_kept_until_the_chain_took_a_later_commitment(
