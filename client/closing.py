@@ -16,7 +16,7 @@ from .abi import Event
 from .account import Account
 from .amounts import format_coins
 from .contracts import Rounds
-from .errors import NodeRefused, Reverted
+from .errors import Reverted
 from .outbox import BASE_FEE_HEADROOM, Receipt, decode_receipt
 from .records import NO_BLOB, Action, RoundInfo, RoundState, TaskInfo, TaskState
 from .retention import format_seconds
@@ -231,7 +231,5 @@ def tell_reason(account: Account, info: TaskInfo, action: Action) -> str:
 
 def get_time(rounds: Rounds) -> int:
     """Return the time of the newest finalized block, in seconds. Raises NodeRefused."""
-    block = rounds.rpc.call("eth_getBlockByNumber", "latest", False)
-    if not isinstance(block, dict):
-        raise NodeRefused("rpc_answer", "the node has no newest block; ask another node")
+    block = as_object(rounds.rpc.call("eth_getBlockByNumber", "latest", False))
     return as_int(block.get("timestamp"))

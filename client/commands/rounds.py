@@ -80,11 +80,11 @@ def close(
     state: State = STATE,
     json: Json = False,
 ) -> None:
-    """Close the round in progress when it is due, with all its pages; anybody may. 1: not due."""
+    """Close the round in progress when it is due, with all its pages; anybody may. 1: not yet."""
     with open_client(node, key, password_file, state) as client:
         closed = client.close_round(task)
     tell(closed, format_closed(closed), json)
-    leave(NO if closed.ending is Ending.NOT_DUE else YES)
+    leave(NO if closed.ending in (Ending.NOT_DUE, Ending.UNFINISHED) else YES)
 
 
 def format_closed(closed: ClosedRound) -> str:

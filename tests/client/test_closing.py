@@ -222,6 +222,20 @@ def test_the_command_closes_a_round_and_tells_what_it_cost_and_brought(
     assert run(tmp_path, ledger, monkeypatch).exit_code == 1
 
 
+def test_the_command_says_no_while_pages_are_left(ledger, task, tmp_path, monkeypatch) -> None:
+    wait(ledger)
+    monkeypatch.setattr(closing, "MAX_CALLS", 1)
+    agreement = ledger.agreement
+    page = make_blob_name(b"page")
+
+    def make_page(sender, value, task, round):
+        agreement.log("PageMade", [task, round], [1, (page.digest, page.size)])
+
+    monkeypatch.setattr(agreement, "do_close", make_page)
+    done = run(tmp_path, ledger, monkeypatch)
+    assert (done.exit_code, "more pages are to be made" in done.stdout) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("ending", "words"),
     [

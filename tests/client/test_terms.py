@@ -185,6 +185,76 @@ def test_late_updates_may_count_for_nothing_where_nothing_is_what_they_are_paid(
     assert draft(**TRIMMED, byzantine=1, staleness_discount=0.0).parameters.max_staleness == 0
 
 
+DAYS = 86_400
+TWINS = {
+    "tasks: no name": ({"name": ""}, "task_name"),
+    "tasks: open to everybody": ({"admission": "open", "allow": [SOMEBODY]}, "task_admission"),
+    "tasks: rounds out of range": ({"rounds": 0}, "task_rounds"),
+    "tasks: clients out of range": ({"max_clients": 129}, "task_max_clients"),
+    "tasks: drawing out of range": ({"fraction_fit": 0.0}, "task_fraction_fit"),
+    "tasks: staleness out of range": ({"max_staleness": 9}, "task_max_staleness"),
+    "tasks: unknown quorum policy": ({"on_failed_quorum": "retry"}, "task_on_failed_quorum"),
+    "tasks: extensions do not fit the policy": ({"max_extensions": 1}, "task_max_extensions"),
+    "tasks: evaluations out of range": ({"evaluate_every": 10_001}, "task_evaluate_every"),
+    "tasks: period out of range": ({"reveal_seconds": 0}, "task_reveal_seconds"),
+    "tasks: unknown admission": ({"admission": "friends"}, "task_admission"),
+    "tasks: reputation out of range": ({"min_reputation": 1.0}, "task_min_reputation"),
+    "tasks: no admission norm": ({"admission_norm": 0.0}, "task_admission_norm"),
+    "tasks: unknown weighting": ({"weighting": "wealth"}, "task_weighting"),
+    "tasks: weighting by stake needs a base stake": ({"weighting": "stake"}, "task_base_stake"),
+    "tasks: bits must be 8 or 16": ({"bits": 4}, "task_bits"),
+    "tasks: unknown rule": ({"rule": "krum"}, "task_rule"),
+    "tasks: bound does not fit the rule": ({"clip_norm": 1.0}, "task_clip_norm"),
+    "tasks: the trimmed mean needs uniform weighting": (
+        {**TRIMMED, "byzantine": 1, "weighting": "samples"},
+        "task_weighting",
+    ),
+    "tasks: too few clients for the rule": ({**KRUM, "byzantine": 2}, "task_byzantine"),
+    "tasks: late updates would count unpaid": (
+        {**TRIMMED, "byzantine": 1, "max_staleness": 1, "staleness_discount": 0.0},
+        "task_staleness_discount",
+    ),
+    "tasks: share cap out of range": ({"max_weight_share": 0.0}, "task_max_weight_share"),
+    "tasks: server step out of range": ({"server_lr": 0.0}, "task_server_lr"),
+    "tasks: amount out of range": ({"reward": 2**100 + 1}, "task_reward"),
+    "tasks: bond above the base stake": ({"bond": 1}, "task_bond"),
+    "tasks: bounty above the reserve": ({"close_reserve": 1}, "task_close_reserve"),
+    "tasks: platform share out of range": (
+        {"platform": SOMEBODY, "platform_share": 2.0**-21},
+        "task_platform_share",
+    ),
+    "rounds: a round would not fit in a block": ({"max_clients": 128}, "task_capacity"),
+    "rounds: model expires too soon": ({"join_seconds": 30 * DAYS}, "task_retention"),
+}
+"""Each reason for which `publish` can revert, and a description that is refused for it here."""
+RECKONED = {"tasks: escrow differs from reward and reserves"}
+"""What no description can bring about."""
+
+
+def list_reasons() -> set[str]:
+    """What `publish` and all that it calls can answer."""
+    folder = Path(__file__).parents[2] / "contracts"
+    tasks = (folder / "Tasks.vy").read_text("utf-8")
+    publish = tasks[tasks.index("def publish(") : tasks.index("def fund(")]
+    sources = [CONTRACT, publish, (folder / "capacity.vy").read_text("utf-8")]
+    return set(re.findall(r'"((?:tasks|rounds): [^"]+)"', "\n".join(sources)))
+
+
+def test_each_reason_for_which_publishing_reverts_is_known_here() -> None:
+    assert list_reasons() == set(TWINS) | RECKONED
+    plain = draft(reward=1_000, rounds=3, close_reserve=10**6, close_bounty=0)
+    assert plain.escrow == 1_000 + 3 * 10**6
+
+
+@pytest.mark.parametrize("reason", TWINS)
+def test_nobody_meets_a_reason_to_revert_after_the_check(reason: str) -> None:
+    changes, code = TWINS[reason]
+    blocks = {"gas_limit": 8_000_000} if code == "task_capacity" else {}
+    with pytest.raises(InvalidTask) as caught:
+        draft_task(make_task(**changes), **CHAIN | blocks)
+    assert caught.value.code == code
+
+
 def test_a_description_in_the_users_units_becomes_the_chains() -> None:
     parameters = draft(
         **KRUM,
