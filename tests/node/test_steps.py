@@ -199,6 +199,22 @@ def test_a_page_has_gas_for_another_one_as_far_as_that_is_paid_for() -> None:
     assert [one.gas for one in node.sent] == [1_000_000]
 
 
+def test_the_last_call_is_paid_from_all_of_the_reserve() -> None:
+    contract = Contract({1: (Step.CLOSE, 4)}, owed={1: 1}, splits={1: (3, 2, 9)}, count=1)
+    contract.bounty = contract.reserve
+    node, keeper = build(contract)
+    keeper.look()
+    assert len(node.sent) == 1
+
+
+def test_gas_for_another_page_leaves_what_check_ins_need() -> None:
+    contract = Contract({1: (Step.CLOSE, 4)}, splits={1: (3, 2, 9)}, count=1)
+    node, keeper = build(contract, min_balance_wei=10**17)
+    node.balance = 10**17 + 1_000_000 * (2 * GWEI + TIP)
+    keeper.look()
+    assert [one.gas for one in node.sent] == [1_000_000]
+
+
 def test_a_page_that_is_paid_for_alone_has_gas_for_itself() -> None:
     contract = Contract({1: (Step.CLOSE, 4)}, owed={1: 1}, splits={1: (3, 2, 9)}, count=1)
     contract.is_last, contract.reserve = False, PAID_GAS * GWEI
