@@ -133,6 +133,7 @@ def test_a_kill_between_a_late_commit_and_its_reveal_changes_no_byte(
     assert len(mine) == len(set(mine)), "two transactions with one nonce"
 
 
+@pytest.mark.slow
 def test_who_joined_later_has_no_late_update_of_rounds_before(
     ledger, organisation, hospital
 ) -> None:

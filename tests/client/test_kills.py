@@ -135,6 +135,7 @@ def test_a_kill_at_any_step_costs_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         check_once_and_identical(ledger)
 
 
+@pytest.mark.slow
 def test_kills_one_after_another_cost_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

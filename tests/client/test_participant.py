@@ -187,6 +187,7 @@ def test_training_that_fails_costs_its_round_only(organisation, hospital, lines,
     assert any("training failed" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_training_that_keeps_failing_ends_the_run(organisation, hospital) -> None:
     break_training(hospital, {1, 2, 3}, RuntimeError("cuda"))
     with pytest.raises(InvalidTraining, match="cuda") as caught:
@@ -194,6 +195,7 @@ def test_training_that_keeps_failing_ends_the_run(organisation, hospital) -> Non
     assert caught.value.code == "training_failed"
 
 
+@pytest.mark.slow
 def test_more_samples_than_the_stake_covers_are_never_sent(organisation, hospital, lines) -> None:
     summary = hospital.run(organisation.publish(make_task()).number, samples=29)
     assert summary.submitted == 0
@@ -246,6 +248,7 @@ def test_an_aborted_task_ends_the_run(ledger, organisation, hospital) -> None:
     assert (summary.state, summary.claimed) == (TaskState.ABORTED, 0)
 
 
+@pytest.mark.slow
 def test_who_left_elsewhere_is_told(ledger, organisation, hospital) -> None:
     task = organisation.publish(make_task(rounds=50)).number
     hospital.join(task, 50)

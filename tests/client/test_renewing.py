@@ -142,6 +142,7 @@ def test_a_velocity_that_expires_too_soon_is_fetched_and_declared_again(
     assert list_carried(ledger, "commit")[1] == (2, [compute_blob_name(VELOCITY)])
 
 
+@pytest.mark.slow
 def test_a_velocity_that_nobody_keeps_costs_the_round_and_says_so(
     ledger, organisation, hospital, lines
 ) -> None:
@@ -345,6 +346,7 @@ def test_a_pause_that_is_not_in_effect_yet_is_taken_back_for_nothing(
     assert all(not sent.blobs for sent, _ in find_sent(ledger, "resume"))
 
 
+@pytest.mark.slow
 # -- refusals --------------------------------------------------------------------------------------
 def test_a_refusal_for_want_of_time_that_reached_a_block_costs_that_round_only(
     ledger, organisation, hospital, lines

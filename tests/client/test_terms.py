@@ -314,6 +314,7 @@ def test_every_rule_of_the_chain_can_be_described() -> None:
         draft(**changes)
 
 
+@pytest.mark.slow
 def test_momentum_that_no_blob_could_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = {"w": np.zeros(7_000_000, np.float32)}
     draft(model=model)
