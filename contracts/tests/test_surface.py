@@ -26,7 +26,7 @@ REASONS = {
 def list_refusals(page):
     """Return the calls and reasons of a page's tables of errors, as (call, "contract: reason").
 
-    A table's last heading holds the contract; a call "through" another is refused by that one.
+    A table's last heading holds the contract. Where a call is refused through another, both are.
     """
     found, prefix = set(), None
     for line in (DOCS / page).read_text().splitlines():
@@ -38,7 +38,7 @@ def list_refusals(page):
         elif not line.startswith("|"):
             prefix = None
         elif prefix:
-            calls = re.findall(r"`(\w+)", first.partition("(through")[0])
+            calls = re.findall(r"`(\w+)", first)
             reasons = re.findall(r"`([^`]+)`", last)
             found |= {(call, f"{prefix}: {reason}") for call in calls for reason in reasons}
     return found
