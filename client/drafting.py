@@ -14,11 +14,8 @@ from typing import Final
 
 from steelyard.chain import params
 from steelyard.chain.cid import compute_blob_name
-from steelyard.chain.errors import InvalidAggregation
-from steelyard.chain.model import Layout, compute_layout, decode_model
-from steelyard.chain.pricing import Plan, compute_aggregation_gas, plan_pages
+from steelyard.chain.model import decode_model
 from steelyard.chain.rules import Rule, RuleKind
-from steelyard.chain.server import check_velocity_size
 from steelyard.chain.types import Address, BlobName
 
 from .amounts import format_coins
@@ -29,6 +26,13 @@ from .metrics import METRICS_SETTING
 from .outbox import BASE_FEE_HEADROOM
 from .quantize import build_manifest, quantize_model
 from .records import FRACTION_UNIT, Admission, Parameters, RuleTerms
+from .reserve import (
+    Closing,
+    compute_closing,
+    compute_closing_pay,
+    compute_price,
+    find_weakness,
+)
 from .retention import SLACK_SECONDS, check_retention, compute_slack, format_seconds
 from .rpc import Rpc, as_int, as_object
 from .terms import (
@@ -48,15 +52,8 @@ from .transactions import check_prices, compute_blob_call_gas
 
 PUBLISH_GAS: Final = 2_500_000
 GAS_PER_INVITED: Final = 40_000
-CLOSE_GAS: Final = 800_000
-CLOSE_GAS_PER_CLIENT: Final = 60_000
-CLOSE_BLOCK_PART: Final = Fraction(3, 4)
-"""The part of a block's gas that one call of `close` may need. All three are in capacity.vy."""
-WIDEST_BITS: Final = 16
 HEADS: Final = (RuleKind.TRIMMED_MEAN, RuleKind.MULTI_KRUM)
 """Rules that keep or leave out whole updates, whatever they weigh."""
-RESERVE_HEADROOM: Final = 16
-"""The default reserve for closing, over the cost at the present base fee. What is left returns."""
 COMMIT_PART: Final = Fraction(3, 4)
 """Of `round_seconds`: training takes longer than revealing."""
 DEFAULT_EXTENSIONS: Final = 2
@@ -64,15 +61,6 @@ MEMBER_GAS: Final = 1_000_000
 """Joining, leaving and claiming."""
 STEP_GAS: Final = 600_000
 """A commitment, or a report of metrics, in each round."""
-
-
-@dataclass(frozen=True, slots=True)
-class Closing:
-    """What closing one round takes: calls of `close`, and gas for all of them together."""
-
-    calls: int
-    gas: int
-    """At most, with every page as large as may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +145,14 @@ class Draft:
             "may need it: after a later start, or a pause, it has to be declared again, which "
             "costs whoever does it the gas of its size": slack < SLACK_SECONDS,
         }
-        return tuple(text for text, is_so in found.items() if is_so)
+        weakness = find_weakness(terms, self.closing, self.base_fee, self.tip)
+        told = [text for text, is_so in found.items() if is_so]
+        return (*told, *([] if weakness is None else [weakness]))
+
+    @property
+    def close_price(self) -> int:
+        """Up to how many wei a gas the reserve pays whoever closes a round."""
+        return compute_price(self.parameters, self.closing)
 
     @property
     def most_platform(self) -> int:
@@ -188,7 +183,8 @@ def draft_task(
     )
     manifest = decode_model(model).manifest
     rule = build_rule(task)
-    closing = compute_closing(rule, model, task.max_clients, gas_limit)
+    extensions = get_extensions(task)
+    closing = compute_closing(rule, model, task.max_clients, gas_limit, extensions)
     parameters = build_parameters(task, rule, closing.gas, base_fee, tip)
     check_retention(parameters, retention_seconds)
     config = dict(task.config)
@@ -258,8 +254,6 @@ def build_parameters(task: Task, rule: Rule, close_gas: int, base_fee: int, tip:
     """Return the contract's parameters, with defaults for what was left open."""
     commit = int(task.round_seconds * COMMIT_PART)
     reserve, bounty = compute_closing_pay(task, close_gas, base_fee, tip)
-    is_extending = task.on_failed_quorum == "extend"
-    extensions = DEFAULT_EXTENSIONS if task.max_extensions is None else task.max_extensions
     reports = 1 if task.evaluate_every is None else task.evaluate_every
     norm = Fraction(task.admission_norm)
     admission = task.admission or ("invited" if task.allow else "open")
@@ -275,7 +269,7 @@ def build_parameters(task: Task, rule: Rule, close_gas: int, base_fee: int, tip:
         max_staleness=task.max_staleness,
         staleness_discount=compute_units(task.staleness_discount),
         on_failed_quorum=int(POLICIES[task.on_failed_quorum]),
-        max_extensions=extensions if is_extending else 0,
+        max_extensions=get_extensions(task),
         max_saturated=NEVER if task.max_saturated is None else task.max_saturated,
         evaluate_every=reports if task.metrics else 0,
         join_seconds=task.join_seconds,
@@ -299,59 +293,11 @@ def build_parameters(task: Task, rule: Rule, close_gas: int, base_fee: int, tip:
     )
 
 
-def compute_closing_pay(task: Task, close_gas: int, base_fee: int, tip: int) -> tuple[int, int]:
-    """Return a round's reserve for closing, and the bounty in it. Raises InvalidTask."""
-    bounty = 2 * close_gas * tip if task.close_bounty is None else task.close_bounty
-    reserve = (
-        RESERVE_HEADROOM * close_gas * base_fee + bounty
-        if task.close_reserve is None
-        else task.close_reserve
-    )
-    if bounty > reserve:
-        raise InvalidTask(
-            "task_close_reserve",
-            f"close_reserve {reserve} wei is below the bounty of {bounty} wei; raise one or lower "
-            "the other",
-        )
-    return reserve, bounty
-
-
-def compute_closing(rule: Rule, model: bytes, clients: int, gas_limit: int) -> Closing:
-    """Return what closing a round takes, as `publish` will reckon it.
-
-    Raises: InvalidTask `task_momentum`, `task_capacity`.
-    """
-    layout = compute_layout(decode_model(model).manifest)
-    check_momentum(rule, layout)
-    name, overhead = compute_blob_name(model), CLOSE_GAS + clients * CLOSE_GAS_PER_CLIENT
-    page_gas = int(gas_limit * CLOSE_BLOCK_PART) - overhead
-    if page_gas <= 0:
-        raise InvalidTask("task_capacity", f"{clients} clients are too many for a block's gas")
-    try:
-        plan = plan_pages(rule, name, model, layout, clients, WIDEST_BITS, page_gas)
-        least = compute_aggregation_gas(rule, name, model, layout, clients, WIDEST_BITS)
-    except InvalidAggregation as error:
-        raise InvalidTask(
-            "task_capacity", f"a round of {clients} clients could not be closed: {error.message}"
-        ) from None
-    calls = count_calls(plan)
-    gas = overhead + least if calls == 1 else calls * (overhead + page_gas)
-    return Closing(calls, gas)
-
-
-def count_calls(plan: Plan) -> int:
-    """Return how often `close` is called: once, or for each page and to put them together."""
-    pages = plan.measures + plan.combines
-    return 1 if pages == 1 else pages + 1
-
-
-def check_momentum(rule: Rule, layout: Layout) -> None:
-    """Raises InvalidTask if what momentum gathers does not fit into a blob."""
-    try:
-        if rule.has_momentum:
-            check_velocity_size(layout.update_values)
-    except InvalidAggregation as error:
-        raise InvalidTask("task_momentum", f"{error.message}; leave momentum at 0") from None
+def get_extensions(task: Task) -> int:
+    """Return how often a round may be extended."""
+    if task.on_failed_quorum != "extend":
+        return 0
+    return DEFAULT_EXTENSIONS if task.max_extensions is None else task.max_extensions
 
 
 def compute_member_gas(parameters: Parameters, model: bytes) -> int:

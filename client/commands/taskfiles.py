@@ -14,6 +14,7 @@ from ..errors import InvalidTask
 from ..keys import format_address
 from ..loading import read_model_file
 from ..records import FRACTION_UNIT, Admission, OnFailedQuorum, Parameters
+from ..reserve import format_gwei
 from ..terms import NEVER, RULES, WEIGHTINGS, Task
 from ..training import NORM_UNIT
 from .options import format_table, to_json
@@ -70,6 +71,7 @@ def describe_draft(draft: Draft) -> dict[str, Any]:
         "publish_gas": draft.gas,
         "close_calls": draft.closing.calls,
         "close_gas": draft.closing.gas,
+        "close_price": str(draft.close_price),
         "model_bytes": len(draft.model),
         "bundle_bytes": len(draft.bundle),
         "invited": len(draft.allow),
@@ -89,9 +91,10 @@ def format_draft(draft: Draft) -> str:
         ["invited", len(draft.allow)],
         ["pool", f"{format_coins(draft.pool)} coins a round, more where one paid less"],
         ["closing", describe_closing(draft)],
+        ["", describe_price(draft)],
         ["mode", "open: updates are PUBLIC"],
         ["escrow", f"{format_coins(draft.escrow)} coins: the reward, and {reserve} for closing"],
-        ["", "what nobody earned of it returns"],
+        ["", "what nobody earned of it returns, and what closing did not need"],
         ["publishing", f"{format_coins(draft.fee)} coins now, {format_coins(draft.most_fee)} most"],
         ["", f"for up to {draft.gas} gas"],
     ]
@@ -110,6 +113,12 @@ def describe_closing(draft: Draft) -> str:
     calls = f"{draft.closing.calls} call{'s' if draft.closing.calls > 1 else ''}"
     reserve = format_coins(draft.parameters.close_reserve)
     return f"{calls}, up to {draft.closing.gas} gas and {reserve} coins a round, by anybody"
+
+
+def describe_price(draft: Draft) -> str:
+    """Return how dear gas may become before validators close no rounds."""
+    paid, now = format_gwei(draft.close_price), format_gwei(draft.base_fee)
+    return f"it pays validators for gas up to {paid} gwei; the base fee is {now} now"
 
 
 def list_terms(terms: Parameters) -> list[list[Any]]:

@@ -8,13 +8,14 @@ import pytest
 
 from steelyard.chain.cid import compute_blob_name
 from steelyard.chain.model import decode_model
-from steelyard.client import drafting
+from steelyard.client import reserve
 from steelyard.client.bundle import decode_bundle, read_config
-from steelyard.client.drafting import build_rule, compute_closing, draft_task
+from steelyard.client.drafting import build_rule, draft_task
 from steelyard.client.errors import ClientError, InvalidTask, NodeUnreachable, Reverted
 from steelyard.client.events import get_events
 from steelyard.client.organisation import Released
 from steelyard.client.records import TaskState
+from steelyard.client.reserve import compute_closing
 from steelyard.client.watching import watch_task
 
 from .conftest import CHAIN, make_model, make_task
@@ -89,10 +90,10 @@ def test_a_round_that_does_not_fit_into_a_block_is_closed_in_pages() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("CLOSE_GAS", drafting.CLOSE_GAS),
-        ("CLOSE_GAS_PER_CLIENT", drafting.CLOSE_GAS_PER_CLIENT),
-        ("CLOSE_BLOCK_NUMERATOR", drafting.CLOSE_BLOCK_PART.numerator),
-        ("CLOSE_BLOCK_DENOMINATOR", drafting.CLOSE_BLOCK_PART.denominator),
+        ("CLOSE_GAS", reserve.CLOSE_GAS),
+        ("CLOSE_GAS_PER_CLIENT", reserve.CLOSE_GAS_PER_CLIENT),
+        ("CLOSE_BLOCK_NUMERATOR", reserve.CLOSE_BLOCK_PART.numerator),
+        ("CLOSE_BLOCK_DENOMINATOR", reserve.CLOSE_BLOCK_PART.denominator),
     ],
 )
 def test_closing_is_reckoned_as_the_contract_does(name: str, value: int) -> None:
