@@ -32,6 +32,9 @@ PAUSE_SECONDS = 0.05
 """Between two looks, however fast blocks come."""
 LOOKS_AT_ONCE = 32
 """Tasks looked at in one round of the keeper, so that many tasks cannot occupy a node."""
+LOOK_SECONDS = 2.0
+"""After so long the other tasks wait for the next round: trying closes out takes seconds each, and
+a check-in must not wait for all of them."""
 RANK_SECONDS = 5.0
 """Each rank behind the leader waits this much longer, so that keepers do not race."""
 STATE_INTERVALS = 10
@@ -121,14 +124,19 @@ class Keeper:
 
     def look(self) -> None:
         """Look at the next tasks and do what is due."""
+        ends = self._node.clock.get_seconds() + LOOK_SECONDS
         self._find_tasks()
         for task in tuple(self._closing):  # the next page should not wait for a turn
             self._handle(task)
+            if self._node.clock.get_seconds() >= ends:
+                break
         for _ in range(min(LOOKS_AT_ONCE, len(self._open))):
             task = self._open[0]
             self._open.rotate(-1)  # first, so that a task whose look fails keeps its turn
             if not self._handle(task):
                 self._open.pop()
+            if self._node.clock.get_seconds() >= ends:
+                break
 
     def _find_tasks(self) -> None:
         (count,) = decode(["uint256"], self._wallet.ask(TASKS_ADDRESS, "task_count()"))

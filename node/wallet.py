@@ -2,10 +2,10 @@
 
 It never has more than a few transactions pending and never pays more than its cap; one that the
 base fee has left behind is replaced by the next. `Attempts` keeps what is tried from being tried
-too often: once, then again after a pause that grows.
+too often: once, then again after a pause that grows, or when gas has become cheaper.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 GAS_MARGIN_PERCENT = 130
 GAS_MARGIN = 50_000
 MAX_PAUSE_SECONDS = 3_600.0
+PRICED = frozenset({"keeper_unpaid", "keeper_fee", "keeper_floor"})
+"""Refusals that cheaper gas may lift."""
+CHEAPER_PERCENT = 88
+"""Of what a unit of gas was, for such a refusal to be looked at again before its time."""
 
 
 class WouldRevert(SteelyardError):
@@ -57,6 +61,21 @@ class Bid:
     max_fee: int
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An account's transactions that are in no block yet."""
+
+    moving: tuple[Transaction, ...]
+    """Those that the next blocks can take, by nonce."""
+    stuck: Transaction | None
+    """The one after them, if the base fee has left it behind: until that falls again nothing behind
+    it moves either, not even a check-in. None if there is nothing at that nonce."""
+    paying: tuple[Transaction, ...]
+    """Those that the base fee has not left behind, whatever is before them."""
+    next_nonce: int
+    """Where the next one goes: after those that move, in the place of one that is stuck."""
+
+
 def compute_bid(prices: Prices, tip: int | None = None) -> Bid:
     """Return an offer with room for a base fee twice as high. Raises SteelyardError keeper_fee."""
     tip = prices.usual_tip if tip is None else tip
@@ -66,6 +85,17 @@ def compute_bid(prices: Prices, tip: int | None = None) -> Bid:
             "keeper_fee", f"a base fee of {prices.base_fee} wei is more than the keeper may pay"
         )
     return Bid(tip, max_fee)
+
+
+def sort_waiting(own: Iterable[Transaction], nonce: int, base_fee: int) -> Waiting:
+    """Return where an account's pending transactions stand; `nonce` is that of its next one."""
+    by_nonce = {one.nonce: one for one in own}
+    moving: list[Transaction] = []
+    while (one := by_nonce.get(nonce)) is not None and one.max_fee >= base_fee:
+        moving.append(one)
+        nonce += 1
+    paying = tuple(one for one in by_nonce.values() if one.max_fee >= base_fee)
+    return Waiting(tuple(moving), by_nonce.get(nonce), paying, nonce)
 
 
 class Wallet:
@@ -85,14 +115,10 @@ class Wallet:
         return result.output
 
     def is_busy(self) -> bool:
-        """Are as many transactions pending as there may be? Not if one of them is stuck: the next
-        one takes its place.
+        """Are as many transactions pending as there may be? What is stuck does not count, nor what
+        is behind it: the next one takes its place.
         """
-        free = self._node.mempool.get_next_nonce(self.address)
-        if free is None:
-            return False
-        pending = free - self._node.get_nonce(self.address, pending=False)
-        return pending >= self._config.max_in_flight and self._find_stuck() is None
+        return len(self._list_waiting().moving) >= self._config.max_in_flight
 
     def submit(self, to: bytes, data: bytes) -> Hash:
         """Try a call out, then sign and submit it. Raises SteelyardError if it would fail."""
@@ -120,7 +146,7 @@ class Wallet:
 
     def get_prices(self) -> Prices:
         """What gas costs in the next block. To take a stuck one's place costs a tenth more tip."""
-        least, stuck = self._node.config.mempool.min_tip_wei, self._find_stuck()
+        least, stuck = self._node.config.mempool.min_tip_wei, self._list_waiting().stuck
         if stuck is not None:
             least = max(least, -(-stuck.max_priority_fee * REPLACEMENT_PERCENT // 100))
         return Prices(
@@ -140,19 +166,21 @@ class Wallet:
         keeper_floor if this could leave less than `floor` wei; InvalidTransaction if the pool
         refuses it.
         """
-        if self._is_pending(to, data):
+        waiting = self._list_waiting()
+        # What is behind a stuck one may wait for hours: a duty is sent again, in that one's place,
+        # and its double is refused in turn. A step of a task is not worth that.
+        doubles = waiting.paying if floor else waiting.moving
+        if any((one.to, one.data) == (to, data) for one in doubles):
             raise SteelyardError("keeper_pending", "the same call waits for a block already")
         left = self.get_free_balance() - gas * bid.max_fee
         if floor and left < floor:
             raise SteelyardError(
                 "keeper_floor", f"it could leave {left} wei; {floor} are kept for check-ins"
             )
-        stuck = self._find_stuck()
-        nonce = self._node.get_nonce(self.address, pending=True) if stuck is None else stuck.nonce
         transaction = {
             "type": 2,
             "chainId": self._node.rules.chain_id,
-            "nonce": nonce,
+            "nonce": waiting.next_nonce,
             "to": bytes(to),
             "value": 0,
             "data": data,
@@ -166,27 +194,14 @@ class Wallet:
     def _call(self, to: bytes, data: bytes) -> CallResult:
         return self._node.call(CallRequest(sender=self.address, to=Address(to), data=data))
 
-    def _is_pending(self, to: bytes, data: bytes) -> bool:
-        """Would this be sent twice? What is stuck will be replaced."""
-        base_fee = self._node.get_next_base_fee()
-        waiting = (one for one in self._list_waiting() if one.max_fee >= base_fee)
-        return any((one.to, one.data) == (to, data) for one in waiting)
-
-    def _find_stuck(self) -> Transaction | None:
-        """The first of our pending transactions that the base fee has left behind: until it falls
-        again nothing after that one moves either, not even a check-in.
-        """
-        base_fee = self._node.get_next_base_fee()
-        stuck = (one for one in self._list_waiting() if one.max_fee < base_fee)
-        return min(stuck, key=lambda one: one.nonce, default=None)
-
-    def _list_waiting(self) -> list[Transaction]:
-        """Our pending transactions. What is final may still be in the pool."""
-        if self._node.mempool.get_next_nonce(self.address) is None:
-            return []
+    def _list_waiting(self) -> Waiting:
+        """Our pending transactions. The pool may still have what is final."""
         nonce = self._node.get_nonce(self.address, pending=False)
-        pool = self._node.mempool.get_all()
-        return [one for one in pool if one.sender == self.address and one.nonce >= nonce]
+        if self._node.mempool.get_next_nonce(self.address) is None:
+            return Waiting((), None, (), nonce)
+        pool, base_fee = self._node.mempool.get_all(), self._node.get_next_base_fee()
+        own = [one for one in pool if one.sender == self.address and one.nonce >= nonce]
+        return sort_waiting(own, nonce, base_fee)
 
 
 @dataclass(slots=True)
@@ -197,13 +212,15 @@ class Attempt:
     failures: int = 0
     code: str | None = None
     """Why it failed last. The log is told once, not each time."""
+    base_fee: int = 0
+    """At which it was too dear, in wei a gas."""
 
 
 class Attempts:
     """What was tried, and when it may be tried again."""
 
     def __init__(self, node: "Node") -> None:
-        self._clock, self._retry_seconds = node.clock, node.config.keeper.retry_seconds
+        self._node, self._retry_seconds = node, node.config.keeper.retry_seconds
         self.entries: dict[Hashable, Attempt] = {}
 
     def run(
@@ -213,10 +230,14 @@ class Attempts:
         fields: Mapping[str, Any],
         wait_seconds: float = 0.0,
     ) -> SteelyardError | None:
-        """Do it if it is time, for the first time `wait_seconds` from now; return its failure."""
-        now = self._clock.get_seconds()
+        """Do it if it is time, for the first time `wait_seconds` from now; return its failure.
+
+        What was too dear is tried again when gas costs an eighth less, too: whoever lifts the base
+        fee now and then must not gain the pauses between.
+        """
+        now, base_fee = self._node.clock.get_seconds(), self._node.get_next_base_fee()
         attempt = self.entries.setdefault(key, Attempt(now + wait_seconds))
-        if now < attempt.after:
+        if now < attempt.after and base_fee > attempt.base_fee * CHEAPER_PERCENT // 100:
             return None
         try:
             transaction_hash = act()
@@ -227,8 +248,9 @@ class Attempts:
             if error.code != attempt.code:
                 log_event("keeper_skipped", **fields, code=error.code, message=error.message)
             attempt.code = error.code
+            attempt.base_fee = base_fee if error.code in PRICED else 0
             return error
-        attempt.after, attempt.code = now + self._retry_seconds, None
+        attempt.after, attempt.code, attempt.base_fee = now + self._retry_seconds, None, 0
         log_event("keeper_sent", **fields, hash=transaction_hash)
         return None
 

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from steelyard.chain.calls import CallRequest, CallResult
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.params import STAKING_ADDRESS
 from steelyard.node.keeper import STATE_INTERVALS, Keeper
@@ -360,3 +361,79 @@ def test_what_the_base_fee_still_lets_in_keeps_its_place(stuck: NodeDouble) -> N
     assert wallet.is_busy()
     wallet.submit(STAKING_ADDRESS, CHECK_IN)
     assert stuck.sent[-1].nonce == 4
+
+
+def test_a_check_in_behind_what_is_stuck_is_sent_again_in_its_place() -> None:
+    """A close whose cap ends with its reserve keeps back what was sent with a higher one."""
+    contract = Contract({1: (Step.CLOSE, 1)}, owed={1: 1}, count=1)
+    contract.reserve = GAS_USED * GWEI * 5 // 4
+    node, keeper = build(contract)
+    keeper.look()
+    wallet = Wallet(node, SECRETS.account)  # type: ignore[arg-type]
+    wallet.submit(STAKING_ADDRESS, CHECK_IN)
+    with pytest.raises(SteelyardError, match="waits for a block already"):
+        wallet.submit(STAKING_ADDRESS, CHECK_IN)
+    node.base_fee = 3 * GWEI // 2
+    keeper.look()
+    wallet.submit(STAKING_ADDRESS, CHECK_IN)
+    assert [(one.nonce, one.data == CHECK_IN) for one in node.sent] == [
+        (0, False), (1, True), (0, True)
+    ]  # fmt: skip
+
+
+def test_a_step_behind_what_is_stuck_is_not_sent_twice() -> None:
+    """Its double would be refused at our cost; nobody pays for that."""
+    contract = Contract({1: (Step.CLOSE, 1)}, owed={1: 1}, count=1)
+    contract.reserve = GAS_USED * GWEI * 5 // 4
+    node, keeper = build(contract)
+    keeper.look()
+    contract.due, contract.count, contract.reserve = {2: (Step.CLOSE, 1)}, 2, 10**18
+    keeper.look()
+    node.base_fee, node.now = 3 * GWEI // 2, 31.0
+    keeper.look()
+    assert [one.nonce for one in node.sent] == [0, 1]
+
+
+def test_what_leaves_the_pool_before_others_is_made_up_for_first() -> None:
+    """Nothing moves over a nonce that is missing, whatever the base fee left behind after it."""
+    node, keeper = build(Contract({task: (Step.CLOSE, 1) for task in (1, 2)}, count=2))
+    keeper.look()
+    del node.sent[0]
+    node.base_fee = 3 * GWEI
+    Wallet(node, SECRETS.account).submit(STAKING_ADDRESS, CHECK_IN)  # type: ignore[arg-type]
+    assert [one.nonce for one in node.sent] == [1, 0]
+
+
+# -- pauses ----------------------------------------------------------------------------------------
+def test_a_round_that_gas_was_too_dear_for_is_closed_when_it_is_cheaper() -> None:
+    """Not up to an hour later: else a dear block now and then would stop every close."""
+    contract = Contract({1: (Step.CLOSE, 4)}, count=1, reserve=PAID_GAS * GWEI)
+    node, keeper = build(contract)
+    node.base_fee = 2 * GWEI
+    for minute in range(90):
+        node.now = 60.0 * minute
+        keeper.look()
+    tried = len(node.tried)
+    node.base_fee = 2 * GWEI * 89 // 100
+    keeper.look()
+    assert len(node.tried) == tried, "as dear as before"
+    node.base_fee = GWEI
+    keeper.look()
+    assert list_names(node) == ["close"]
+
+
+def test_a_look_ends_when_trials_take_long_and_the_next_one_goes_on() -> None:
+    contract = Contract({task: (Step.CLOSE, 1) for task in range(1, 9)}, count=8, reserve=0)
+    node, keeper = build(contract, close_unpaid=True, max_in_flight=8)
+    real = node.call
+
+    def take_a_second(request: CallRequest) -> CallResult:
+        node.now += request.sender == SECRETS.address
+        return real(request)
+
+    node.call = take_a_second  # type: ignore[method-assign]
+    looks = []
+    for _ in range(4):
+        keeper.look()
+        looks.append(len(node.sent))
+    assert looks == [2, 4, 6, 8]
