@@ -217,7 +217,7 @@ class Outbox:
         """
         known = self.journal.get_next_nonce()
         if latest > known + MAX_NONCES_AHEAD:
-            latest = min(latest, *self._count_elsewhere())
+            latest = min((latest, *self._count_elsewhere()))
         if pending > max(latest, known) + MAX_NONCES_AHEAD:
             raise NodeRefused(
                 "nonce_implausible",
@@ -251,8 +251,8 @@ class Outbox:
                 if sent_at is None or self.clock.now() - sent_at >= REBROADCAST_SECONDS:
                     if sent_at is not None:
                         self.rpc.move_on()  # this one may keep it to itself, or stand still
-                    sent_at = self.clock.now()
                     problem = self._broadcast(entry) or problem
+                    sent_at = self.clock.now()  # a large file takes long: not to the next one yet
             except NodeUnreachable as error:
                 sent_at, problem = None, error.message
             waited = self.clock.now() - started

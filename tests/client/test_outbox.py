@@ -18,7 +18,9 @@ from steelyard.client.errors import (
     Reverted,
     TransactionPending,
 )
-from steelyard.client.outbox import WAIT_SECONDS
+from steelyard.client.outbox import WAIT_SECONDS, Clock
+from steelyard.client.participant import Client
+from steelyard.client.rpc import EACH_TIMEOUT_SECONDS, Rpc
 from steelyard.client.state import Status
 from steelyard.client.transactions import Call, Fees, sign_call
 
@@ -235,3 +237,49 @@ def test_a_node_cannot_name_any_price(ledger, account, task, price: str) -> None
         account.send("join", "join", task, 5)
     assert len(ledger.included) == included
     assert account.journal.get_entry("join") is None
+
+
+# -- nodes that are slow ---------------------------------------------------------------------------
+def test_an_account_with_many_transactions_can_send_by_a_node_that_is_slow(
+    ledger, tmp_path, task
+) -> None:
+    """Where all are asked for the nonce there is less patience. Silence contradicts nothing."""
+
+    def be_slow(request: httpx.Request) -> httpx.Response:
+        if request.extensions["timeout"]["read"] == EACH_TIMEOUT_SECONDS:
+            raise httpx.ReadTimeout("slow", request=request)
+        return ledger.answer(request)
+
+    ledger.nonces[bytes.fromhex(HOSPITAL.address[2:])] = 5_000
+    with open_account(Account, ledger, HOSPITAL, tmp_path, be_slow) as account:
+        assert account.send("join", "join", task, 5).status
+
+
+def test_a_file_that_takes_long_to_upload_is_given_to_one_node_only(
+    ledger, organisation, tmp_path
+) -> None:
+    """The node has it; until a block takes it there is nothing more to do, and no line to fill."""
+    task = organisation.publish(make_task(max_clients=2, admission="applicants")).number
+    uploads: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "HEAD":
+            return httpx.Response(200 if request.url.host in uploads else 404)
+        if request.method == "PUT":
+            uploads.append(request.url.host)
+            ledger.now += 100
+            ledger.is_mining = False
+        return ledger.answer(request)
+
+    def sleep(seconds: float) -> None:
+        ledger.now += seconds
+        ledger.is_mining = ledger.is_mining or ledger.now > started + 105
+        ledger.mine()
+
+    urls = ["http://one.test", "http://two.test", "http://three.test"]
+    rpc = Rpc(urls, transport=httpx.MockTransport(answer), sleep=sleep)
+    clock = Clock(lambda: ledger.now, sleep)
+    with Client(rpc, HOSPITAL, state=tmp_path / "s", clock=clock) as client:
+        started = ledger.now
+        client.apply(task, "St. Mary's")
+    assert uploads == ["one.test"]
