@@ -79,6 +79,7 @@ class Organisation(Account):
         """Publish `task`, deposit its escrow, and carry its model and bundle onto the chain.
 
         With `sponsor_samples`, everybody in `allow` is sponsored after that. Returns the task.
+        What the publisher may regret is reported, once, before anything is sent.
         Raises: as `check`; ClientError `balance_low`; Reverted.
         """
         draft = self.check(task)
@@ -103,6 +104,8 @@ class Organisation(Account):
         entry = self.journal.get_entry(draft.label)
         if entry is None or entry.status in VOID:
             self._try_out(call)
+            for text in draft.warnings:
+                self.report(f"warning: {text}")
         self.report(f"publishing {draft.name!r}: model {encode_cid(names[0])}")
         receipt = self.outbox.send(draft.label, call, draft.blobs)
         (event,) = [e for e in self.tasks.decode_logs(receipt.logs) if e.name == "Published"]

@@ -8,6 +8,7 @@ import pytest
 
 from steelyard.client.commands.taskfiles import describe_draft, format_draft
 from steelyard.client.drafting import Draft, draft_task
+from steelyard.client.organisation import Organisation
 from steelyard.client.reserve import (
     EXTENSION_GAS,
     LEAST_PRICE,
@@ -19,7 +20,7 @@ from steelyard.client.transactions import MAX_BASE_FEE, MAX_TIP
 from steelyard.node.steps import Pay, Unpaid, compute_paid_bid
 from steelyard.node.wallet import Prices
 
-from .conftest import CHAIN, make_task
+from .conftest import CHAIN, ORGANISATION, make_task, open_account
 
 GWEI = 10**9
 IDLE = {"base_fee": 10**6, "tip": 10**6}
@@ -170,3 +171,18 @@ def test_the_preview_tells_how_dear_gas_may_become() -> None:
     poor = draft(IDLE, close_reserve=0, close_bounty=0)
     assert "up to 0 gwei" in format_draft(poor)
     assert "warning: validators may close no round" in format_draft(poor)
+
+
+def test_publishing_tells_the_same_once_and_before_it_sends(ledger, tmp_path: Path) -> None:
+    lines: list[str] = []
+    state = tmp_path / "organisation"
+    with open_account(Organisation, ledger, ORGANISATION, state, report=lines.append) as account:
+        task = make_task(close_reserve=0, close_bounty=0)
+        told = find_told(account.check(task))
+        account.publish(task)
+        account.publish(task)
+        assert [line for line in lines if "validators" in line] == [f"warning: {told}"]
+        assert lines.index(f"warning: {told}") < lines.index("task 1 is published")
+        lines.clear()
+        account.publish(make_task())
+        assert not any("validators" in line for line in lines)
