@@ -16,7 +16,7 @@ from .errors import BlobGone, InvalidTraining, NodeRefused, NodeUnreachable, Rev
 from .metrics import format_metrics, read_metrics
 from .records import ParticipantInfo, RoundInfo, SubmissionInfo, TaskInfo
 from .renewing import compute_readable_until, send_or_renew, send_renewed
-from .state import Submission
+from .state import Status, Submission
 from .steps import Steps
 from .training import Prepared, Result, Trainer, build_arrays, prepare_update
 from .transactions import Call, compute_blob_call_gas
@@ -46,7 +46,13 @@ class Submitter:
         """Rounds whose update is on the chain, in that round or later."""
         self.training_seconds = 0.0
         """How long the last training took here; 0 before the first."""
-        self.submitted = 0
+        self._revealed: set[int] = set()
+        """Rounds in which an update was shown by this object."""
+
+    @property
+    def submitted(self) -> int:
+        """Updates revealed so far."""
+        return len(self._revealed)
 
     # -- committing --------------------------------------------------------------------------------
     def commit(self, info: TaskInfo, state: RoundInfo, covered: int) -> bool:
@@ -156,7 +162,7 @@ class Submitter:
         if submission is None:
             return False
         if steps.is_included(number, "reveal"):
-            self._show_again(state, submission, number, now)
+            self._show_again(info, state, submission, now)
             return False
         try:
             self._send_reveal(state, submission, number, now)
@@ -166,22 +172,32 @@ class Submitter:
         except BlobGone as error:
             steps.say(f"round {number}: cannot be revealed: {error.message}")
             return False
-        self.submitted += 1
+        self._revealed.add(number)
         size = submission.update.size
         account.report(f"round {number}: revealed {size} bytes, {submission.samples} samples")
         return True
 
-    def _show_again(self, state: RoundInfo, submission: Submission, number: int, now: int) -> None:
+    def _show_again(
+        self, info: TaskInfo, state: RoundInfo, submission: Submission, now: int
+    ) -> None:
         """Send the bytes of a reveal that one node had in a block, where another does not show it.
 
-        Either is behind, or says what is not so. Where it is in a block, nothing is sent.
+        Either is behind, or says what is not so. Where it is in a block, nothing is sent; where it
+        is refused in one, another attempt is due.
         """
-        steps = self._steps
+        steps, number = self._steps, info.round
+        journal = steps.account.journal
+        entry = journal.get_entry(steps.get_label(number, "reveal"))
+        assert entry is not None, "what is shown again was included"
         steps.say(f"round {number}: revealed; {steps.account.rpc.url} does not show it yet")
         try:
             self._send_reveal(state, submission, number, now)
         except NodeRefused as refusal:
             steps.say(f"round {number}: {refusal.message}")
+        except Reverted as error:
+            journal.set_status(entry, Status.FAILED, entry.height)
+            self._revealed.discard(number)
+            self._bear_refusal(info, submission, error.reason)
 
     def _find_committed(self, number: int, done: SubmissionInfo) -> Submission | None:
         """Return what the chain has a commitment to; None after saying why it cannot be shown."""

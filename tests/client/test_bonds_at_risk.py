@@ -30,11 +30,13 @@ Reply = Callable[[dict[str, object]], dict[str, object] | None]
 """What a lying node answers to one call; None for the truth."""
 
 
-def open_client(ledger: Ledger, state: Path, reply: Reply, report=str) -> Client:
-    """A client with two nodes, of which the first lies, and loses every file."""
+def open_client(
+    ledger: Ledger, state: Path, reply: Reply, report=str, *, loses_files: bool = True
+) -> Client:
+    """A client with two nodes, of which the first lies, and may lose every file."""
 
     def answer(request: httpx.Request) -> httpx.Response:
-        if request.url.host == "liar.test" and request.method == "PUT":
+        if loses_files and request.url.host == "liar.test" and request.method == "PUT":
             return httpx.Response(201)
         if request.url.host != "liar.test" or request.method != "POST":
             return ledger.answer(request)
@@ -413,6 +415,34 @@ def test_a_receipt_that_is_made_up_does_not_cost_the_bond(ledger, organisation, 
         assert client.journal.get_blob(shown.update) is None, "the task is over"
     assert made_up
     assert summary.stake == 1000
+
+
+@pytest.mark.slow
+def test_a_refused_reveal_that_a_node_calls_done_is_made_again(
+    ledger, organisation, tmp_path
+) -> None:
+    """The receipt is real but for its status: another node says that the chain refused it."""
+    task = organisation.publish(make_task(max_clients=2, round_seconds=60)).number
+    join_somebody(ledger, task, tmp_path / "other")
+    real, refused = ledger.agreement.do_reveal, []
+
+    def refuse_once(sender, value, **arguments):
+        if sender == HOSPITAL_ADDRESS and not refused:
+            refused.append(sender)
+            raise TasksRefusal("rounds: reveals have not begun")
+        real(sender, value, **arguments)
+
+    def call_it_done(call):
+        if call["method"] != "eth_getTransactionReceipt":
+            return None
+        receipt = ledger.eth_getTransactionReceipt(*call["params"])
+        return say(call, receipt and {**receipt, "status": "0x1"})
+
+    ledger.agreement.do_reveal = refuse_once
+    with open_client(ledger, tmp_path / "s", call_it_done, loses_files=False) as client:
+        summary = client.run(task, samples=50)
+    assert refused
+    assert (summary.submitted, summary.stake) == (1, 1000)
 
 
 def test_what_was_in_a_block_is_waited_for_where_it_is_not_yet(
