@@ -10,6 +10,7 @@ from ape.exceptions import ContractLogicError
 from stage import (
     ACTIVE,
     COIN,
+    EPOCH_BLOCKS,
     LEAVING,
     NOBODY,
     OTHER_PAIR,
@@ -133,6 +134,28 @@ def test_stake_that_comes_after_an_attack_does_not_dilute_it(stage):
     staking.add_stake(sender=stage.accounts[3], value=20 * COIN)
     stage.report([0, 1, 2], [0, 1, 3], pair)
     assert staking.total_stake() == 140 * COIN
+
+
+@pytest.mark.parametrize("blocks", [0, EPOCH_BLOCKS - 2])
+def test_the_first_stake_that_an_epoch_brings_does_not_dilute_it_either(stage, chain, blocks):
+    """In its second block, or in the last one of the epoch before, which comes after its set."""
+    staking = stage.begin(20, 20, 10, 10)
+    stage.advance_epochs(1)
+    chain.mine(blocks)
+    receipt = staking.add_stake(sender=stage.accounts[3], value=100 * COIN)
+    assert (receipt.block_number % EPOCH_BLOCKS == 0) == (blocks > 0)
+    epoch = receipt.block_number // EPOCH_BLOCKS
+    pair = tuple(replace(statement, epoch=epoch) for statement in PAIR)
+    stage.report([0, 1, 2], [0, 1, 3], pair)
+    assert staking.total_stake() == 120 * COIN
+
+
+def test_a_stake_counts_to_a_certificate_as_it_was_before_it_was_slashed(stage):
+    """Of 60 coins 41 are a certificate; without the tenth of 21 that is lost they would not be."""
+    staking, pair = begin_epoch(stage, 21, 20, 10, 9)
+    stage.report([0], [0], pair)
+    stage.report([0, 1], [1, 0], pair)
+    assert staking.total_stake() == 19 * COIN
 
 
 def test_two_strangers_do_not_make_a_certificate_of_an_accident(stage):

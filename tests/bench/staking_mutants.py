@@ -237,7 +237,7 @@ STAKING_MUTANTS = (
         "Staking",
         "    self.losses[account] += amount\n",
         "",
-        SLASHING,
+        "test_slashing.py::test_a_stake_counts_to_a_certificate_as_it_was_before_it_was_slashed",
     ),
     Mutant(
         "the slashed keep their place",
@@ -273,7 +273,7 @@ STAKING_MUTANTS = (
         "Staking",
         "    places._note_power()\n    places.stakes[msg.sender] += msg.value\n",
         "    places.stakes[msg.sender] += msg.value\n",
-        SLASHING,
+        "test_slashing.py::test_the_first_stake_that_an_epoch_brings_does_not_dilute_it_either",
     ),
     Mutant(
         "an old epoch is judged by today's stake",
@@ -287,6 +287,6 @@ STAKING_MUTANTS = (
         "places",
         "epoch: uint256 = block.number // EPOCH_BLOCKS\n    if self.powers",
         "epoch: uint256 = (block.number - 1) // EPOCH_BLOCKS\n    if self.powers",
-        SLASHING,
+        "test_slashing.py::test_the_first_stake_that_an_epoch_brings_does_not_dilute_it_either",
     ),
 )
