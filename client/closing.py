@@ -27,6 +27,8 @@ from .transactions import Call
 PAGE_GAS_PERCENT: Final = 80
 """Of a block's gas, for a call that makes a page: if somebody's call comes first, ours makes
 another page than was tried out, which may be dearer. Each is planned for 75 % of a block."""
+SIGNING_HEADROOM: Final = BASE_FEE_HEADROOM + 1
+"""Of the base fee: it rises by an eighth if a full block comes before the call is signed."""
 MAX_CALLS: Final = 2 * MAX_PAGES + 1
 """Pages of both phases, and what puts them together."""
 
@@ -148,19 +150,20 @@ class Closer:
         """Return how much gas a call carries; only what it uses is paid. Raises Reverted."""
         account = self._account
         estimate = account.outbox.estimate_gas(call)
-        if not self._is_paged:
-            return estimate
         answer, balance = account.rpc.call_together(
             [
                 ("eth_getBlockByNumber", ("latest", False)),
                 ("eth_getBalance", (as_hex(account.address), "latest")),
             ]
         )
-        tip = as_int(account.rpc.call("eth_maxPriorityFeePerGas"))
         block = as_object(answer)
-        price = max(1, BASE_FEE_HEADROOM * as_int(block.get("baseFeePerGas")) + tip)
-        wished = as_int(block.get("gasLimit")) * PAGE_GAS_PERCENT // 100
-        return max(estimate, min(wished, as_int(balance) // price))
+        limit = as_int(block.get("gasLimit"))
+        estimate = min(estimate, limit)  # its margin may be more than a small block holds
+        if not self._is_paged:
+            return estimate
+        tip = as_int(account.rpc.call("eth_maxPriorityFeePerGas"))
+        price = max(1, SIGNING_HEADROOM * as_int(block.get("baseFeePerGas")) + tip)
+        return max(estimate, min(limit * PAGE_GAS_PERCENT // 100, as_int(balance) // price))
 
     def _note(self, receipt: Receipt) -> list[Event]:
         """Add what a call cost and brought; return the events of Rounds."""

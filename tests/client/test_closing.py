@@ -23,7 +23,7 @@ from tests.chain.evm_kit import CHAIN_ID, GWEI, KEYS
 from .agreement import TasksRefusal
 from .books import Submitted
 from .conftest import HOSPITAL, URL, make_task, open_rpc
-from .ledger import Ledger, make_blob_name
+from .ledger import GAS_LIMIT, Ledger, make_blob_name
 from .quiet import KEEPER, ONE, QuietChain, QuietRpc
 from .story import NEAR, force_split
 
@@ -106,7 +106,32 @@ def test_a_page_carries_gas_for_any_page_as_far_as_it_can_be_paid(
     wait(ledger)
     ledger.balances[hospital.address] = 10**9
     hospital.close_round(1)
-    assert ledger.included[-1].gas == 10**9 // (8 * 7 + 1)
+    assert ledger.included[-1].gas == 10**9 // (9 * 7 + 1)
+
+
+def test_a_purse_that_limits_a_page_bears_a_dearer_block_before_it_is_signed(
+    ledger, task, hospital, monkeypatch
+) -> None:
+    plan = ledger.agreement.view_get_plan(1)[0]
+    monkeypatch.setattr(ledger.agreement, "view_get_plan", lambda task: [plan, (1, 1, 2)])
+    wait(ledger)
+    ledger.balances[hospital.address] = 10**9
+    real, fees = ledger.eth_getBlockByNumber, ["0x40", "0x48"]
+
+    def grow_dearer(tag, full):
+        return real(tag, full) | {"baseFeePerGas": fees[0] if len(fees) == 1 else fees.pop(0)}
+
+    monkeypatch.setattr(ledger, "eth_getBlockByNumber", grow_dearer)
+    assert hospital.close_round(1).ending is Ending.SKIPPED
+    assert fees == ["0x48"]
+
+
+def test_no_close_carries_more_gas_than_a_block_holds(ledger, task, hospital, monkeypatch) -> None:
+    """An estimate has a margin, of which a small block may not hold all."""
+    wait(ledger)
+    monkeypatch.setattr(ledger, "eth_estimateGas", lambda call: hex(GAS_LIMIT * 9 // 10))
+    hospital.close_round(1)
+    assert ledger.included[-1].gas == GAS_LIMIT
 
 
 # -- what is not -----------------------------------------------------------------------------------
