@@ -102,6 +102,11 @@ def compute_paid_bid(pay: Pay, gas: int, prices: Prices) -> Bid:
     return replace(bid, max_fee=min(bid.max_fee, highest))
 
 
+def bound_gas(gas: int, wei: int, bid: Bid) -> int:
+    """Return so much of `gas` as `wei` pay for; where it costs nothing, all of it."""
+    return min(gas, wei // bid.max_fee) if bid.max_fee else gas
+
+
 class Steps:
     """Sends what is due from the wallet, if that is worth it."""
 
@@ -151,9 +156,9 @@ class Steps:
             pay = self._read_pay(due, result)
             waived = 0 if self.get_owed(due.task) else OPENING_GAS
             bid = compute_paid_bid(pay, result.gas_used - waived, prices)
-            page_gas = min(page_gas, (pay.most - pay.fee) // bid.max_fee)
+            page_gas = bound_gas(page_gas, pay.most - pay.fee, bid)
         floor = self._config.min_balance_wei
-        page_gas = min(page_gas, (wallet.get_free_balance() - floor) // bid.max_fee)
+        page_gas = bound_gas(page_gas, wallet.get_free_balance() - floor, bid)
         return wallet.send(ROUNDS_ADDRESS, data, max(gas, page_gas), bid, floor)
 
     def _get_page_gas(self, task: int) -> int:

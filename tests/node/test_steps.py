@@ -224,6 +224,16 @@ def test_a_page_that_is_paid_for_alone_has_gas_for_itself() -> None:
     assert [one.gas for one in node.sent] == [GAS]
 
 
+def test_where_gas_costs_nothing_pages_are_made_and_have_gas_for_any_other() -> None:
+    """A chain may have no base fee: then nothing is paid for a page, and nothing is spent on it."""
+    contract = Contract({1: (Step.CLOSE, 4)}, splits={1: (3, 2, 9)}, count=1)
+    contract.is_last = False
+    node, keeper = build(contract)
+    node.base_fee = 0
+    keeper.look()
+    assert [(one.gas, one.max_fee) for one in node.sent] == [(9_600_000, 0)]
+
+
 # -- the other steps -------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("reserve", "config", "names"),
@@ -414,12 +424,26 @@ def test_a_round_that_gas_was_too_dear_for_is_closed_when_it_is_cheaper() -> Non
         node.now = 60.0 * minute
         keeper.look()
     tried = len(node.tried)
-    node.base_fee = 2 * GWEI * 89 // 100
+    node.base_fee = 2 * GWEI * 9 // 10
     keeper.look()
-    assert len(node.tried) == tried, "as dear as before"
+    assert len(node.tried) == tried, "hardly cheaper"
+    node.base_fee -= 1
+    keeper.look()
+    keeper.look()
+    assert len(node.tried) == tried + 1, "cheaper, and not cheap enough"
     node.base_fee = GWEI
     keeper.look()
     assert list_names(node) == ["close"]
+
+
+def test_where_gas_costs_nothing_a_refusal_is_not_repeated_at_each_look() -> None:
+    contract = Contract({1: (Step.CLOSE, 4)}, count=1)
+    node, keeper = build(contract)
+    node.base_fee, node.balance = 0, 10**17 - 1
+    for _ in range(3):
+        keeper.look()
+    assert node.tried == ["close"]
+    assert keeper.count_left() == 1
 
 
 def test_a_look_ends_when_trials_take_long_and_the_next_one_goes_on() -> None:
