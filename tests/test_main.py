@@ -141,3 +141,27 @@ def test_a_number_that_no_task_or_round_has_is_a_wrong_use(
         main(line)
     assert caught.value.code == 2
     assert "or equal to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["audit", "round", "x", "1"], "TASK"),
+        (["round", "show", "1", "0"], "ROUND"),
+        (["task", "list", "--nonsense"], "--nonsense"),
+        (["client", "nonsense"], "nonsense"),
+    ],
+)
+def test_words_that_no_command_takes_are_told_to_programs_too(
+    capsys: pytest.CaptureFixture[str], line: list[str], said: str
+) -> None:
+    for words, lines in ((line, 0), ([*line, "--json"], 1)):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 2
+        told = capsys.readouterr()
+        assert said in told.err
+        assert len(told.out.splitlines()) == lines
+    answer = json.loads(told.out)
+    assert answer["error"] == "usage"
+    assert said in answer["message"]

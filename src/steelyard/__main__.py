@@ -17,6 +17,7 @@ from .chain.errors import SteelyardError, clean_lines
 
 YES, NO, UNKNOWN = 0, 1, 2
 UNEXPECTED: Final = "unexpected"
+USAGE: Final = "usage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,11 @@ def run_part(name: str, part: Part, words: list[str]) -> None:
         command(words, prog_name=f"steelyard {name}")
     except SteelyardError as error:
         refuse(words, error.code, error.message)
+    except SystemExit as ending:
+        # Typer has said on stderr what is wrong with the words, and its exception is behind this.
+        if "--json" in words and (tell := getattr(ending.__context__, "format_message", None)):
+            print(json.dumps({"error": USAGE, "message": tell()}))
+        raise
     except Exception as error:
         missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
         if missing and part.extra and not missing.startswith("steelyard"):
