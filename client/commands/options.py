@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
@@ -95,7 +96,7 @@ def open_registry(
 
 def tell(document: Any, text: str, as_json: bool) -> None:
     """Print one line of JSON, or the text; a terminal obeys nothing that strangers wrote in it."""
-    typer.echo(json.dumps(to_json(document)) if as_json else clean_lines(text))
+    typer.echo(json.dumps(to_json(document), allow_nan=False) if as_json else clean_lines(text))
 
 
 def leave(code: int) -> NoReturn:
@@ -103,17 +104,22 @@ def leave(code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def to_json(value: Any) -> Any:  # noqa: PLR0911 - one line for each kind
+def to_json(value: Any) -> Any:  # noqa: C901, PLR0911 - one line for each kind
     """Return `value` as JSON: CIDs for blobs, 0x for bytes, names for states, strings for wei.
 
+    A list of names for flags, and null for what is no number: JSON has neither NaN nor infinity.
     Twenty bytes are an address here, written with its checksum (EIP-55).
     """
     match value:
         case BlobName():
             return encode_cid(value) if value.size else None
+        case enum.Flag():
+            return [flag.name.lower() for flag in type(value) if flag in value and flag.name]
         case enum.Enum():
             return value.name.lower()
-        case bool() | None | str() | float():
+        case float():
+            return value if math.isfinite(value) else None
+        case bool() | None | str():
             return value
         case int():
             return value if abs(value) < MAX_EXACT else str(value)
