@@ -25,7 +25,9 @@ from .options import (
     Nodes,
     PasswordFile,
     State,
+    check_directory,
     format_table,
+    format_time,
     leave,
     new_app,
     open_nodes,
@@ -33,13 +35,28 @@ from .options import (
     tell,
     to_json,
 )
-from .registryfiles import MAX_NUMBER, Limit, Person, describe_document, read_file, write_private
+from .registryfiles import (
+    MAX_NUMBER,
+    Limit,
+    Person,
+    describe_document,
+    format_document,
+    read_file,
+    write_private,
+)
 
 app = new_app("Publish encrypted datasets, ask for their keys, answer, fetch.")
 Number = Annotated[int, typer.Argument(metavar="DATASET", min=1, max=MAX_NUMBER)]
 Content = Annotated[
     str | None, typer.Option("--content", help="CID that the encrypted content must have")
 ]
+
+ASK = "`steelyard registry dataset request {}`"
+REFUSALS = {
+    AccessState.NONE: f"you have not asked for its key; {ASK} does",
+    AccessState.REQUESTED: "asked for, and not answered yet; wait for its owner",
+    AccessState.DENIED: f"the owner said no; {ASK} asks again",
+}
 
 
 # -- looking ---------------------------------------------------------------------------------------
@@ -74,11 +91,13 @@ def show(number: Number, limit: Limit = 100, node: Nodes = None, json: Json = Fa
         ["owner", format_address(found.owner)],
         ["signed", "by the owner itself" if signed else "not by the owner itself"],
         ["state", format_state(found)],
-        ["published", found.published_at],
+        ["published", format_time(found.published_at)],
         ["content", f"{to_json(found.content) or '-'} ({found.content.size} bytes encrypted)"],
         ["metadata", to_json(found.metadata)],
-        ["says", ascii(document)],
+        ["says", format_document(document)],
     ]
+    if found.retired_at:
+        rows.append(["retired", format_time(found.retired_at)])
     rows += [
         [
             one["state"],
@@ -248,6 +267,7 @@ def request(
 def fetch(
     number: Number,
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write, decrypted")],
+    force: Annotated[bool, typer.Option("--force", help="write over a file")] = False,
     owner: Annotated[str | None, typer.Option("--owner", help="account it must be of")] = None,
     content: Content = None,
     daemon: Annotated[
@@ -260,12 +280,17 @@ def fetch(
     json: Json = False,
 ) -> None:
     """Fetch a dataset, decrypt it and write it. 1: not granted (yet)."""
+    if check_directory(output).exists() and not force:
+        raise ClientError("file_exists", f"{output} is there already; --force writes over it")
     with open_registry(node, key, password_file, state) as registry:
         found = registry.view.get_dataset(number)
         access = registry.view.get_access(number, registry.address)
         if found.owner != registry.address and access.state is not AccessState.GRANTED:
-            text = f"dataset {number}: {access.state.name.lower()}, not granted"
-            tell({"dataset": number, "state": access.state}, text, json)
+            tell(
+                {"dataset": number, "state": access.state},
+                f"dataset {number}: {REFUSALS[access.state].format(number)}",
+                json,
+            )
             leave(NO)
         store = None if daemon is None else open_store(state / "ipfs", daemon)
         data = registry.fetch_dataset(number, owner=owner, content=content, store=store)

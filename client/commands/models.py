@@ -14,12 +14,23 @@ from steelyard.chain.types import Address
 
 from ..errors import ClientError
 from ..ipfs import open_store
-from ..loading import format_arrays, load_app, read_rows
+from ..loading import call_own, format_arrays, load_app, read_rows
 from ..metrics import format_metrics
 from ..published import PublishedModel
 from ..rpc import Rpc
 from ..training import Context
-from .options import STATE, YES, Json, Nodes, State, leave, new_app, open_nodes, tell
+from .options import (
+    STATE,
+    YES,
+    Json,
+    Nodes,
+    State,
+    check_directory,
+    leave,
+    new_app,
+    open_nodes,
+    tell,
+)
 
 app = new_app("Fetch, save, evaluate and export models.")
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="a CID, or a chain model file")]
@@ -35,6 +46,7 @@ def get(
     json: Json = False,
 ) -> None:
     """Fetch a model by its CID, check it and save it as safetensors."""
+    check_directory(output)
     found = find_model(model, open_nodes(node))
     path = found.save_exact(output) if exact else found.save(output)
     tell({"path": path, "cid": found.cid}, f"{found.cid}  {path}", json)
@@ -59,7 +71,8 @@ def evaluate(
     function = load_app(app_file).evaluate
     if function is None:
         raise ClientError("app_empty", f"{app_file} has no function `evaluate`")
-    result = function(found.arrays, Context(0, 0, 0, {}, Address(bytes(20))))
+    context = Context(0, 0, 0, {}, Address(bytes(20)))
+    result = call_own(app_file, function, found.arrays, context)
     document = {"cid": found.cid, "samples": result.samples, "metrics": dict(result.metrics)}
     text = f"{result.samples} samples{format_metrics(dict(result.metrics))}"
     tell(document, text, json)
@@ -79,7 +92,7 @@ def predict(
     function = load_app(app_file).predict
     if function is None:
         raise ClientError("app_empty", f"{app_file} has no function `predict`")
-    values = np.asarray(function(found.arrays, read_rows(rows))).tolist()
+    values = np.asarray(call_own(app_file, function, found.arrays, read_rows(rows))).tolist()
     lines = [str(value) for value in values] if isinstance(values, list) else [str(values)]
     tell({"cid": found.cid, "predictions": values}, "\n".join(lines), json)
     leave(YES)

@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import json
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
@@ -15,6 +16,7 @@ from steelyard.chain.errors import clean, clean_lines
 from steelyard.chain.types import BlobName
 
 from ..account import DEFAULT_STATE
+from ..errors import ClientError
 from ..keys import format_address, load_key
 from ..listing import MOST_TASKS
 from ..organisation import Organisation
@@ -97,6 +99,18 @@ def open_registry(
 def tell(document: Any, text: str, as_json: bool) -> None:
     """Print one line of JSON, or the text; a terminal obeys nothing that strangers wrote in it."""
     typer.echo(json.dumps(to_json(document), allow_nan=False) if as_json else clean_lines(text))
+
+
+def format_time(seconds: int) -> str:
+    """Return a time of the chain for people, in UTC; empty for 0, which is never."""
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds)) if seconds else ""
+
+
+def check_directory(path: Path) -> Path:
+    """Raises ClientError `file_write` where a file cannot be made: directories are not."""
+    if not path.absolute().parent.is_dir():
+        raise ClientError("file_write", f"there is no directory {path.parent}; make it first")
+    return path
 
 
 def leave(code: int) -> NoReturn:

@@ -28,6 +28,7 @@ from .options import (
     PasswordFile,
     State,
     format_table,
+    format_time,
     leave,
     new_app,
     open_nodes,
@@ -35,7 +36,15 @@ from .options import (
     tell,
     to_json,
 )
-from .registryfiles import MAX_NUMBER, Limit, MetadataFile, Person, describe_document, read_file
+from .registryfiles import (
+    MAX_NUMBER,
+    Limit,
+    MetadataFile,
+    Person,
+    describe_document,
+    format_document,
+    read_file,
+)
 
 app = new_app("Say who you are, vouch for others, publish models and encrypted datasets.")
 identities = new_app("Name the file that describes an account.")
@@ -80,11 +89,11 @@ def show_identity(person: Person, node: Nodes = None, json: Json = False) -> Non
     signed = has_said_identity(view, found)
     rows: list[list[Any]] = [
         ["account", format_address(found.account)],
-        ["registered", found.registered_at],
-        ["updated", found.updated_at],
+        ["registered", format_time(found.registered_at)],
+        ["updated", format_time(found.updated_at)],
         ["signed", "by the account itself" if signed else "not by the account itself"],
         ["metadata", to_json(found.metadata)],
-        ["says", ascii(document) if found.metadata.size else "nothing"],
+        ["says", format_document(document) if found.metadata.size else "nothing"],
     ]
     tell({**to_json(found), "document": document, "signed": signed}, format_table(rows), json)
     leave(YES)
@@ -142,7 +151,13 @@ def attestations(
     documents = [describe_attestation(view, one, event) for one, event in found]
     rows: list[list[Any]] = [["issuer", "stands", "signed", "statement", "says"]]
     rows += [
-        [one["issuer"], one["stands"], one["signed"], one["statement"], ascii(one["document"])]
+        [
+            one["issuer"],
+            one["stands"],
+            one["signed"],
+            one["statement"],
+            format_document(one["document"]),
+        ]
         for one in documents
     ]
     tell(documents, format_table(rows), json)
@@ -178,6 +193,8 @@ def publish_model(
     """Publish a model, once: a file, or what a round of a task has made. The origin is checked."""
     if bool(task) != bool(number):
         raise ClientError("model_origin", "give both --task and --round, or neither")
+    if file is None and not task:
+        raise ClientError("model_origin", "give --file FILE, or --task TASK and --round ROUND")
     data = None if file is None else read_file(file, MAX_BLOB_BYTES)
     described = None if metadata is None else read_file(metadata, MAX_DOCUMENT_BYTES)
     with open_registry(node, key, password_file, state) as registry:
@@ -204,10 +221,10 @@ def show_model(model: ModelName, node: Nodes = None, json: Json = False) -> None
         ["model", to_json(found.model)],
         ["publisher", format_address(found.publisher)],
         ["signed", "by the publisher itself" if signed else "not by the publisher itself"],
-        ["published", found.published_at],
+        ["published", format_time(found.published_at)],
         ["made by", format_origin(found)],
         ["metadata", to_json(found.metadata)],
-        ["says", ascii(document) if found.metadata.size else "nothing"],
+        ["says", format_document(document) if found.metadata.size else "nothing"],
     ]
     rows += [["parent", f"{one.number}: {encode_cid(one.model)}"] for one in line]
     more = {"document": document, "signed": signed, "lineage": to_json(line)}

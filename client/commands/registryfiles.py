@@ -1,5 +1,6 @@
 """What the registry's commands read from disk, and how they show what strangers wrote."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +38,11 @@ def describe_document(data: bytes | None) -> Any:
         return parse_json(data)
     except ValueError:
         return data.decode("utf-8", "replace")
+
+
+def format_document(document: Any) -> str:
+    """Return what a document says for people: JSON in one line, in ASCII, whoever wrote it."""
+    return json.dumps(document)
 
 
 def write_private(path: Path, data: bytes) -> Path:

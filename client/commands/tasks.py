@@ -32,6 +32,7 @@ from .options import (
     RoundNumber,
     State,
     TaskNumber,
+    check_directory,
     format_table,
     leave,
     new_app,
@@ -139,6 +140,7 @@ def model(
     json: Json = False,
 ) -> None:
     """Fetch a task's model, check it against its name and save it as safetensors."""
+    check_directory(output)
     rpc = open_nodes(node)
     info = Tasks(rpc).get_task(task)
     name = info.model if number is None else Rounds(rpc).get_round(task, number).model

@@ -3,6 +3,7 @@
 import importlib
 import json
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,7 +78,11 @@ def test_an_account_says_who_it_is(desk: Desk) -> None:
     assert not desk.ask("identity register --metadata {d}/who.json", "org")[1]["sent"]
     code, found = desk.ask(f"identity show {who}")
     assert (code, found["signed"], found["document"]["name"]) == (0, True, "Clinic \x1b[31m")
-    assert "\x1b" not in desk.run(f"identity show {who}")[1], "strangers' words are escaped"
+    shown = desk.run(f"identity show {who}")[1]
+    assert "\x1b" not in shown, "strangers' words are escaped"
+    assert 'says        {"name": "Clinic \\u001b[31m"}\n' in shown, "as the JSON it is"
+    at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(found["registered_at"]))
+    assert f"registered  {at}\n" in shown
 
 
 @pytest.mark.slow
@@ -111,7 +116,8 @@ def test_a_model_is_published_with_its_parent(desk: Desk) -> None:
 def test_a_dataset_goes_from_its_owner_to_who_asked(desk: Desk) -> None:
     said = desk.ask("dataset publish {d}/rows.csv --metadata {d}/who.json", "org")[1]
     assert said["number"] == 1
-    assert desk.run("dataset fetch 1 -o {d}/got.csv", "site")[0] == 1, "not asked"
+    code, told = desk.run("dataset fetch 1 -o {d}/got.csv", "site")
+    assert (code, "steelyard registry dataset request 1" in told) == (1, True), "not asked"
     assert desk.ask("dataset request 1", "site")[1]["sent"]
     assert desk.run("dataset fetch 1 -o {d}/got.csv", "site")[0] == 1, "not answered"
     (request,) = desk.ask("dataset show 1")[1]["requests"]
@@ -128,11 +134,19 @@ def test_a_dataset_goes_from_its_owner_to_who_asked(desk: Desk) -> None:
     path = desk.directory / "got.csv"
     assert (code, done["bytes"], path.read_bytes()) == (0, len(ROWS), ROWS)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(ClientError) as caught:
+        desk.run("dataset fetch 1 -o {d}/got.csv", "site")
+    assert caught.value.code == "file_exists"
+    path.write_bytes(b"older")
+    assert desk.run("dataset fetch 1 --force -o {d}/got.csv", "site")[0] == 0
+    assert path.read_bytes() == ROWS
     assert len(desk.ask("dataset renew 1", "org")[1]["files"]) == 2
     assert desk.run("dataset retire 1", "org")[0] == 0
     assert desk.run("dataset retire 1", "org")[0] == 1
     assert desk.ask("dataset list")[1][0]["retired_at"]
     assert "retired" in desk.run("dataset list")[1]
+    at = time.gmtime(desk.ask("dataset show 1")[1]["retired_at"])
+    assert time.strftime("retired    %Y-%m-%d %H:%M:%SZ\n", at) in desk.run("dataset show 1")[1]
     assert HOSPITAL.address in desk.run("dataset show 1")[1]
 
 
@@ -155,10 +169,24 @@ def test_data_that_is_too_large_is_not_read(desk: Desk, monkeypatch: pytest.Monk
     assert caught.value.code == "dataset_size"
 
 
-def test_an_origin_is_a_task_and_a_round(desk: Desk) -> None:
+@pytest.mark.parametrize("words", ["", " --task 1", " --round 1"])
+def test_an_origin_is_a_task_and_a_round_or_a_file(desk: Desk, words: str) -> None:
     with pytest.raises(ClientError) as caught:
-        desk.run("model publish --task 1", "org")
+        desk.run(f"model publish{words}", "org")
     assert caught.value.code == "model_origin"
+    assert "--task" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "line", ["registry dataset fetch 1 -o {d}/no/where", "task model 1 -o {d}/no/where"]
+)
+def test_no_directory_is_made_for_a_file(desk: Desk, line: str) -> None:
+    part, words = line.split(" ", 1)
+    app = getattr(importlib.import_module("steelyard.client.commands"), part)
+    done = CliRunner().invoke(app, words.format(d=desk.directory).split())
+    assert isinstance(done.exception, ClientError)
+    assert done.exception.code == "file_write"
+    assert not (desk.directory / "no").exists()
 
 
 def test_a_public_key_is_hexadecimal(desk: Desk) -> None:
