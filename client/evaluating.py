@@ -7,6 +7,7 @@ from steelyard.chain.types import BlobName
 
 from .errors import InvalidTraining, NodeRefused, NodeUnreachable
 from .events import MAX_LOG_BLOCKS, check_height, get_events
+from .faults import describe_fault
 from .metrics import encode_metrics, format_metrics, read_metric_names
 from .records import TaskInfo
 from .rpc import MISSING, Rpc, as_int
@@ -116,8 +117,12 @@ class Evaluator:
             samples = int(result.samples)
             if samples < 1:
                 raise InvalidTraining("training_samples", "an evaluation needs samples >= 1")
-        except Exception as error:
-            account.report(f"round {number}: evaluation failed ({error!r}); not reported")
+        except SteelyardError as error:
+            account.report(f"round {number}: evaluation failed: {error.message}; not reported")
+            return None
+        except (Exception, SystemExit) as error:
+            fault = describe_fault(error, account.journal.directory)
+            account.report(f"round {number}: evaluation failed: {fault}; not reported")
             return None
         account.journal.add_evaluation(steps.task, number, samples, metrics)
         account.report(f"round {number}: evaluated{format_metrics(metrics)}")

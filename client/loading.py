@@ -13,8 +13,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.chain.errors import SteelyardError
+
 from .consents import check_consent
 from .errors import ClientError
+from .faults import describe_fault
 from .flower import adapt, is_flower
 from .training import Trainer
 
@@ -63,8 +66,11 @@ def import_file(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent.absolute()))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise ClientError("app_failed", f"{path} cannot be imported: {error!r}") from error
+    except (Exception, SystemExit) as error:
+        raise ClientError(
+            "app_failed",
+            f"{path} cannot be imported: {describe_fault(error)}; `python {path}` shows all of it",
+        ) from error
     return module
 
 
@@ -73,8 +79,23 @@ def import_object(module: str, name: str) -> object:
     sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module), name)
-    except Exception as error:
-        raise ClientError("app_failed", f"{module}:{name} cannot be imported: {error!r}") from error
+    except (Exception, SystemExit) as error:
+        raise ClientError(
+            "app_failed",
+            f"{module}:{name} cannot be imported: {describe_fault(error)}; "
+            f"`python -c 'import {module}'` shows all of it",
+        ) from error
+
+
+def call_own(source: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function of the operator's code returns. Raises ClientError `app_failed`."""
+    try:
+        return function(*arguments)
+    except SteelyardError:
+        raise
+    except (Exception, SystemExit) as error:
+        told = describe_fault(error)
+        raise ClientError("app_failed", f"a function of {source} failed: {told}") from error
 
 
 def read_functions(module: ModuleType, source: str) -> App:

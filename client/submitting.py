@@ -13,6 +13,7 @@ from steelyard.chain.types import BlobName
 
 from .contracts import compute_commitment, encode_name
 from .errors import BlobGone, InvalidTraining, NodeRefused, NodeUnreachable, Reverted
+from .faults import describe_fault
 from .metrics import format_metrics, read_metrics
 from .records import ParticipantInfo, RoundInfo, SubmissionInfo, TaskInfo
 from .renewing import compute_readable_until, send_or_renew, send_renewed
@@ -325,7 +326,13 @@ class Submitter:
         account, model = steps.account, steps.get_model(base)
         personal = account.journal.get_personal(steps.task)
         context = steps.get_context(info, round_number)
-        result = self._train(build_arrays(model, personal), context)
+        try:
+            result = self._train(build_arrays(model, personal), context)
+        except SteelyardError:
+            raise
+        except (Exception, SystemExit) as error:
+            fault = describe_fault(error, account.journal.directory)
+            raise InvalidTraining("training_failed", f"training failed: {fault}") from error
         prepared = prepare_update(
             model,
             base,
@@ -344,15 +351,11 @@ class Submitter:
         self._failures += 1
         self._steps.give_up(round_number, "commit")
         if self._failures >= MAX_FAILURES:
-            if isinstance(error, SteelyardError):
-                raise error
-            raise InvalidTraining(
-                "training_failed", f"the training function failed {MAX_FAILURES} times: {error!r}"
-            ) from error
+            raise error
         shown = error.message if isinstance(error, SteelyardError) else repr(error)
-        self._steps.account.report(
-            f"round {round_number}: training failed ({shown}); waiting for the next round"
-        )
+        is_told = shown.startswith("training failed")
+        failed = shown if is_told else f"training failed ({shown})"
+        self._steps.account.report(f"round {round_number}: {failed}; waiting for the next round")
 
 
 def compute_reveal_gas(submission: Submission) -> int:

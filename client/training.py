@@ -11,10 +11,10 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isqrt
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from steelyard.chain.cid import compute_blob_name
 from steelyard.chain.model import Manifest, Model, Role, compute_layout
@@ -163,16 +163,21 @@ def check_result(result: Result, manifest: Manifest) -> None:
         raise InvalidTraining(
             "training_samples", "samples must be at least 1: how many rows were trained on"
         )
+    if not isinstance(result.arrays, Mapping):
+        raise InvalidTraining(
+            "training_result",
+            f"the result has a {type(result.arrays).__name__}; its arrays must be a dict by name",
+        )
     for spec in manifest.updated:
         array = result.arrays.get(spec.name)
         if array is None:
             raise InvalidTraining(
                 "training_tensor", f"the result lacks the tensor {spec.name!r} of the model"
             )
-        if np.shape(array) != spec.shape:
+        if (shape := get_shape(spec.name, array)) != spec.shape:
             raise InvalidTraining(
                 "training_shape",
-                f"tensor {spec.name!r} has shape {np.shape(array)}, the model's is {spec.shape}",
+                f"tensor {spec.name!r} has shape {shape}, the model's is {spec.shape}",
             )
     known = {spec.name for spec in manifest.tensors}
     if unknown := sorted(set(result.arrays) - known):
@@ -181,11 +186,36 @@ def check_result(result: Result, manifest: Manifest) -> None:
         )
 
 
+def get_shape(name: str, array: Any) -> tuple[int, ...]:
+    """Return the shape of a tensor of a result. Raises InvalidTraining `training_tensor`."""
+    try:
+        return tuple(np.shape(array))
+    except Exception as error:  # what the function returned converts itself, and raises anything
+        raise explain_tensor(name, error) from None
+
+
+def read_array(name: str, array: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:
+    """Return a tensor of a result as an array. Raises InvalidTraining `training_tensor`."""
+    try:
+        return np.asarray(array, dtype)
+    except Exception as error:  # as above
+        raise explain_tensor(name, error) from None
+
+
+def explain_tensor(name: str, error: Exception) -> InvalidTraining:
+    """Return what to say of something that is no array."""
+    return InvalidTraining(
+        "training_tensor",
+        f"tensor {name!r} of the result is no array of numbers ({error}); "
+        "of a torch module, `steelyard.client.torch.dump` makes arrays",
+    )
+
+
 def compute_delta(model: Model, trained: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float64]:
     """Return trained minus base in update order, shape (update values,), in float64."""
     base = dequantize_model(model)
     parts = [
-        np.asarray(trained[spec.name], dtype=np.float64).reshape(-1)
+        read_array(spec.name, trained[spec.name], np.float64).reshape(-1)
         - np.asarray(base[spec.name], dtype=np.float64).reshape(-1)
         for spec in model.manifest.updated
     ]
@@ -208,7 +238,7 @@ def compute_norm2(
 def encode_personal(arrays: Mapping[str, NDArray[np.generic]], manifest: Manifest) -> bytes | None:
     """Return the personal tensors of a result for the journal; None without any."""
     personal = {
-        spec.name: np.asarray(arrays[spec.name])
+        spec.name: read_array(spec.name, arrays[spec.name])
         for spec in manifest.tensors
         if spec.role is Role.LOCAL and spec.name in arrays
     }

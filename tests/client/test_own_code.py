@@ -1,0 +1,110 @@
+"""Faults of the operator's own code: its file and line are named wherever they show."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steelyard.client.errors import ClientError, InvalidTraining
+from steelyard.client.faults import MAX_WORDS, describe_fault
+from steelyard.client.loading import call_own, load_app
+from steelyard.client.training import Result
+
+from .conftest import make_task
+
+BROKEN = """
+def read(model):
+    return model["weigth"]
+
+def train(model, ctx):
+    return read(model)
+
+def evaluate(model, ctx):
+    raise ValueError("no held-out rows")
+"""
+PLACE = "training failed: KeyError: 'weigth' in {}, line 3, in read; the whole traceback is in {}"
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    path = tmp_path / "client.py"
+    path.write_text(BROKEN)
+    return path
+
+
+def test_a_dry_run_names_the_line_of_a_fault_and_keeps_the_traceback(
+    organisation, hospital, app
+) -> None:
+    task = organisation.publish(make_task()).number
+    hospital.use(app)
+    with pytest.raises(InvalidTraining) as caught:
+        hospital.dry_run(task)
+    kept = hospital.journal.directory / "traceback.txt"
+    assert caught.value.code == "training_failed"
+    assert caught.value.message == PLACE.format(app, kept)
+    assert "line 6, in train\n    return read(model)" in kept.read_text()
+
+
+@pytest.mark.slow
+def test_a_run_names_the_line_of_a_fault_in_the_same_words(organisation, hospital, app) -> None:
+    lines: list[str] = []
+    hospital.report = lines.append
+    task = organisation.publish(make_task()).number
+    hospital.run(task, samples=50, app=app)
+    kept = hospital.journal.directory / "traceback.txt"
+    assert f"round 1: {PLACE.format(app, kept)}; waiting for the next round" in lines
+
+
+@pytest.mark.slow
+def test_an_evaluation_names_the_line_of_a_fault(organisation, hospital, app) -> None:
+    lines: list[str] = []
+    hospital.report = lines.append
+    hospital.evaluate(load_app(app).evaluate)
+    hospital.run(organisation.publish(make_task()).number, samples=50)
+    told = f"round 1: evaluation failed: ValueError: no held-out rows in {app}, line 9, in evaluate"
+    assert any(line.startswith(told) for line in lines)
+
+
+def test_a_function_that_exits_does_not_end_the_program(app) -> None:
+    with pytest.raises(ClientError, match=r"function of .*client.py failed: SystemExit: 3 in"):
+        call_own(app, lambda: sys.exit(3))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("\ndef train(a\n    pass\n", "SyntaxError: .* in .*client.py, line 2;"),
+        ("import os\nimport no_such_module\n", "ModuleNotFoundError: .* client.py, line 2;"),
+        ("import numpy\n\nnumpy.zeros('a')\n", "TypeError: .* in .*client.py, line 3;"),
+        ("import sys\nsys.exit()", "SystemExit in .*client.py, line 2;"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_names_the_line(app, text: str, told: str) -> None:
+    app.write_text(text)
+    with pytest.raises(ClientError, match=told.replace(" client", " .*client")) as caught:
+        load_app(app)
+    assert caught.value.code == "app_failed"
+
+
+def test_words_that_fill_a_screen_are_cut(tmp_path: Path) -> None:
+    told = describe_fault(RuntimeError("size mismatch\n" * 100), tmp_path / "absent")
+    assert len(told) == MAX_WORDS + 1
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("arrays", "code"),
+    [
+        ([1.0], "training_result"),
+        ({"bias": "ab", "weight": [[0.0, 0.0]] * 3}, "training_shape"),
+        ({"bias": ["a", "b"], "weight": [[0.0, 0.0]] * 3}, "training_tensor"),
+        ({"bias": [[1], [1, 2]], "weight": [[0.0, 0.0]] * 3}, "training_tensor"),
+    ],
+)
+def test_what_is_no_array_is_refused_by_its_name(organisation, hospital, arrays, code) -> None:
+    hospital.train(lambda model, ctx: Result(arrays, samples=np.int64(3)))
+    task = organisation.publish(make_task()).number
+    with pytest.raises(InvalidTraining) as caught:
+        hospital.dry_run(task)
+    assert caught.value.code == code
