@@ -10,11 +10,9 @@ directory's node.
 
 import fcntl
 import os
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -41,13 +39,10 @@ from .founding import (
     write_new,
 )
 from .keyfiles import write_key_file
+from .ports import HOST, find_ports
 
-HOST: Final = "127.0.0.1"
 PASSWORD_FILE: Final = "password"  # noqa: S105 - a file's name
 PID_FILE, LOG_FILE = "pid", "log"
-PORT_STEP: Final = 10
-"""Validator i has HTTP at base + 10 i, consensus at one above, blobs at two above."""
-LANES: Final = 3
 SOURCES: Final = 2
 FOLLOW_SECONDS: Final = 2.0
 SCRYPT_N: Final = 2**12
@@ -372,31 +367,6 @@ def is_node(pid: int, directory: Path) -> bool:
     return os.fsencode(directory) in words and b"run" in words
 
 
-def find_ports(count: int, base: int) -> list[int]:
-    """The HTTP port of each validator; the two above are its lanes. Raises port_taken.
-
-    Free ports are looked for below those that the system gives to outgoing connections, or a
-    validator that is down might find its own taken when it comes back.
-    """
-    if base:
-        ports = [base + PORT_STEP * place for place in range(count)]
-        taken = [one for port in ports for one in range(port, port + LANES) if not is_free(one)]
-        if taken:
-            raise SteelyardError(
-                "port_taken", f"ports {taken} are in use; choose others: --http-port BASE, or 0"
-            )
-        return ports
-    ports = []
-    for _ in range(10_000):
-        port = random.randrange(10_000, get_first_outgoing() - LANES)  # noqa: S311
-        is_apart = all(abs(port - other) >= LANES for other in ports)
-        if is_apart and all(is_free(one) for one in range(port, port + LANES)):
-            ports.append(port)
-            if len(ports) == count:
-                return ports
-    raise SteelyardError("port_taken", f"no {count} free ranges of ports on {HOST}")
-
-
 def choose_sources(ports: Sequence[int], own: int) -> FollowConfig:
     """The next two validators: whom one follows that was jailed while it was down.
 
@@ -408,26 +378,6 @@ def choose_sources(ports: Sequence[int], own: int) -> FollowConfig:
         nodes=tuple(f"http://{HOST}:{port}" for port in others),
         interval_seconds=FOLLOW_SECONDS,
     )
-
-
-def get_first_outgoing() -> int:
-    """The lowest port that the system gives to outgoing connections."""
-    try:
-        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii")
-        return max(20_000, int(text.split()[0]))
-    except (OSError, ValueError, IndexError):
-        return 32_768
-
-
-def is_free(port: int) -> bool:
-    """Could a server listen there?"""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-        except (OSError, OverflowError):
-            return False
-    return True
 
 
 def encode_reports(reports: Iterable[Report]) -> list[dict[str, Any]]:

@@ -24,12 +24,11 @@ from steelyard.node.localnet import (
     PID_FILE,
     Localnet,
     Report,
-    find_ports,
-    get_first_outgoing,
     is_node,
     read_pid,
 )
 from steelyard.node.localnet_commands import app, describe
+from steelyard.node.ports import find_ports, get_first_outgoing
 
 from .world import make_foundation
 
