@@ -161,14 +161,32 @@ class Draft:
         return parameters.reward * parameters.platform_share >> params.WEIGHT_BITS
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a task finds on a chain at present. `base_fee`, `tip`: wei a gas."""
+
+    gas_limit: int
+    base_fee: int
+    tip: int
+    retention_seconds: int
+
+
 def check_task(rpc: Rpc, task: Task) -> Draft:
-    """Return the task as it would be published on the chain of `rpc`. Raises as `draft_task`."""
+    """Return the task as it would be published on the chain of `rpc`. Raises as `draft_task`,
+    `fetch_conditions`.
+    """
+    now = fetch_conditions(rpc)
+    return draft_task(task, now.gas_limit, now.base_fee, now.tip, now.retention_seconds)
+
+
+def fetch_conditions(rpc: Rpc) -> Conditions:
+    """Ask the chain. Raises: NodeUnreachable, NodeRefused; ClientError `fee_high`."""
     block = as_object(rpc.call("eth_getBlockByNumber", "latest", False))
     tip = as_int(rpc.call("eth_maxPriorityFeePerGas"))
     base_fee = as_int(block.get("baseFeePerGas"))
     check_prices(base_fee, tip)
     retention_seconds = fetch_genesis(rpc).blob_retention_seconds
-    return draft_task(task, as_int(block.get("gasLimit")), base_fee, tip, retention_seconds)
+    return Conditions(as_int(block.get("gasLimit")), base_fee, tip, retention_seconds)
 
 
 def draft_task(

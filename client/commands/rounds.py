@@ -9,7 +9,6 @@ from ..amounts import format_coins
 from ..closing import ClosedRound, Ending
 from ..explain import Explanation, Part, explain_round
 from ..keys import format_address
-from ..records import RoundState
 from .options import (
     KEY,
     NO,
@@ -60,7 +59,7 @@ def show(task: TaskNumber, number: RoundNumber, node: Nodes = None, json: Json =
     """Show one round: who is in, with what weight."""
     told = explain_round(open_nodes(node), task, number)
     tell(told, format_explanation(told, details=False), json)
-    leave(YES if told.state is RoundState.AGGREGATED else NO)
+    leave(YES)
 
 
 @app.command()
@@ -68,7 +67,7 @@ def explain(task: TaskNumber, number: RoundNumber, node: Nodes = None, json: Jso
     """Explain one round: norms, flags, payments, and why something was refused."""
     told = explain_round(open_nodes(node), task, number)
     tell(told, format_explanation(told, details=True), json)
-    leave(YES if told.state is RoundState.AGGREGATED else NO)
+    leave(YES)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from steelyard.chain import params
 
 from ..amounts import coins, format_coins
 from ..drafting import Draft
-from ..errors import InvalidTask
+from ..errors import ClientError, InvalidTask
 from ..keys import format_address
 from ..loading import read_model_file
 from ..records import FRACTION_UNIT, Admission, OnFailedQuorum, Parameters
@@ -20,10 +20,15 @@ from ..training import NORM_UNIT
 from .options import format_table, to_json
 
 EXAMPLE_ROWS: Final = 100
-COIN_FIELDS: Final = (
-    *("reward", "base_stake", "stake_per_sample", "bond", "close_reserve", "close_bounty"),
-)
-"""Amounts in a task file are decimal coins, as strings."""
+COIN_FIELDS: Final = {
+    "reward": "task_reward",
+    "base_stake": "task_base_stake",
+    "stake_per_sample": "task_stake_per_sample",
+    "bond": "task_bond",
+    "close_reserve": "task_close_reserve",
+    "close_bounty": "task_close_bounty",
+}
+"""Amounts in a task file are decimal coins, as strings; the code for one that is none."""
 
 
 def read_task_file(path: Path) -> Task:
@@ -38,12 +43,12 @@ def read_task_file(path: Path) -> Task:
     for name in ("name", "model"):
         if not isinstance(document.get(name), str):
             raise InvalidTask("task_file", f'{path} needs {name} = "…"')
-    document["model"] = read_model_file(path.parent / document["model"])
+    document["model"] = read_model(path.parent / document["model"])
     if "bundle" in document:
         document["bundle"] = path.parent / str(document["bundle"])
     for name in COIN_FIELDS:
         if name in document:
-            document[name] = coins(document[name])
+            document[name] = read_amount(name, document[name])
     try:
         return Task(**document)
     except TypeError as error:
@@ -51,6 +56,24 @@ def read_task_file(path: Path) -> Task:
 
 
 def describe_draft(draft: Draft) -> dict[str, Any]:
+def read_model(path: Path) -> Any:
+    """Return the arrays or the bytes in a task's model file. Raises InvalidTask."""
+    try:
+        return read_model_file(path)
+    except ClientError as error:
+        raise InvalidTask("model_file", f"model: {error.message}") from None
+
+
+def read_amount(name: str, value: Any) -> int:
+    """Return the wei of the entry `name`. Raises InvalidTask, as COIN_FIELDS says."""
+    try:
+        return coins(value)
+    except ClientError as error:
+        hint = f'write coins as text: {name} = "1.5"'
+        told = f"{value!r:.60} is no text" if isinstance(value, float | bool) else error.message
+        raise InvalidTask(COIN_FIELDS.get(name, "task_file"), f"{name}: {told}; {hint}") from None
+
+
     """Return a checked task for JSON; amounts in wei, as strings."""
     amounts = {
         "escrow": draft.escrow,

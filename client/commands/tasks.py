@@ -1,22 +1,25 @@
 """`steelyard task`: publish a training task, run it, follow it."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from steelyard.chain.errors import InvalidModel
+from steelyard.chain.errors import SteelyardError, clean_lines
 
 from .. import listing
 from ..amounts import coins, format_coins
 from ..contracts import Rounds, Tasks
-from ..drafting import check_task
-from ..errors import ClientError, InvalidTask
+from ..drafting import draft_task, fetch_conditions
+from ..errors import ClientError
 from ..keys import format_address
 from ..organisation import Applicant, PublishedTask, list_applicants
 from ..published import PublishedModel
 from ..records import MAX_ROUNDS, TaskState
+from ..terms import check_task_terms
 from ..watching import watch_task
 from .options import (
     KEY,
@@ -53,14 +56,30 @@ Coins = Annotated[str, typer.Argument(metavar="COINS", help="decimal coins")]
 # -- before it is published ------------------------------------------------------------------------
 @app.command()
 def check(file: TaskFile, node: Nodes = None, json: Json = False) -> None:
-    """Check a task against the chain: its terms, escrow and worst cost. Sends nothing, no key."""
-    try:
-        draft = check_task(open_nodes(node), read_task_file(file))
-    except (InvalidTask, InvalidModel) as error:
-        tell({"ok": False, "error": error.code, "message": error.message}, str(error), json)
-        leave(NO)
+    """Check a task against the chain: its terms, escrow and worst cost. Sends nothing, no key.
+
+    0: the chain would take it. 1: it would not, or the files are wrong. 2: no node could tell.
+    """
+    with saying_no(json):
+        task = read_task_file(file)
+        check_task_terms(task)
+    now = fetch_conditions(open_nodes(node))
+    with saying_no(json):
+        draft = draft_task(task, now.gas_limit, now.base_fee, now.tip, now.retention_seconds)
     tell(describe_draft(draft), format_draft(draft), json)
     leave(YES)
+
+
+@contextmanager
+def saying_no(as_json: bool) -> Iterator[None]:
+    """Turn whatever is wrong with a task into the answer no: 2 is for what a node left open."""
+    try:
+        yield
+    except SteelyardError as error:
+        if as_json:
+            tell({"ok": False, "error": error.code, "message": error.message}, "", as_json)
+        typer.echo(f"steelyard: {clean_lines(f'{error.code}: {error.message}')}", err=True)
+        leave(NO)
 
 
 @app.command()

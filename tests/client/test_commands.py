@@ -10,19 +10,23 @@ import pytest
 from typer.testing import CliRunner
 
 from steelyard.chain.errors import InvalidModel, SteelyardError
+from steelyard.chain.types import Address
 from steelyard.client.account import print_progress
+from steelyard.client.commands import rounds, task
 from steelyard.client.commands.options import format_table, tell, to_json
 from steelyard.client.errors import ClientError
+from steelyard.client.explain import Explanation, Part
 from steelyard.client.keys import create_key
 from steelyard.client.loading import read_rows
 from steelyard.client.quantize import build_manifest, quantize_model
-from steelyard.client.records import TaskState
+from steelyard.client.records import RoundState, TaskState
 
 from .conftest import HOSPITAL, ORGANISATION
 from .ledger import Ledger
 from .server import serve_ledger
 
 PASSWORD = "correct horse"
+HOSPITAL_ADDRESS = Address(bytes.fromhex(HOSPITAL.address[2:]))
 APP = """
 import numpy as np
 from steelyard.client import Result
@@ -178,6 +182,9 @@ def test_floats_that_get_wrote_are_no_chain_model_and_say_so(desk: Desk) -> None
     [
         ("rounds = 0", "task_rounds"),
         ('rule = "krum"', "task_rule"),
+        ('name = ""', "task_name"),
+        ('model = "none.npz"', "model_file"),
+        ('bundle = "none"', "bundle_missing"),
         ("wrong_entry = 1", "task_file"),
         ("model = 5", "task_file"),
         ("this is not toml", "task_file"),
@@ -188,7 +195,31 @@ def test_a_task_that_the_chain_would_refuse_is_a_no(desk: Desk, line: str, code:
     kept = [old for old in TASK.splitlines() if old.partition(" = ")[0] != name]
     (desk.directory / "task.toml").write_text("\n".join([line, *kept]))
     answer = desk.ask("task check {d}/task.toml")
-    assert (answer[0], answer[1]["error"]) == (1, code)
+    assert (answer[0], answer[1]["ok"], answer[1]["error"]) == (1, False, code)
+    said = f"steelyard: {code}: {answer[1]['message']}\n"
+    done = CliRunner().invoke(task, ["check", f"{desk.directory}/task.toml", "--node", desk.url])
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", said)
+
+
+@pytest.mark.slow
+def test_a_task_that_cannot_be_read_is_a_no_and_an_absent_node_is_none(desk: Desk) -> None:
+    assert desk.ask("task check {d}/none.toml")[1]["error"] == "task_file"
+    assert desk.run("task check {d}/none.toml")[0] == 1
+    with pytest.raises(SteelyardError) as caught:
+        desk.run("task check {d}/task.toml --node http://127.0.0.1:1", node=False)
+    assert caught.value.code == "node_unreachable"
+    (desk.directory / "task.toml").write_text("rounds = 0\n" + TASK.replace("rounds = 1\n", ""))
+    assert desk.run("task check {d}/task.toml --node http://127.0.0.1:1", node=False)[0] == 1
+
+
+@pytest.mark.parametrize("amount", ['"lots"', '"-5"', "100.5", "true", '"1e-19"', '"1e99"', "[]"])
+def test_an_amount_that_is_none_is_told_with_its_field(desk: Desk, amount: str) -> None:
+    kept = [line for line in TASK.splitlines() if not line.startswith("reward")]
+    (desk.directory / "task.toml").write_text("\n".join([f"reward = {amount}", *kept]))
+    code, answer = desk.ask("task check {d}/task.toml")
+    assert (code, answer["error"]) == (1, "task_reward")
+    assert answer["message"].startswith("reward: ")
+    assert 'reward = "1.5"' in answer["message"]
 
 
 def test_doctor_says_yes_no_or_cannot_tell(desk: Desk, tmp_path: Path) -> None:
@@ -271,6 +302,19 @@ def test_an_unknown_task_is_an_error_with_a_code(desk: Desk, line: str) -> None:
     with pytest.raises(SteelyardError) as caught:
         desk.run(line)
     assert caught.value.code == "task_unknown"
+
+
+@pytest.mark.parametrize("line", ["round show 1 2", "round explain 1 2"])
+@pytest.mark.parametrize("state", [RoundState.OPEN, RoundState.SKIPPED, RoundState.STOPPED])
+def test_a_round_that_made_no_model_is_shown_all_the_same(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, line: str, state: RoundState
+) -> None:
+    part = Part(HOSPITAL_ADDRESS, "drawn, did not commit", drawn=True)
+    told = Explanation(1, 2, state, "skipped", "", None, 0, (), None, (), (part,))
+    monkeypatch.setattr(rounds, "explain_round", lambda *asked: told)
+    code, output = desk.run(line)
+    assert (code, "drawn, did not commit" in output) == (0, True)
+    assert desk.ask(line)[1]["parts"][0]["address"] == HOSPITAL.address
 
 
 def test_json_keeps_wei_exact_and_names_states() -> None:
