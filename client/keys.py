@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
@@ -83,10 +83,8 @@ def create_key(
     return Address(bytes.fromhex(account.address[2:]))
 
 
-def load_key(
-    path: Path, password: str | None = None, *, password_file: Path | None = None
-) -> LocalAccount:
-    """Decrypt a key file. Raises InvalidKey `key_file`, `key_password`."""
+def read_keystore(path: Path) -> dict[str, Any]:
+    """Return what is in a key file, still encrypted. Raises InvalidKey `key_file`."""
     try:
         if path.stat().st_size > MAX_KEY_FILE_BYTES:
             raise InvalidKey("key_file", f"{path} is too large to be a key file")
@@ -97,7 +95,17 @@ def load_key(
         ) from None
     except (OSError, ValueError) as error:
         raise InvalidKey("key_file", f"{path} is not a key file: {error}") from None
-    if not isinstance(keystore, dict) or keystore.get("version") != 3:
+    if not isinstance(keystore, dict):
+        raise InvalidKey("key_file", f"{path} is not a key file: it holds no JSON object")
+    return keystore
+
+
+def load_key(
+    path: Path, password: str | None = None, *, password_file: Path | None = None
+) -> LocalAccount:
+    """Decrypt a key file. Raises InvalidKey `key_file`, `key_password`."""
+    keystore = read_keystore(path)
+    if keystore.get("version") != 3:
         raise InvalidKey("key_file", f"{path} is not a version 3 keystore")
     if password is None:
         password = get_password(path, password_file)
@@ -122,10 +130,9 @@ def format_address(address: bytes) -> str:
 def read_key_address(path: Path) -> Address:
     """Return the address that a key file states, without its password. Raises InvalidKey."""
     try:
-        stated = json.loads(path.read_text("utf-8"))["address"]
-        address = bytes.fromhex(str(stated).removeprefix("0x"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidKey("key_file", f"{path} is not a key file: {error!r}") from None
+        address = bytes.fromhex(str(read_keystore(path).get("address")).removeprefix("0x"))
+    except ValueError:
+        address = b""
     if len(address) != 20:
         raise InvalidKey("key_file", f"{path} does not state an address")
     return Address(address)

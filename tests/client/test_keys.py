@@ -80,6 +80,20 @@ def test_a_missing_key_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(InvalidKey, match="steelyard keys new") as caught:
         load_key(tmp_path / "none.key", PASSWORD)
     assert caught.value.code == "key_file"
+    with pytest.raises(InvalidKey, match=r"none\.key does not exist.*steelyard keys new") as caught:
+        read_key_address(tmp_path / "none.key")
+    assert caught.value.code == "key_file"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "5", "{}", '{"address": "0x12"}', "\x00", " " * 70_000]
+)
+def test_a_file_without_an_address_is_no_key_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.key").write_text(content)
+    with pytest.raises(InvalidKey) as caught:
+        read_key_address(tmp_path / "x.key")
+    assert caught.value.code == "key_file"
+    assert "Error(" not in caught.value.message, "no Python in what a person reads"
 
 
 def test_a_file_that_states_another_address_is_refused(key_file: Path, tmp_path: Path) -> None:
