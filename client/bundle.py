@@ -4,6 +4,9 @@ The same directory gives the same bytes on every machine: sorted names, no times
 bundle is a blob, so its CID names it and every node serves it. `steelyard.json` at its root holds
 the settings that training functions see as `ctx.config`.
 
+A bundle is public for ever, and directories of programs have data beside them: program text goes
+in by itself, anything else only by its name, hidden files never.
+
 Reading a bundle never runs it. Unpacking refuses links, absolute paths and `..`.
 """
 
@@ -11,7 +14,7 @@ import io
 import json
 import math
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,18 +26,36 @@ CONFIG_NAME: Final = "steelyard.json"
 MAX_BUNDLE_BYTES: Final = 8 * 2**20
 MAX_BUNDLE_FILES: Final = 1_000
 MAX_CONFIG_BYTES: Final = 65_536
-SKIPPED_NAMES: Final = frozenset({"__pycache__", ".git", ".venv", ".steelyard", "node_modules"})
+SKIPPED_NAMES: Final = frozenset({"__pycache__", "node_modules"})
+"""Directories that are left out, as is whatever begins with a dot."""
+TEXT_SUFFIXES: Final = frozenset(
+    {
+        *(".py", ".pyi", ".pyx", ".c", ".cc", ".cpp", ".cu", ".h", ".hpp", ".rs", ".sh"),
+        *(".toml", ".cfg", ".ini", ".yaml", ".yml", ".json", ".txt", ".md", ".rst"),
+    }
+)
+TEXT_NAMES: Final = frozenset(
+    {"AUTHORS", "CITATION", "COPYING", "LICENCE", "LICENSE", "Makefile", "NOTICE", "README"}
+)
+"""With the suffixes, what goes into a bundle without being named: what people write by hand."""
+MOST_NAMED: Final = 10
+"""Files in one message."""
 
 Config = dict[str, str | int | float | bool | None]
 
 
-def encode_bundle(directory: Path | None, config: Mapping[str, object]) -> bytes:
-    """Return the tar file of `directory` (its regular files) with `config` as steelyard.json.
+def encode_bundle(
+    directory: Path | None, config: Mapping[str, object], include: Sequence[str] = ()
+) -> bytes:
+    """Return the tar file of `directory` (its program text) with `config` as steelyard.json.
 
-    Raises: InvalidTask `bundle_missing`, `bundle_link`, `bundle_too_large`, `bundle_config`,
-    `bundle_key`, `bundle_name`.
+    `include`: files in it that are no program text and are meant to be public.
+    Raises: InvalidTask `bundle_missing`, `bundle_data`, `bundle_include`, `bundle_link`,
+    `bundle_too_large`, `bundle_config`, `bundle_key`, `bundle_name`.
     """
-    files = {} if directory is None else read_directory(directory)
+    if directory is None and include:
+        raise InvalidTask("bundle_include", "bundle_include names files of a bundle; give one")
+    files = {} if directory is None else read_directory(directory, include)
     if config:
         if CONFIG_NAME in files:
             raise InvalidTask(
@@ -59,18 +80,16 @@ def encode_bundle(directory: Path | None, config: Mapping[str, object]) -> bytes
     return data
 
 
-def read_directory(directory: Path) -> dict[str, bytes]:
-    """Return the regular files below `directory` by their relative names."""
+def read_directory(directory: Path, include: Sequence[str] = ()) -> dict[str, bytes]:
+    """Return what goes into a bundle of `directory`, by relative names."""
     if not directory.is_dir():
         raise InvalidTask("bundle_missing", f"{directory} is not a directory")
+    paths = list_files(directory)
+    check_include(paths, include)
+    check_text(paths, include)
     files: dict[str, bytes] = {}
     total = 0
-    for path in sorted(directory.rglob("*")):
-        relative = path.relative_to(directory)
-        if SKIPPED_NAMES.intersection(relative.parts) or (path.is_dir() and not path.is_symlink()):
-            continue
-        if path.is_symlink() or not path.is_file():
-            raise InvalidTask("bundle_link", f"{path} is not a regular file; copy it in")
+    for name, path in paths.items():
         total += path.stat().st_size
         if total > MAX_BUNDLE_BYTES or len(files) >= MAX_BUNDLE_FILES:
             raise InvalidTask(
@@ -80,8 +99,61 @@ def read_directory(directory: Path) -> dict[str, bytes]:
             )
         content = path.read_bytes()
         check_no_key(path, content)
-        files[relative.as_posix()] = content
+        files[name] = content
     return files
+
+
+def list_files(directory: Path) -> dict[str, Path]:
+    """Return the files below `directory` by relative names, but those that are never packed."""
+    found: dict[str, Path] = {}
+    for path in sorted(directory.rglob("*")):
+        relative = path.relative_to(directory)
+        if any(part.startswith(".") or part in SKIPPED_NAMES for part in relative.parts):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if path.is_symlink() or not path.is_file():
+            raise InvalidTask("bundle_link", f"{path} is not a regular file; copy it in")
+        found[relative.as_posix()] = path
+    return found
+
+
+def check_include(paths: Mapping[str, Path], include: Sequence[str]) -> None:
+    """Raises InvalidTask `bundle_include` for a name of nothing that may be packed."""
+    if isinstance(include, str) or not all(isinstance(name, str) for name in include):
+        raise InvalidTask("bundle_include", 'bundle_include is a list of names: ["weights.npz"]')
+    for name in include:
+        if name not in paths:
+            raise InvalidTask(
+                "bundle_include",
+                f"bundle_include names {name!r}, which is no file of the bundle's directory; "
+                "hidden files are never packed",
+            )
+
+
+def check_text(paths: Mapping[str, Path], include: Sequence[str]) -> None:
+    """Raises InvalidTask `bundle_data` for files that nobody wrote by hand and nobody named."""
+    odd = [name for name, path in paths.items() if not is_text(path) and name not in set(include)]
+    if not odd:
+        return
+    names = ", ".join(f"{name} ({paths[name].stat().st_size} bytes)" for name in odd[:MOST_NAMED])
+    more = f" and {len(odd) - MOST_NAMED} more" if len(odd) > MOST_NAMED else ""
+    raise InvalidTask(
+        "bundle_data",
+        f"a bundle is public for ever, and these are no program text: {names}{more}. Keep the "
+        f"program in a directory of its own, or name what is meant to be public: "
+        f"bundle_include = {json.dumps(odd[:1])}",
+    )
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file is, by its name, program text or what goes with it."""
+    return path.suffix.lower() in TEXT_SUFFIXES or path.name in TEXT_NAMES
+
+
+def describe_files(files: Mapping[str, bytes]) -> str:
+    """Return names and sizes in one line."""
+    return ", ".join(f"{name} ({len(files[name])} bytes)" for name in sorted(files))
 
 
 def check_no_key(path: Path, content: bytes) -> None:

@@ -207,7 +207,8 @@ def draft_task(
     check_retention(parameters, retention_seconds)
     config = dict(task.config)
     config.setdefault(METRICS_SETTING, ",".join(task.metrics))
-    bundle = encode_bundle(None if task.bundle is None else Path(task.bundle), config)
+    directory = None if task.bundle is None else Path(task.bundle)
+    bundle = encode_bundle(directory, config, task.bundle_include)
     allow = tuple(dict.fromkeys(parse_allowed(entry) for entry in task.allow))
     names = tuple({compute_blob_name(model), compute_blob_name(bundle)})
     gas = (

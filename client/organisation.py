@@ -14,6 +14,7 @@ from steelyard.chain.cid import compute_blob_name, encode_cid
 from steelyard.chain.types import Address, BlobName
 
 from .account import Account
+from .bundle import decode_bundle, describe_files
 from .closing import ClosedRound, close_round
 from .contracts import Tasks, encode_name
 from .drafting import Draft, check_task
@@ -106,6 +107,8 @@ class Organisation(Account):
             self._try_out(call)
             for text in draft.warnings:
                 self.report(f"warning: {text}")
+            packed = describe_files(decode_bundle(draft.bundle))
+            self.report(f"public for ever, in the bundle: {packed}")
         self.report(f"publishing {draft.name!r}: model {encode_cid(names[0])}")
         receipt = self.outbox.send(draft.label, call, draft.blobs)
         (event,) = [e for e in self.tasks.decode_logs(receipt.logs) if e.name == "Published"]

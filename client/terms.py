@@ -17,6 +17,7 @@ from steelyard.chain import params
 from steelyard.chain.rules import RuleKind
 from steelyard.chain.types import Address
 
+from .amounts import format_coins
 from .bundle import check_config
 from .errors import InvalidTask
 from .keys import format_address
@@ -95,7 +96,8 @@ class Task:
     """A task to publish. Amounts in wei (see `coins`), times in seconds, fractions from 0 to 1.
 
     What is trained. `model`: named arrays, or the bytes of a model file. `bundle`: a directory for
-    participants. `config`: what training functions see as `ctx.config`. `metrics`: what
+    participants, of which program text goes in, and whatever else `bundle_include` names: all of it
+    becomes public for ever. `config`: what training functions see as `ctx.config`. `metrics`: what
     participants report, in order; none for no reports. `evaluate_every`: reports are asked for
     after every so many rounds that made a model, and after the last; None: after each.
 
@@ -160,6 +162,7 @@ class Task:
     platform: str | Address | None = None
     platform_share: float = 0.0
     reference: str = ""
+    bundle_include: Sequence[str] = ()
 
 
 def is_rule_bounded(task: Task) -> bool:
@@ -299,9 +302,18 @@ def check_ranges(task: Task) -> None:
         if value is None and Task.__dataclass_fields__[name].default is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise InvalidTask(
-                f"task_{name}", f"{name} is {value!r:.60}; give a whole number, {least} to {most}"
-            )
+            raise InvalidTask(f"task_{name}", describe_range(name, value))
+
+
+def describe_range(name: str, value: object) -> str:
+    """Return why a number is none that a task can have, amounts in coins."""
+    least, most = RANGES[name]
+    if most != MAX_WEI:
+        return f"{name} is {value!r:.60}; give a whole number, {least} to {most}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        return f'{name} is {value!r:.60}; give whole wei, as coins("1.5") does'
+    given = format_coins(value)[:60]
+    return f"{name} is {given} coins; give {format_coins(least)} to {format_coins(most)}"
 
 
 def check_fractions(task: Task) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from steelyard.chain import params
 
 from ..amounts import coins, format_coins
+from ..bundle import decode_bundle
 from ..drafting import Draft
 from ..errors import ClientError, InvalidTask
 from ..keys import format_address
@@ -97,6 +98,7 @@ def read_amount(name: str, value: Any) -> int:
         "close_price": str(draft.close_price),
         "model_bytes": len(draft.model),
         "bundle_bytes": len(draft.bundle),
+        "bundle_files": {name: len(data) for name, data in decode_bundle(draft.bundle).items()},
         "invited": len(draft.allow),
         "warnings": draft.warnings,
     }
@@ -110,7 +112,8 @@ def format_draft(draft: Draft) -> str:
         ["name", ascii(draft.name)],
         *list_terms(terms),
         ["model", f"{len(draft.model)} bytes"],
-        ["bundle", f"{len(draft.bundle)} bytes"],
+        ["bundle", f"{len(draft.bundle)} bytes, public for ever:"],
+        *[["", f"{name}, {len(data)} bytes"] for name, data in decode_bundle(draft.bundle).items()],
         ["invited", len(draft.allow)],
         ["pool", f"{format_coins(draft.pool)} coins a round, more where one paid less"],
         ["closing", describe_closing(draft)],

@@ -9,8 +9,11 @@ import pytest
 
 from steelyard.client import bundle
 from steelyard.client.bundle import decode_bundle, encode_bundle, read_config, unpack_bundle
+from steelyard.client.commands.taskfiles import format_draft
 from steelyard.client.errors import ClientError, InvalidTask
 from steelyard.client.keys import create_key
+
+from .conftest import make_task
 
 
 def write_tree(root: Path) -> Path:
@@ -117,13 +120,78 @@ def test_links_size_and_double_settings_are_refused(
 @pytest.mark.slow
 def test_a_key_file_never_gets_into_a_bundle(tmp_path: Path) -> None:
     """Bundles are public for ever; `steelyard keys new` writes where projects are."""
-    create_key(tmp_path / "site.key", "password", b"\x01" * 32, scrypt_n=2**12)
+    create_key(tmp_path / "site.json", "password", b"\x01" * 32, scrypt_n=2**12)
     with pytest.raises(InvalidTask, match="bundle_key"):
+        encode_bundle(tmp_path, {})
+    (tmp_path / "site.json").rename(tmp_path / "site.key")
+    with pytest.raises(InvalidTask, match="bundle_key"):
+        encode_bundle(tmp_path, {}, ["site.key"])
+
+
+def write_project(root: Path) -> Path:
+    """What lies beside a client, as a new user had it."""
+    for name in ("client.py", ".env", "patients.csv", "model.npz", "LICENSE", ".git/config"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x")
+    return root
+
+
+def test_data_beside_a_program_is_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(InvalidTask) as caught:
+        encode_bundle(write_project(tmp_path), {})
+    assert caught.value.code == "bundle_data"
+    assert "no program text: model.npz (1 bytes), patients.csv (1 bytes). " in caught.value.message
+    assert 'bundle_include = ["model.npz"]' in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.CSV", "a.pt", "a.safetensors", "a.parquet", "a.db", "a.sqlite", "a.key", "a.pem", "rows"],
+)
+def test_no_kind_of_data_goes_in_by_itself(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("x")
+    with pytest.raises(InvalidTask, match="bundle_data"):
         encode_bundle(tmp_path, {})
 
 
+def test_what_is_named_goes_in_and_hidden_files_never(tmp_path: Path) -> None:
+    root = write_project(tmp_path)
+    files = decode_bundle(encode_bundle(root, {}, ["model.npz", "patients.csv"]))
+    assert sorted(files) == ["LICENSE", "client.py", "model.npz", "patients.csv"]
+    for wrong in ([".env"], ["absent.npz"], "model.npz", [1]):
+        with pytest.raises(InvalidTask) as caught:
+            encode_bundle(root, {}, wrong)
+        assert caught.value.code == "bundle_include"
+    with pytest.raises(InvalidTask, match="bundle_include"):
+        encode_bundle(None, {}, ["model.npz"])
+
+
+def test_a_screenful_of_data_is_named_in_part(tmp_path: Path) -> None:
+    for number in range(25):
+        (tmp_path / f"{number:02}.npy").write_text("x")
+    with pytest.raises(InvalidTask, match=r"09.npy \(1 bytes\) and 15 more\."):
+        encode_bundle(tmp_path, {})
+
+
+def test_a_publisher_sees_what_becomes_public_before_it_is_sent(
+    ledger, organisation, tmp_path: Path
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "client.py").write_text("x = 1\n")
+    told: list[str] = []
+    organisation.report = lambda line: told.append(f"{len(ledger.seen)} {line}")
+    task = make_task(bundle=tmp_path / "code")
+    assert " bytes, public for ever:\n" in format_draft(organisation.check(task))
+    assert "                client.py, 6 bytes\n" in format_draft(organisation.check(task))
+    organisation.publish(task)
+    assert any(
+        line.startswith("0 public for ever, in the bundle: client.py (6 bytes), steelyard.json (")
+        for line in told
+    )
+
+
 def test_a_name_that_tar_cannot_hold_is_refused(tmp_path: Path) -> None:
-    (tmp_path / ("x" * 150)).write_text("")
+    (tmp_path / ("x" * 150 + ".py")).write_text("")
     with pytest.raises(InvalidTask, match="bundle_name"):
         encode_bundle(tmp_path, {})
 

@@ -52,7 +52,8 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     (source / "net" / "__init__.py").write_text("def build(): ...\n")
     (source / "net" / "fast.so").write_bytes(b"\x7fELF")
     (source / "weights.bin").write_bytes(b"\xff\x00")
-    return make_bundle(encode_bundle(source, {"local_epochs": 2}))
+    named = ["net/fast.so", "weights.bin"]
+    return make_bundle(encode_bundle(source, {"local_epochs": 2}, named))
 
 
 def make_bundle(data: bytes) -> Bundle:

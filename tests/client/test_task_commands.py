@@ -118,6 +118,7 @@ def test_check_previews_escrow_pool_stake_and_gas(desk: Desk) -> None:
     assert int(told["worst_cost"]) == int(told["escrow"]) + int(told["publish_fee_most"])
     assert (told["close_calls"], told["publish_gas"] > 0) == (1, True)
     assert told["warnings"] == ["claims of samples cost nothing, and weigh: set stake_per_sample"]
+    assert told["bundle_files"] == {"steelyard.json": 32}
     assert len(desk.ledger.seen) == sent
 
 
