@@ -10,6 +10,7 @@ from typing import Annotated
 import httpx
 import typer
 
+from steelyard import __version__
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import DEFAULT_GAS_LIMIT, Genesis
 
@@ -25,7 +26,7 @@ from .founding import (
     set_address,
 )
 from .keyfiles import Secrets, describe_keys, read_secrets
-from .logs import configure_logs
+from .logs import configure_logs, log_event
 from .options import (
     NO,
     YES,
@@ -192,11 +193,16 @@ def run(
     log: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the validator until it is interrupted; events go to stderr, the URL to stdout."""
-    from .service import run_service
-
     config = set_address(load_config(directory), host, port)
     secrets = read_secrets(directory / KEYS, get_password(password_file, is_new=False))
     configure_logs(log)
+    log_event(
+        "node_starting",
+        version=__version__,
+        doing="loading the kernels; the first start of an installation compiles them",
+    )
+    from .service import run_service  # late: it loads them, and says nothing meanwhile
+
     try:
         begin_at_checkpoint(directory, config, lambda text: typer.echo(text, err=True))
         run_service(directory, secrets, config, lambda url: typer.echo(f"listening on {url}"))

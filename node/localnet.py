@@ -48,13 +48,19 @@ FOLLOW_SECONDS: Final = 2.0
 SCRYPT_N: Final = 2**12
 """The password lies beside the keys, so a strong one would only make starting slow."""
 MAX_VALIDATORS: Final = 32
-PATIENCE_SECONDS: Final = 60.0
+START_SECONDS: Final = 600.0
+"""For a process that runs: the first start of an installation compiles kernels, on a busy machine
+for minutes. One that ended is not waited for at all."""
+FINAL_SECONDS: Final = 60.0
+PROGRESS_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 20.0
 POLL_SECONDS: Final = 0.1
 ANSWER_SECONDS: Final = 5.0
 PLAIN: Final = False
 """There is no TLS on loopback, and its set-up takes 70 ms of processor time for each question."""
-LOG_LINES: Final = 12
+LOG_LINES, LOG_BYTES = 12, 16_384
+Tell = Callable[[str], None]
+"""Gets a line now and then: what is waited for."""
 CHILDREN: Final[dict[Path, subprocess.Popen[bytes]]] = {}
 """What this process started, by its directory: the system ties them to it, not to an object."""
 
@@ -72,6 +78,27 @@ class Report:
     peers: int | None = None
     block_hash: str | None = None
     alarms: tuple[str, ...] = ()
+
+
+class Waiting:
+    """How long something is waited for, and when a word about it is due."""
+
+    def __init__(self, patience: float, tell: Tell | None = None) -> None:
+        self.patience, self._tell = patience, tell
+        self._started = self._told_at = time.monotonic()
+
+    def is_over(self) -> bool:
+        """Is the patience at its end?"""
+        return time.monotonic() >= self._started + self.patience
+
+    def tell(self, what: str, said: str = "") -> None:
+        """Say what is waited for, and what it `said` last, unless that was said just now."""
+        now = time.monotonic()
+        if self._tell is None or now < self._told_at + PROGRESS_SECONDS:
+            return
+        self._told_at = now
+        end = f"; last words: {said}" if said else ""
+        self._tell(f"waiting for {what}: {now - self._started:.0f} s of {self.patience:.0f}{end}")
 
 
 class Localnet:
@@ -261,7 +288,9 @@ class Localnet:
         """Can these finalize without the others? All have the same stake at first."""
         return 3 * len(running) > 2 * len(self.numbers)
 
-    def wait_answer(self, numbers: Collection[int], patience: float = PATIENCE_SECONDS) -> None:
+    def wait_answer(
+        self, numbers: Collection[int], patience: float = START_SECONDS, tell: Tell | None = None
+    ) -> None:
         """Return when these answer and are found by their directories.
 
         Raises SteelyardError localnet_ended, localnet_stalled.
@@ -271,13 +300,14 @@ class Localnet:
             found = (self.get_directory(report.number) / ENDPOINT).exists()
             return report.height is not None and found
 
-        self._wait(numbers, is_there, "answer", patience)
+        self._wait(numbers, is_there, "answer", Waiting(patience, tell))
 
     def wait_final(
         self,
         height: int,
         numbers: Collection[int] | None = None,
-        patience: float = PATIENCE_SECONDS,
+        patience: float = FINAL_SECONDS,
+        tell: Tell | None = None,
     ) -> None:
         """Return when these, or all that run, have finalized a height.
 
@@ -289,43 +319,56 @@ class Localnet:
         def is_there(report: Report) -> bool:
             return report.height is not None and report.height >= height
 
-        self._wait(numbers, is_there, f"finalize block {height}", patience)
+        self._wait(numbers, is_there, f"finalize block {height}", Waiting(patience, tell))
 
     def _wait(
         self,
         numbers: Collection[int],
         is_done: Callable[[Report], bool],
         what: str,
-        patience: float,
+        waiting: Waiting,
     ) -> None:
-        left, deadline = set(numbers), time.monotonic() + patience
+        left = set(numbers)
         while True:
             for number in sorted(left):
                 report = self.report(number)
                 if report.pid is None:
                     raise SteelyardError(
-                        "localnet_ended", f"validator {number} ended:\n{self.read_log(number)}"
+                        "localnet_ended",
+                        f"validator {number} ended; others may run: steelyard localnet down "
+                        f"{self.directory}\n{self._explain(number)}",
                     )
                 if is_done(report):
                     left.discard(number)
             if not left:
                 return
-            if time.monotonic() >= deadline:
+            if waiting.is_over():
                 number = min(left)
                 raise SteelyardError(
                     "localnet_stalled",
-                    f"validator {number} did not {what} within {patience:.0f} s:\n"
-                    f"{self.read_log(number)}",
+                    f"validator {number} did not {what} within {waiting.patience:.0f} s. The "
+                    f"processes still run: steelyard localnet up {self.directory} goes on waiting "
+                    f"(longer with --patience SECONDS), steelyard localnet down {self.directory} "
+                    f"ends them\n{self._explain(number)}",
                 )
+            names = ", ".join(map(str, sorted(left)))
+            noun = "validator" if len(left) == 1 else "validators"
+            waiting.tell(f"{noun} {names} to {what}", self.read_log(min(left), 1))
             time.sleep(POLL_SECONDS)
 
-    def read_log(self, number: int) -> str:
-        """The last lines of a validator's log."""
+    def _explain(self, number: int) -> str:
+        path, lines = self.get_directory(number) / LOG_FILE, self.read_log(number)
+        return f"the end of {path}:\n{lines}" if lines else f"{path} is empty so far"
+
+    def read_log(self, number: int, lines: int = LOG_LINES) -> str:
+        """The last lines of a validator's log; empty while it has said nothing."""
         try:
-            text = (self.get_directory(number) / LOG_FILE).read_text("utf-8", "replace")
+            with (self.get_directory(number) / LOG_FILE).open("rb") as file:
+                file.seek(max(file.seek(0, os.SEEK_END) - LOG_BYTES, 0))
+                text = file.read().decode("utf-8", "replace")
         except OSError:
-            return "(no log)"
-        return "\n".join(text.splitlines()[-LOG_LINES:])
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
 
     @contextmanager
     def busy(self) -> Iterator[None]:

@@ -1,6 +1,9 @@
 """`steelyard localnet up|status|down`: several validators on this machine."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +13,15 @@ from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import DEFAULT_GAS_LIMIT
 
 from .founding import DEFAULT_EPOCH_BLOCKS
-from .localnet import PASSWORD_FILE, PATIENCE_SECONDS, Localnet, Report, encode_reports
+from .localnet import (
+    PASSWORD_FILE,
+    POLL_SECONDS,
+    START_SECONDS,
+    Localnet,
+    Report,
+    Waiting,
+    encode_reports,
+)
 from .options import (
     NO,
     YES,
@@ -64,13 +75,16 @@ def up(
     unbonding_days: UnbondingDays = 14,
     min_stake: MinStake = "1",
     only: Only = None,
-    patience: Annotated[float, typer.Option(help="Seconds to wait.")] = PATIENCE_SECONDS,
+    patience: Annotated[
+        float,
+        typer.Option(help="Seconds that running validators may take to answer, and to finalize."),
+    ] = START_SECONDS,
     as_json: AsJson = False,
 ) -> None:
     """Start what does not run, and wait until it finalizes blocks.
 
     A new DIR gets keys and a genesis first; with one that exists, choices about the chain are not
-    looked at.
+    looked at. What it waits for goes to stderr, every ten seconds.
     """
     if (directory / PASSWORD_FILE).exists():
         net = Localnet(directory)
@@ -100,20 +114,48 @@ def up(
             validators=4 if validators is None else validators,
             http_port=http_port,
         )
+    chosen = only or net.numbers
+    if sum(net.find_process(number) is None for number in chosen) > 1:
+        compile_kernels(patience)
     with net.busy():
-        for number in only or net.numbers:
+        for number in chosen:
             net.start(number)
     wait_until_final(net, patience)
     show(net, as_json)
 
 
+def compile_kernels(patience: float) -> None:
+    """Let one process compile the kernels, where several would each do all of it at once.
+
+    They are kept for later starts, so it is the first that costs. What is wrong with them is for
+    the validators to say.
+    """
+    waiting = Waiting(patience, say)
+    words = [sys.executable, "-m", "steelyard", "selftest"]
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while process.poll() is None and not waiting.is_over():
+            waiting.tell("the kernels to be compiled, once for this installation")
+            time.sleep(POLL_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def say(line: str) -> None:
+    """To a person who waits; stdout is for the answer."""
+    typer.echo(line, err=True)
+
+
 def wait_until_final(net: Localnet, patience: float) -> None:
     """Return when all that run have a new block, or answer, if they are too few for one."""
     running = [number for number in net.numbers if net.find_process(number) is not None]
-    net.wait_answer(running, patience)
+    net.wait_answer(running, patience, say)
     if net.has_quorum(running):
         heights = [report.height or 0 for report in net.get_reports()]
-        net.wait_final(max(heights) + 1, running, patience)
+        net.wait_final(max(heights) + 1, running, patience, say)
 
 
 @app.command()

@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from typer.testing import CliRunner
 
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import parse_genesis
+from steelyard.node import localnet as localnet_module
+from steelyard.node import localnet_commands
 from steelyard.node.config import load_config
 from steelyard.node.localnet import (
+    LOG_FILE,
     PASSWORD_FILE,
     PID_FILE,
     Localnet,
@@ -152,6 +156,115 @@ def test_two_commands_do_not_start_and_stop_at_once(net: Localnet) -> None:
     with net.busy():
         assert get_code(invoke, "down", net.directory) == "localnet_busy"
     assert "stopped 0 of 3" in invoke("down", net.directory)
+
+
+# -- waiting ---------------------------------------------------------------------------------------
+@pytest.fixture
+def starting(net: Localnet) -> Iterator[Localnet]:
+    """A localnet whose first validator runs, and has not come as far as to answer."""
+    home = net.get_directory(1)
+    code = "import time; print(flush=True); time.sleep(600)"
+    words = [sys.executable, "-c", code, "run", str(home)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()  # before, /proc may not show its words yet
+    (home / PID_FILE).write_text(f"{process.pid}\n")
+    yield net
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    (home / PID_FILE).unlink()
+    (home / LOG_FILE).unlink(missing_ok=True)
+
+
+def test_a_validator_that_only_starts_is_waited_for_and_one_is_told_so(
+    starting: Localnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(localnet_module, "PROGRESS_SECONDS", 0.0)
+    (starting.get_directory(1) / LOG_FILE).write_text("first\nnode_starting\n")
+
+    class Told(Exception):
+        pass
+
+    def tell(line: str) -> None:
+        raise Told(line)
+
+    with pytest.raises(Told) as told:
+        starting.wait_answer([1], tell=tell)
+    assert str(told.value).startswith("waiting for validator 1 to answer: 0 s of 600")
+    assert str(told.value).endswith("last words: node_starting")
+
+
+@pytest.mark.parametrize("said", ["", "node_starting\n"])
+def test_who_gave_up_waiting_is_told_what_runs_and_what_to_do(
+    starting: Localnet, said: str
+) -> None:
+    log = starting.get_directory(1) / LOG_FILE
+    log.write_text(said)
+    with pytest.raises(SteelyardError) as caught:
+        starting.wait_answer([1], patience=0)
+    assert caught.value.code == "localnet_stalled"
+    text = caught.value.message
+    for part in (
+        "still run",
+        f"localnet up {starting.directory}",
+        "--patience",
+        f"localnet down {starting.directory}",
+        f"the end of {log}:\nnode_starting" if said else f"{log} is empty so far",
+    ):
+        assert part in text
+
+
+def test_a_validator_that_ended_is_not_waited_for_and_its_last_words_are_told(
+    net: Localnet,
+) -> None:
+    log = net.get_directory(2) / LOG_FILE
+    log.write_text("".join(f"line {number}\n" for number in range(5_000)) + "port_taken: 1\n")
+    with pytest.raises(SteelyardError, match="port_taken: 1") as caught:
+        net.wait_answer([2])
+    log.unlink()
+    assert caught.value.code == "localnet_ended"
+    assert "line 4999" in caught.value.message
+    assert "line 4900" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("only", "order"), [([], ["compile", 1, 2, 3]), (["--only", 1, "--only", 2], ["compile", 1, 2])]
+)
+def test_one_process_compiles_the_kernels_before_several_start(
+    net: Localnet, monkeypatch: pytest.MonkeyPatch, only: list[object], order: list[object]
+) -> None:
+    done = record_up(monkeypatch)
+    invoke("up", net.directory, *only)
+    assert done == order
+
+
+def test_a_validator_that_starts_alone_compiles_by_itself(
+    net: Localnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = record_up(monkeypatch)
+    invoke("up", net.directory, "--only", 2)
+    assert done == [2]
+
+
+def record_up(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What `up` would have started, in order; nothing is."""
+    done: list[object] = []
+    monkeypatch.setattr(localnet_commands, "compile_kernels", lambda _: done.append("compile"))
+    monkeypatch.setattr(localnet_commands, "wait_until_final", lambda *_: None)
+    monkeypatch.setattr(Localnet, "start", lambda _, number: done.append(number))
+    return done
+
+
+def test_compiling_is_told_of_and_given_up_when_patience_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(localnet_module, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(localnet_commands, "POLL_SECONDS", 0.0)
+    localnet_commands.compile_kernels(0.01)
+    said = capsys.readouterr()
+    assert said.err.startswith("waiting for the kernels to be compiled")
+    assert said.out == ""
 
 
 # -- saying how it is ------------------------------------------------------------------------------
