@@ -10,7 +10,7 @@ The order is what makes it survive a kill between any two steps:
    used the nonce: ours can never be included, and the same call is signed under the next nonce.
 
 Asking for nonce and receipt goes to one node in one batch, so that two nodes at different heights
-cannot make a transaction look lost.
+cannot make a transaction look lost. Before one is given up, every node is asked for its receipt.
 """
 
 import time
@@ -23,7 +23,9 @@ from eth_account.signers.local import LocalAccount
 from steelyard.chain.types import Address, BlobName, Hash
 
 from .abi import Log, decode_log
+from .amounts import format_coins
 from .errors import ClientError, NodeRefused, NodeUnreachable, Reverted, TransactionPending
+from .keys import format_address
 from .rpc import Json, Rpc, as_bytes, as_hex, as_int, as_object
 from .state import Entry, Journal, Status
 from .transactions import Call, Fees, check_prices, compute_access_list, sign_call
@@ -199,8 +201,9 @@ class Outbox:
             what = "this call and the one it binds to" if call.gas_after else "this call"
             raise ClientError(
                 "balance_low",
-                f"{sender} has {as_int(balance)} wei and {what} may need {worst} "
-                f"({call.value} of it sent along); send coins to the account and run again",
+                f"{format_address(self.address)} has {format_coins(as_int(balance))} coins and "
+                f"{what} may need {format_coins(worst)} ({format_coins(call.value)} of it sent "
+                "along); send coins to the account and run again",
             )
         chain_id = self.rpc.network.chain_id
         signed = sign_call(self.account, call, chain_id=chain_id, nonce=nonce, gas=gas, fees=fees)
@@ -246,6 +249,8 @@ class Outbox:
         while True:
             try:
                 receipt, is_passed = self._look(entry)
+                if receipt is None and is_passed:
+                    receipt = self._find_receipt(entry)
                 if receipt is not None or is_passed:
                     return receipt
                 if sent_at is None or self.clock.now() - sent_at >= REBROADCAST_SECONDS:
@@ -279,6 +284,21 @@ class Outbox:
         if receipt is not None:
             return decode_receipt(receipt, entry.hash), True
         return None, as_int(count) > entry.nonce
+
+    def _find_receipt(self, entry: Entry) -> Receipt | None:
+        """Return a receipt that the current node lacks: it may have begun after that block.
+
+        Without one the same call is signed again, and could be carried out twice.
+        """
+        if len(self.rpc.urls) == 1:
+            return None
+        answers = self.rpc.call_each("eth_getTransactionReceipt", as_hex(entry.hash))
+        for answer in answers.values():
+            try:
+                return decode_receipt(as_object(answer), entry.hash)
+            except NodeRefused:
+                continue
+        return None
 
     def _broadcast(self, entry: Entry) -> str:
         """Send the transaction, then its blobs. Returns what the node objects to for now."""

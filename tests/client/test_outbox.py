@@ -153,6 +153,8 @@ def test_too_little_money_is_said_before_signing(ledger, account, task) -> None:
     with pytest.raises(ClientError, match="send coins") as caught:
         account.send("join", "join", task, 5)
     assert caught.value.code == "balance_low"
+    assert f"{HOSPITAL.address} has 0.00000000000000001 coins and " in caught.value.message
+    assert "wei" not in caught.value.message
     assert account.journal.get_entries() == []
 
 
@@ -283,3 +285,23 @@ def test_a_file_that_takes_long_to_upload_is_given_to_one_node_only(
         started = ledger.now
         client.apply(task, "St. Mary's")
     assert uploads == ["one.test"]
+
+
+def test_what_a_young_node_has_no_receipt_of_is_not_done_twice(ledger, tmp_path, task) -> None:
+    """It began at a checkpoint: it knows the nonce, and not which transaction had it."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host != "young.test":
+            return ledger.answer(request)
+        known, ledger.receipts = ledger.receipts, {}
+        told = ledger.answer(request)
+        ledger.receipts = known
+        return told
+
+    rpc = Rpc(["http://young.test", "http://old.test"], transport=httpx.MockTransport(answer))
+    clock = Clock(lambda: ledger.now, ledger.sleep)
+    with Account(rpc, HOSPITAL, state=tmp_path, clock=clock) as account:
+        receipt = account.send("fund", "fund", task, value=5)
+        assert account.journal.get_entry("fund").status is Status.INCLUDED
+    assert receipt.status
+    assert ledger.nonces[bytes.fromhex(HOSPITAL.address[2:])] == 1
