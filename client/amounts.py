@@ -6,6 +6,7 @@ from typing import Final
 from .errors import ClientError
 
 WEI_PER_COIN: Final = 10**18
+WEI_PER_GWEI: Final = 10**9
 MAX_WEI: Final = 2**256
 
 
@@ -42,3 +43,8 @@ def format_coins(wei: int) -> str:
     whole, rest = divmod(wei, WEI_PER_COIN)
     fraction = f"{rest:018d}".rstrip("0")
     return f"{sign}{whole}.{fraction}" if fraction else f"{sign}{whole}"
+
+
+def format_gwei(wei: int) -> str:
+    """Return wei a gas in gwei, exactly."""
+    return format_coins(wei * WEI_PER_GWEI)

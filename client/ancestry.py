@@ -23,6 +23,7 @@ from .audit import RoundAudit, noting
 from .contracts import Rounds, get_contract
 from .events import MAX_LOG_BLOCKS, collect_events, get_events, get_head
 from .finalized import Trail
+from .keys import format_address
 from .proven import ProvenPublication, Storage
 from .recomputing import Fetch
 from .records import RoundState
@@ -202,7 +203,7 @@ class ModelAudit:
         self._trail.say(
             "beginning",
             f"task {task} began with {encode_cid(name)}, published by "
-            f"{as_hex(values['publisher'])} at height {events[0].height}",
+            f"{format_address(values['publisher'])} at height {events[0].height}",
         )
         return events[0]
 
@@ -270,7 +271,7 @@ def describe_origin(publication: ProvenPublication) -> str:
     """Return who says what about a model's origin, and what of it the contract has checked."""
     told = (
         f"{encode_cid(publication.model)} is publication {publication.number}, by "
-        f"{as_hex(publication.publisher)}"
+        f"{format_address(publication.publisher)}"
     )
     if publication.task:
         made = f"round {publication.round} of task {publication.task} made it"

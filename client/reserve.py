@@ -18,7 +18,7 @@ from steelyard.chain.pricing import Plan, compute_aggregation_gas, plan_pages
 from steelyard.chain.rules import Rule
 from steelyard.chain.server import check_velocity_size
 
-from .amounts import format_coins
+from .amounts import WEI_PER_GWEI, format_coins, format_gwei
 from .errors import InvalidTask
 from .records import Parameters
 from .terms import Task
@@ -30,7 +30,6 @@ CLOSE_BLOCK_PART: Final = Fraction(3, 4)
 EXTENSION_GAS: Final = 240_000
 """A call of `close` that extends a round: at most 236,552 (tests/contracts/gas.json)."""
 WIDEST_BITS: Final = 16
-WEI_PER_GWEI: Final = 10**9
 RESERVE_HEADROOM: Final = 16
 """The default reserve, over the cost at the present base fee."""
 LEAST_PRICE: Final = WEI_PER_GWEI
@@ -99,8 +98,8 @@ def compute_closing_pay(task: Task, gas: int, base_fee: int, tip: int) -> tuple[
     if bounty > reserve:
         raise InvalidTask(
             "task_close_reserve",
-            f"close_reserve {reserve} wei is below the bounty of {bounty} wei; raise one or lower "
-            "the other",
+            f"close_reserve of {format_coins(reserve)} coins is below the bounty of "
+            f"{format_coins(bounty)}; raise one or lower the other",
         )
     return reserve, bounty
 
@@ -140,8 +139,3 @@ def find_weakness(terms: Parameters, closing: Closing, base_fee: int, tip: int) 
         f"{found}; leave close_reserve out or raise it to {enough} coins (what is not used "
         "returns), or have members close with `steelyard round close`"
     )
-
-
-def format_gwei(wei: int) -> str:
-    """Return wei a gas in gwei, exactly."""
-    return format_coins(wei * WEI_PER_GWEI)

@@ -95,6 +95,9 @@ FRACTIONS: Final = {
 class Task:
     """A task to publish. Amounts in wei (see `coins`), times in seconds, fractions from 0 to 1.
 
+    `name`: 1 to 64 bytes, public. `reference`: any word; publishes the same task once more.
+    `mode`: "open", the only one: updates are public.
+
     What is trained. `model`: named arrays, or the bytes of a model file. `bundle`: a directory for
     participants, of which program text goes in, and whatever else `bundle_include` names: all of it
     becomes public for ever. `config`: what training functions see as `ctx.config`. `metrics`: what
@@ -104,19 +107,33 @@ class Task:
     How updates become a model. `rule`: "fedavg"; "clipped" (needs `clip_norm`); "trimmed" and
     "multi_krum" (need `byzantine`, how many clients may be dishonest). `max_weight_share`: the
     most that one update may weigh. `admission_norm`: the largest L2 norm of an update.
+    `weighting`: an update counts by its "samples", its sender's "stake", or "uniform".
+    `bits`: 8 or 16 for each value of an update; 16 are finer and twice as long.
     `server_lr`, `momentum`: the server's step (FedAvgM); 1 and 0 are plain averaging.
     `max_saturated`: the task pauses when more model values than that hit their limits at once.
 
-    Who takes part in a round. Of those who joined, `fraction_fit` are drawn, never fewer than
-    `min_clients`, and `spare_clients` beyond that. An update may come up to `max_staleness` rounds
+    When. `rounds`: how many. `join_seconds`: how long the lobby waits for participants.
+    `round_seconds`: three quarters to train and commit, the rest to reveal; or `commit_seconds`
+    and `reveal_seconds` by themselves.
+
+    Who takes part in a round. At most `max_clients` may join. Of those who joined, `fraction_fit`
+    are drawn, never fewer than `min_clients`, and `spare_clients` beyond that. An update may come up to `max_staleness` rounds
     late, then it weighs `staleness_discount` for each round. `on_failed_quorum`: "skip" the round,
     "extend" its periods up to `max_extensions` times, or "refund" and end the task.
 
     Who may join. `admission`: "open"; "invited" (`allow`, and whom `invite` adds); "applicants"
     (the same, and anybody may apply). None: "invited" if there is an `allow`. `min_reputation`:
-    from earlier tasks of this publisher; newcomers have an eighth. `bond`: what a participant
-    loses who commits and never reveals. `sponsor_samples`: stake for so many samples, and gas for
-    the whole task, is sent to everybody in `allow`.
+    from earlier tasks of this publisher; newcomers have an eighth. `base_stake`,
+    `stake_per_sample`: what a participant puts down, in wei, and in wei for each row that it may
+    claim in a round; it comes back. `bond`: the wei of it that a participant loses who commits and
+    never reveals. `sponsor_samples`: stake for so many samples, and gas for the whole task, is sent
+    to everybody in `allow`.
+
+    Who is paid. `reward`: wei for all rounds together, by weight; what nobody earned comes back.
+    `platform_share`: the part of each round's pool that goes to the address `platform`.
+    `close_reserve`: wei for each round, set aside beside the reward for the gas of whoever closes
+    it; `close_bounty`: the wei of it that are paid on top of the gas. None: enough for dearer gas
+    than now, and a tip; what was not needed comes back.
     """
 
     name: str

@@ -9,6 +9,7 @@ from eth_account.signers.local import LocalAccount
 from steelyard.chain import params
 from steelyard.chain.types import Address, BlobName, Hash
 
+from .amounts import format_gwei
 from .errors import ClientError
 
 CALL_OVERHEAD_GAS: Final = 900_000
@@ -88,8 +89,8 @@ def check_prices(base_fee: int, tip: int) -> None:
         if price > most:
             raise ClientError(
                 "fee_high",
-                f"the node names a {what} of {price} wei per gas, above the {most} that this "
-                "client pays; ask another node, or try again later",
+                f"the node names a {what} of {format_gwei(price)} gwei a gas, above the "
+                f"{format_gwei(most)} that this client pays; ask another node, or try again later",
             )
 
 

@@ -8,14 +8,13 @@ from typing import Any, Final
 
 from steelyard.chain import params
 
-from ..amounts import coins, format_coins
+from ..amounts import coins, format_coins, format_gwei
 from ..bundle import decode_bundle
 from ..drafting import Draft
 from ..errors import ClientError, InvalidTask
 from ..keys import format_address
 from ..loading import read_model_file
 from ..records import FRACTION_UNIT, Admission, OnFailedQuorum, Parameters
-from ..reserve import format_gwei
 from ..terms import NEVER, RULES, WEIGHTINGS, Task
 from ..training import NORM_UNIT
 from .options import format_table, to_json
@@ -56,7 +55,6 @@ def read_task_file(path: Path) -> Task:
         raise InvalidTask("task_file", f"{path}: {error}") from None
 
 
-def describe_draft(draft: Draft) -> dict[str, Any]:
 def read_model(path: Path) -> Any:
     """Return the arrays or the bytes in a task's model file. Raises InvalidTask."""
     try:
@@ -75,6 +73,7 @@ def read_amount(name: str, value: Any) -> int:
         raise InvalidTask(COIN_FIELDS.get(name, "task_file"), f"{name}: {told}; {hint}") from None
 
 
+def describe_draft(draft: Draft) -> dict[str, Any]:
     """Return a checked task for JSON; amounts in wei, as strings."""
     amounts = {
         "escrow": draft.escrow,

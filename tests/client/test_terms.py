@@ -1,5 +1,6 @@
 """A task's description: what the chain would refuse is refused before it costs anything."""
 
+import dataclasses
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,15 @@ from steelyard.client.drafting import build_rule, draft_task
 from steelyard.client.errors import InvalidTask
 from steelyard.client.keys import format_address
 from steelyard.client.records import CLOSE_TIMEOUT_SECONDS, MAX_REPUTATION, Parameters
-from steelyard.client.terms import FRACTIONS, RANGES, RULES, TERMS, Task, compute_units
+from steelyard.client.terms import (
+    FRACTIONS,
+    RANGES,
+    RULES,
+    TERMS,
+    Task,
+    check_task_terms,
+    compute_units,
+)
 
 from .conftest import CHAIN, make_task
 
@@ -358,3 +367,27 @@ def test_terms_that_a_publisher_may_regret_are_told() -> None:
 
 def test_a_task_is_described_by_its_fields_only() -> None:
     assert set(RANGES) | set(FRACTIONS) <= set(Task.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Task)])
+def test_what_describes_a_task_tells_what_each_field_means(field: str) -> None:
+    assert f"`{field}`" in (Task.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (10**38, "reward is 100000000000000000000 coins; give 0 to 1267650600228.2294"),
+        (-(10**17), "reward is -0.1 coins; give 0 to 126"),
+        (1.5, 'reward is 1.5; give whole wei, as coins("1.5") does'),
+        (True, 'reward is True; give whole wei, as coins("1.5") does'),
+    ],
+)
+def test_an_amount_out_of_range_is_told_in_coins(value: object, said: str) -> None:
+    with pytest.raises(InvalidTask, match=re.escape(said)):
+        check_task_terms(make_task(reward=value))
+
+
+def test_a_reserve_below_its_bounty_is_told_in_coins() -> None:
+    with pytest.raises(InvalidTask, match=r"close_reserve of 1 coins is below the bounty of 2\.5;"):
+        draft_task(make_task(close_reserve=10**18, close_bounty=25 * 10**17), **CHAIN)
