@@ -8,6 +8,7 @@ says it stands, with the bytes that the journal holds.
 import time
 from dataclasses import dataclass
 from functools import cache, partial
+from math import isqrt
 from pathlib import Path
 from typing import Final
 
@@ -20,15 +21,17 @@ from .amounts import format_coins
 from .bundle import Config, decode_bundle, read_config
 from .closing import ClosedRound, close_round
 from .contracts import encode_name
-from .errors import ClientError
+from .errors import ClientError, InvalidTraining
 from .explain import Explanation, explain_round
 from .listing import MOST_TASKS, OpenTask, Standing, get_standing, list_open_tasks, list_rounds
 from .loading import load_app
+from .metrics import read_metrics
 from .outbox import Receipt
 from .patience import Patience
 from .records import FRACTION_UNIT, MAX_ROUNDS, NO_BLOB, RoundInfo, TaskInfo, TaskState
-from .rounds import Turn
-from .training import Trainer
+from .rounds import Turn, compute_covered
+from .submitting import check_covered
+from .training import NORM_UNIT, Result, Trainer
 from .transactions import Call, compute_blob_call_gas
 
 MAX_STATEMENT_BYTES: Final = 65_536
@@ -59,6 +62,10 @@ class Trial:
     update_bytes: int
     update_cid: str
     seconds: float
+    limit: float = 0.0
+    """The task's admission norm."""
+    refusal: str = ""
+    """Why `run` would not send this update, in a round that begins now; empty: it would."""
 
 
 class Client(Account):
@@ -246,7 +253,11 @@ class Client(Account):
                     turn.take()
                 patience.reset()
             except SteelyardError as error:
-                patience.bear(error, turn)
+                try:
+                    patience.bear(error, turn)
+                except InvalidTraining:
+                    self._tell_stake(task)
+                    raise
             self.clock.sleep(self.poll_seconds)
 
     def _begin(self, task: int, samples: int | None, train: Trainer) -> Turn:
@@ -273,16 +284,29 @@ class Client(Account):
         claimed = self.claim(task)
         self.journal.drop_updates(task, MAX_ROUNDS + 1)
         info = self.tasks.get_task(task)
-        member = self.tasks.get_participant(task, self.address)
-        stake = member.stake - member.sponsored
-        if stake:
-            self.report(f"stake {format_coins(stake)} is still in: client.leave({task}) returns it")
+        stake = self._tell_stake(task)
         state = info.state
         self.report(f"task {task} {state.name.lower()} after round {info.round}")
         return Summary(task, state, info.round, turn.submitted, claimed, stake)
 
-    def dry_run(self, task: int) -> Trial:
-        """Train one round on the newest model and prepare the update; send nothing."""
+    def _tell_stake(self, task: int) -> int:
+        """Say what is still in after a run, and return it: a failure, too, leaves it there."""
+        member = self.tasks.get_participant(task, self.address)
+        stake = member.stake - member.sponsored
+        if stake:
+            self.report(
+                f"stake {format_coins(stake)} is still in task {task}: "
+                f"`steelyard client leave {task}` returns it"
+            )
+        return stake
+
+    def dry_run(self, task: int, app: str | Path | None = None) -> Trial:
+        """Train one round on the newest model and prepare the update; send nothing.
+
+        `app`: as in `run`. Raises: ClientError `no_trainer`, as `use`; InvalidTraining.
+        """
+        if app is not None:
+            self.use(app)
         if self._train is None:
             raise ClientError("no_trainer", "decorate your training function with @client.train")
         started = time.monotonic()
@@ -292,13 +316,34 @@ class Client(Account):
         result, prepared = turn.prepare(info, max(info.round, 1), info.model)
         return Trial(
             int(result.samples),
-            dict(result.metrics),
+            self._read_metrics(result),
             prepared.norm,
             prepared.scale,
             len(prepared.data),
             encode_cid(prepared.update),
             time.monotonic() - started,
+            isqrt(info.parameters.admission_norm2) / NORM_UNIT,
+            self._find_refusal(info, int(result.samples)),
         )
+
+    def _read_metrics(self, result: Result) -> dict[str, float]:
+        """Return the metrics of a result; without them the update would be sent all the same."""
+        try:
+            return read_metrics(result.metrics)
+        except InvalidTraining as error:
+            self.report(error.message)
+            return {}
+
+    def _find_refusal(self, info: TaskInfo, samples: int) -> str:
+        """Return why an update of so many rows would not be sent; nothing before joining."""
+        member = self.tasks.get_participant(info.number, self.address)
+        if not member.position:
+            return ""
+        try:
+            check_covered(info.number, samples, compute_covered(info.parameters, member))
+        except InvalidTraining as error:
+            return str(error)
+        return ""
 
     def _read_config(self, bundle: BlobName) -> Config:
         if bundle == NO_BLOB:

@@ -5,6 +5,7 @@ too late for its own round; train and commit, if this account was drawn; evaluat
 report, where the task asks for it, but never between a commitment and its reveal.
 """
 
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -15,6 +16,7 @@ from .amounts import format_coins
 from .errors import ClientError, NodeRefused
 from .evaluating import Evaluator
 from .records import (
+    Parameters,
     ParticipantInfo,
     RoundInfo,
     RoundState,
@@ -30,6 +32,8 @@ from .training import Prepared, Result, Trainer
 
 STILL_SECONDS: Final = 30.0
 """A chain makes blocks when nobody sends anything, too: a few heartbeats."""
+DUE_SECONDS: Final = 30
+"""Keepers close within a few blocks: a round that waits for so long has none."""
 
 
 class ChainClock:
@@ -98,6 +102,8 @@ class Turn:
         """When its reveals end, as things stand."""
         self._newest = (-1, 0.0)
         """The newest height, and when, by our own clock, it was seen first."""
+        self._mark = ((0, 0, 0), 0)
+        """The round, its extensions and its pages, and since when, on chain, it is at that."""
         self.is_over = False
         account.outbox.flush()
 
@@ -119,7 +125,7 @@ class Turn:
         return self._submitter.prepare(info, round_number, base)
 
     def say(self, line: str) -> None:
-        """Report a state that lasts, once, and again after a while."""
+        """Report a state that lasts, once."""
         self._steps.say(line)
 
     def take(self) -> None:
@@ -168,6 +174,7 @@ class Turn:
                 self._reveal_ends = state.reveal_ends
                 if not self._submit(info, state, head) and not self._steps.is_committed(info.round):
                     self._report(info, head)
+                self._tell_due(info, state)
             case TaskState.PAUSED:
                 self._report(info, head)
                 self.say(f"paused by the organisation after round {info.round}: waiting")
@@ -191,6 +198,20 @@ class Turn:
 
     def _report(self, info: TaskInfo, head: int) -> None:
         self._evaluator.report(info, head, self._clock.get_seconds())
+
+    def _tell_due(self, info: TaskInfo, state: RoundInfo) -> None:
+        """Say once that a round waits to be closed, if for long nobody has made a page of it."""
+        now, mark = self._clock.get_seconds(), (info.round, state.extensions, state.pages)
+        if mark != self._mark[0]:
+            self._mark = (mark, now)
+        due = compute_due(info, state)
+        if now - max(due, self._mark[1]) >= DUE_SECONDS:
+            since = time.strftime("%H:%M:%S", time.localtime(due))
+            self._steps.say(
+                f"round {info.round}: due since {since} and nobody closes it; anybody may: "
+                f"`steelyard round close {self._task}`",
+                topic="due",
+            )
 
     # -- submitting --------------------------------------------------------------------------------
     def _submit(self, info: TaskInfo, state: RoundInfo, head: int) -> bool:
@@ -282,15 +303,29 @@ class Turn:
         missing = terms.compute_stake(member.samples) - member.stake
         if missing <= 0:
             return member.samples
-        spare = max(0, member.stake - terms.base_stake)
-        covered = spare // terms.stake_per_sample if terms.stake_per_sample else 0
-        covered = 0 if member.stake < terms.base_stake else min(covered, member.samples)
-        self.say(
+        covered = compute_covered(terms, member)
+        self._steps.say(
             f"the stake is {format_coins(missing)} coins short, as a bond was lost: it covers "
             f"{covered} of {member.samples} rows. `steelyard client stake {self._task} "
-            f"{format_coins(missing)}` adds what is missing; nothing is spent without it"
+            f"{format_coins(missing)}` adds what is missing; nothing is spent without it",
+            topic="stake",
         )
         return covered
+
+
+def compute_covered(terms: Parameters, member: ParticipantInfo) -> int:
+    """Return how many rows a stake covers, never more than were promised."""
+    if member.stake >= terms.compute_stake(member.samples):
+        return member.samples
+    spare = max(0, member.stake - terms.base_stake)
+    covered = spare // terms.stake_per_sample if terms.stake_per_sample else 0
+    return 0 if member.stake < terms.base_stake else min(covered, member.samples)
+
+
+def compute_due(info: TaskInfo, state: RoundInfo) -> int:
+    """Return from when on a round may be closed: what too few have committed to is not revealed."""
+    _, committed, _ = state.counts
+    return state.commit_ends if committed < info.parameters.min_clients else state.reveal_ends
 
 
 def compute_last_end(info: TaskInfo, state: RoundInfo) -> int:

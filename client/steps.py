@@ -22,8 +22,6 @@ EXTENDED: Final = frozenset(
     {"rounds: commit period is over", "rounds: reveal period is over", UNEXPLAINED}
 )
 """Refusals that an extension of the round cures."""
-REPEAT_SECONDS: Final = 60.0
-"""A line of progress that has not changed is not printed again before this."""
 
 
 FetchConfig = Callable[[], Config]
@@ -39,7 +37,8 @@ class Steps:
         self._missed: set[tuple[int, str]] = set()
         self._put_off: set[tuple[int, str]] = set()
         """Those of them that an extension of their round would bring back."""
-        self._said = ("", 0.0)
+        self._said: dict[str, str] = {}
+        """The last line under each topic."""
         self._models: dict[BlobName, Model] = {}
 
     @property
@@ -51,11 +50,10 @@ class Steps:
         """
         return self._fetch_config()
 
-    def say(self, line: str) -> None:
-        """Report a state that lasts, once, and again after a while."""
-        said, at = self._said
-        if line != said or self.account.clock.now() - at >= REPEAT_SECONDS:
-            self._said = (line, self.account.clock.now())
+    def say(self, line: str, topic: str = "") -> None:
+        """Report a state that lasts, once, until there is another to report under its topic."""
+        if line != self._said.get(topic):
+            self._said[topic] = line
             self.account.report(line)
 
     def get_label(self, round_number: int, step: str) -> str:

@@ -282,12 +282,7 @@ class Submitter:
         account.report(f"round {number}: training")
         try:
             result, prepared = self.prepare(info, number, base)
-            if result.samples > covered:
-                raise InvalidTraining(
-                    "samples_not_covered",
-                    f"{result.samples} samples were used and the stake covers {covered}; "
-                    "stake more, or train on fewer",
-                )
+            check_covered(steps.task, int(result.samples), covered)
         except NodeUnreachable:
             raise
         except Exception as error:
@@ -305,7 +300,7 @@ class Submitter:
         )
         account.journal.add_submission(submission, prepared.data, prepared.personal)
         self.training_seconds = account.clock.now() - started
-        scaled = f", scaled by {prepared.scale:.3f} to fit" if prepared.scale < 1 else ""
+        scaled = f", scaled by {prepared.scale:.3g} to fit" if prepared.scale < 1 else ""
         account.report(
             f"round {number}: trained in {self.training_seconds:.1f} s, "
             f"delta norm {prepared.norm:.4g}{scaled}{format_metrics(submission.metrics)}"
@@ -356,6 +351,20 @@ class Submitter:
         is_told = shown.startswith("training failed")
         failed = shown if is_told else f"training failed ({shown})"
         self._steps.account.report(f"round {round_number}: {failed}; waiting for the next round")
+
+
+def check_covered(task: int, samples: int, covered: int) -> None:
+    """Raises InvalidTraining `samples_not_covered` for an update of more rows than were promised.
+
+    The number is fixed by joining: adding stake fills up what a lost bond took, and no more.
+    """
+    if samples > covered:
+        raise InvalidTraining(
+            "samples_not_covered",
+            f"{samples} samples were used and the stake covers {covered}; train on at most "
+            f"{covered}, or promise more: `steelyard client leave {task}`, then "
+            f"`steelyard client join {task} --samples {samples}`",
+        )
 
 
 def compute_reveal_gas(submission: Submission) -> int:

@@ -147,18 +147,22 @@ def dry_run(
     state: State = STATE,
     json: Json = False,
 ) -> None:
-    """Train one round on the newest model and prepare the update; send nothing."""
+    """Train one round on the newest model and send nothing. 1: `run` would not send it either."""
     with open_client(node, key, password_file, state) as client:
-        client.use(app_file)
-        trial = client.dry_run(task)
+        trial = client.dry_run(task, app_file)
     text = (
         f"{trial.samples} samples in {trial.seconds:.1f} s, delta norm {trial.norm:.4g}, "
         f"update {trial.update_bytes} bytes {trial.update_cid}; nothing was sent"
     )
     if trial.scale < 1:
-        text += f"\nthe delta is above the admitted norm: it would be scaled by {trial.scale:.3f}"
+        text += (
+            f"\nthe delta is above the task's admission norm {trial.limit:.4g}: "
+            f"it would be scaled by {trial.scale:.3g}"
+        )
+    if trial.refusal:
+        text += f"\nrun would not send this: {trial.refusal}"
     tell(trial, text, json)
-    leave(YES)
+    leave(NO if trial.refusal else YES)
 
 
 @app.command()

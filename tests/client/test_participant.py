@@ -13,6 +13,7 @@ from steelyard.client.amounts import coins
 from steelyard.client.errors import ClientError, InvalidTraining, Reverted
 from steelyard.client.flower import name_parameters
 from steelyard.client.metrics import read_metric_names
+from steelyard.client.outbox import Clock
 from steelyard.client.participant import Client
 from steelyard.client.records import TaskState
 from steelyard.client.rounds import ChainClock
@@ -292,6 +293,59 @@ def test_a_dry_run_sends_nothing(ledger, organisation, hospital) -> None:
     assert trial.scale < 1 < trial.norm * 100
     assert len(ledger.seen) == before
     assert hospital.journal.get_submission(task, 1) is None
+
+
+def test_a_dry_run_tells_what_a_run_would_refuse_or_scale(organisation, hospital, tmp_path) -> None:
+    (tmp_path / "site.py").write_text(FLOWER)
+    model = name_parameters([np.zeros((3, 2), np.float32), np.zeros(2, np.float32)])
+    task = organisation.publish(make_task(model=model, admission_norm=0.015625, max_clients=2))
+    trial = hospital.dry_run(task.number, app=tmp_path / "site.py")
+    assert (trial.limit, trial.refusal) == (0.015625, "")
+    assert trial.scale == pytest.approx(0.015625 / trial.norm, rel=0.1)
+    hospital.join(task.number, 29)
+    assert hospital.dry_run(task.number).refusal == (
+        "samples_not_covered: 30 samples were used and the stake covers 29; train on at most 29, "
+        "or promise more: `steelyard client leave 1`, then `steelyard client join 1 --samples 30`"
+    )
+    hospital.leave(task.number)
+    hospital.join(task.number, 30)
+    assert hospital.dry_run(task.number).refusal == ""
+
+
+def test_a_dry_run_bears_metrics_that_are_no_numbers(organisation, hospital, lines) -> None:
+    hospital.train(lambda model, ctx: Result(model, samples=3, metrics={"loss": "low"}))
+    assert hospital.dry_run(organisation.publish(make_task()).number).metrics == {}
+    assert lines[0].startswith("metrics must be numbers")
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_says_how_to_get_the_stake_back(organisation, hospital, lines) -> None:
+    task = organisation.publish(make_task(rounds=5, stake_per_sample=coins("0.01"))).number
+    with pytest.raises(InvalidTraining, match="samples_not_covered"):
+        hospital.run(task, samples=29)
+    assert lines[-1] == "stake 0.29 is still in task 1: `steelyard client leave 1` returns it"
+
+
+@pytest.mark.slow
+def test_a_round_that_nobody_closes_is_told_once(ledger, organisation, hospital, lines) -> None:
+    ledger.agreement.is_kept = False
+    task = organisation.publish(make_task(round_seconds=100, max_clients=1)).number
+    started = ledger.now
+    hospital.report = lambda line: lines.append(f"{int(ledger.now - started)} {line}")
+
+    def wait(seconds: float) -> None:
+        assert ledger.now < started + 1_000
+        if ledger.now > started + 200:
+            ledger.agreement.is_kept = True
+        ledger.sleep(seconds)
+
+    hospital.clock = Clock(lambda: ledger.now, wait)
+    hospital.run(task, samples=50)
+    told = [line for line in lines if "round 1: due since" in line]
+    assert len(told) == 1
+    assert "and nobody closes it; anybody may: `steelyard round close 1`" in told[0]
+    assert len([line for line in lines if "round 1: submitted, 1/1 in" in line]) == 1
+    assert not any("round 2: due" in line for line in lines)
 
 
 def test_personal_tensors_survive_from_round_to_round(organisation, hospital) -> None:
