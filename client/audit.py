@@ -30,7 +30,7 @@ from steelyard.chain.types import Address
 
 from .abi import Event
 from .contracts import Rounds, Tasks
-from .errors import ClientError, NodeUnreachable
+from .errors import ClientError
 from .events import get_events
 from .finalized import Scene, Trail
 from .moments import read_moment
@@ -75,8 +75,6 @@ def noting(report: Report) -> Iterator[None]:
         yield
     except Stop:
         pass
-    except NodeUnreachable as error:
-        report.add("node", Verdict.UNKNOWN, error.message)
     except SteelyardError as error:
         report.add("node", Verdict.UNKNOWN, f"{error.code}: {error.message}")
 
@@ -119,6 +117,12 @@ class RoundAudit:
         """Find the event that says how the round ended."""
         info = Tasks(self._rpc).get_task(self._task)
         state = Rounds(self._rpc).get_round(self._task, self._round)
+        if state.state is RoundState.NONE:
+            self._trail.give_up(
+                "record",
+                f"round {self._round} was never opened: task {self._task} is in round "
+                f"{info.round} of {info.parameters.rounds} ({info.state.name.lower()})",
+            )
         if state.state not in RECORDS:
             self._trail.give_up(
                 "record",

@@ -32,7 +32,6 @@ from steelyard.chain.segments import check_body
 from steelyard.chain.transactions import decode_transaction
 from steelyard.chain.types import Address, Hash
 
-from .errors import NodeUnreachable
 from .finality import Follower, can_check_certificates, fetch_block
 from .finalized import OTHER_CHAIN, check_genesis, decode_receipts
 from .rpc import Rpc, as_hex, as_int
@@ -80,8 +79,6 @@ def audit_evidence(
         audit.check_penalties(block, place, statement, offence, guilty)
     except Stop:
         pass
-    except NodeUnreachable as error:
-        report.add("node", Verdict.UNKNOWN, error.message)
     except SteelyardError as error:
         report.add("node", Verdict.UNKNOWN, f"{error.code}: {error.message}")
     return report

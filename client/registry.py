@@ -160,8 +160,9 @@ class Registry(Account):
         if made == NO_BLOB:
             raise ClientError(
                 "model_unknown",
-                "give a model file, or the task and the round that made it: "
-                f"round {number} of task {task} has made none",
+                f"round {number} of task {task} has made no model"
+                if task and number
+                else "give a model file, or the task and the round that made it",
             )
         return made
 

@@ -117,9 +117,10 @@ class Task:
     and `reveal_seconds` by themselves.
 
     Who takes part in a round. At most `max_clients` may join. Of those who joined, `fraction_fit`
-    are drawn, never fewer than `min_clients`, and `spare_clients` beyond that. An update may come up to `max_staleness` rounds
-    late, then it weighs `staleness_discount` for each round. `on_failed_quorum`: "skip" the round,
-    "extend" its periods up to `max_extensions` times, or "refund" and end the task.
+    are drawn, never fewer than `min_clients`, and `spare_clients` beyond that. An update may come
+    up to `max_staleness` rounds late, then it weighs `staleness_discount` for each round.
+    `on_failed_quorum`: "skip" the round, "extend" its periods up to `max_extensions` times, or
+    "refund" and end the task.
 
     Who may join. `admission`: "open"; "invited" (`allow`, and whom `invite` adds); "applicants"
     (the same, and anybody may apply). None: "invited" if there is an `allow`. `min_reputation`:

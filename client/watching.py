@@ -9,11 +9,17 @@ from .amounts import format_coins
 from .errors import NodeUnreachable
 from .events import get_events, get_head
 from .keys import format_address
-from .records import METRIC_UNIT
+from .records import METRIC_UNIT, Wish
 from .rpc import Rpc
 
 LAST_EVENTS: Final = frozenset({"Finished", "Aborted"})
 MONEY_FIELDS: Final = ("amount", "fee", "stake", "pool")
+WISHES: Final = {
+    Wish.NOTHING: "goes on: a pause was taken back",
+    Wish.PAUSE: "pauses after this round",
+    Wish.CANCEL: "ends after this round",
+}
+"""What its publisher wants, in words."""
 PEOPLE_FIELDS: Final = ("participant", "applicant", "owner", "closer", "funder")
 
 
@@ -44,6 +50,8 @@ class TaskEvent:
             for name in MONEY_FIELDS
             if name in self.values
         ]
+        if "wish" in self.values:
+            parts.append(WISHES.get(self.values["wish"], f"wish {self.values['wish']}"))
         if self.metrics and self.kind == "Reported":
             parts.append(" ".join(f"{value:.4f}" for value in self.metrics))
         return "  ".join(parts)
