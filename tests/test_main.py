@@ -34,6 +34,7 @@ def test_every_command_that_is_listed_explains_itself(name: str) -> None:
     done = run(name, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"steelyard {name}" in done.stdout
+    assert "completion" not in done.stdout  # one part cannot complete the words of all
 
 
 @pytest.mark.slow

@@ -12,11 +12,13 @@ import typer
 
 from .processes import Processes
 from .report import Story, describe_story, encode_stories
-from .stage import Options
+from .stage import PATIENCE_SECONDS, Options
 
 YES, NO = 0, 1
 
-app = typer.Typer(help="The main job, on this machine.", pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="The main job, on this machine.", add_completion=False, pretty_exceptions_enable=False
+)
 
 
 @app.command()
@@ -32,6 +34,9 @@ def demo(
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Where the files go; a temporary one else.")
     ] = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds that the validators may take to start.")
+    ] = PATIENCE_SECONDS,
     as_json: Annotated[
         bool, typer.Option("--json", help="End with one line of JSON; the story goes to stderr.")
     ] = False,
@@ -52,7 +57,7 @@ def demo(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     home = make_directory(directory)
-    options = Options(rounds=rounds, splits=splits, seed=seed, keep=keep)
+    options = Options(rounds=rounds, splits=splits, seed=seed, keep=keep, patience=patience)
     say("Federated averaging as consensus: four validators, four hospitals, one auditor.")
     is_kept = keep
     try:

@@ -14,7 +14,10 @@ from typing import Final, Self
 from ..errors import ClientError
 
 STOP_SECONDS: Final = 10.0
-LOG_LINES: Final = 15
+POLL_SECONDS: Final = 0.1
+LOG_LINES: Final = 25
+PROGRESS: Final = "waiting for "
+"""So begin the lines in which `steelyard localnet up` says, on stderr, what it waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +30,9 @@ class Running:
     log: Path
 
     def get_last_lines(self) -> str:
-        """Return the end of its log, for an error message."""
-        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-LOG_LINES:])
+        """Return the end of its log, for an error message, without what it waited for."""
+        lines = self.log.read_text("utf-8", "replace").splitlines()
+        return "\n".join([one for one in lines if not one.startswith(PROGRESS)][-LOG_LINES:])
 
 
 @dataclass
@@ -88,6 +92,27 @@ class Processes:
                 "demo_process",
                 f"{running.name} did not finish in {seconds:.0f} s:\n{running.get_last_lines()}",
             ) from None
+        return self._read_output(running, code)
+
+    def follow(self, running: Running, tell: Callable[[str], None]) -> str:
+        """Wait for a process as long as it takes, telling what it waits for itself meanwhile.
+
+        Returns what it printed. Raises: ClientError `demo_process`.
+        """
+        with running.log.open("rb") as log:
+            begun = b""
+            while True:
+                code = running.process.poll()  # first: what it says before it ends is read, too
+                *lines, begun = (begun + log.read()).split(b"\n")
+                for line in lines:
+                    text = line.decode("utf-8", "replace")
+                    if text.startswith(PROGRESS):
+                        tell(text)
+                if code is not None:
+                    return self._read_output(running, code)
+                time.sleep(POLL_SECONDS)
+
+    def _read_output(self, running: Running, code: int) -> str:
         if code:
             raise ClientError(
                 "demo_process", f"{running.name} ended with {code}:\n{running.get_last_lines()}"

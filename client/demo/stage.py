@@ -4,10 +4,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from ..organisation import Organisation
 from .processes import Processes
 from .validators import Validators
+
+PATIENCE_SECONDS: Final = 600.0
+"""How long validators may take to start: on a fresh, busy machine it is minutes."""
 
 Say = Callable[[str], None]
 
@@ -20,6 +24,7 @@ class Options:
     splits: int = 1
     seed: int = 0
     keep: bool = False
+    patience: float = PATIENCE_SECONDS
 
 
 @dataclass
@@ -46,5 +51,10 @@ class Stage:
 
     def tell(self, line: str) -> None:
         """Say a line with the time since the start."""
-        seconds = int(time.monotonic() - self.started)
-        self.say(f"{seconds // 60:2d}:{seconds % 60:02d} {line}")
+        self.say(format_line(self.started, line))
+
+
+def format_line(started: float, line: str) -> str:
+    """Return the line behind the time since `started`, in monotonic seconds."""
+    seconds = int(time.monotonic() - started)
+    return f"{seconds // 60:2d}:{seconds % 60:02d} {line}"

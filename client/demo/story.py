@@ -32,7 +32,7 @@ from .heart import Patients, Row
 from .outage import Outage
 from .processes import Processes, Running
 from .report import Accuracies, Intrusion, Money, Recovery, Story
-from .stage import Options, Say, Stage
+from .stage import Options, Say, Stage, format_line
 from .validators import Validators
 
 TASK_NAME: Final = "heart disease"
@@ -85,7 +85,13 @@ def prepare_stage(processes: Processes, options: Options, say: Say) -> Stage:
     made = [create_key(path, processes.password, scrypt_n=KEY_SCRYPT_N) for path in paths]
     addresses = {name: f"0x{raw.hex()}" for name, raw in zip(names, made, strict=True)}
     funds = [f"{raw}={FUND_COINS}" for raw in addresses.values()]
-    validators = Validators.start(processes, funds)
+    say(format_line(started, "starting    validators"))
+    validators = Validators.start(
+        processes,
+        funds,
+        patience=options.patience,
+        tell=lambda line: say(format_line(started, f"            {line}")),
+    )
     organisation = Organisation(
         validators.urls,
         key=paths[0],

@@ -6,7 +6,7 @@ up -> urls; kill(number) at once, as a power cut would; bring_back(number); agre
 import json
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -27,6 +27,10 @@ class Validators:
 
     processes: Processes
     directory: Path
+    patience: float
+    """Seconds that they may take to start, and to finalize."""
+    tell: Callable[[str], None]
+    """Gets what is waited for, every ten seconds."""
     height: int = 0
     """What all had finalized when they were last started."""
     urls: tuple[str, ...] = ()
@@ -34,12 +38,19 @@ class Validators:
     """Each one's directory, with the number of its process in `pid`."""
 
     @classmethod
-    def start(cls, processes: Processes, funds: Iterable[str]) -> Self:
+    def start(
+        cls,
+        processes: Processes,
+        funds: Iterable[str],
+        *,
+        patience: float,
+        tell: Callable[[str], None],
+    ) -> Self:
         """Hold the genesis ceremony, start everybody, wait for the first blocks.
 
         `funds`: ADDRESS=COINS. Raises ClientError `demo_process`.
         """
-        net = cls(processes, processes.directory / "validators")
+        net = cls(processes, processes.directory / "validators", patience, tell)
         processes.ends.append(net.stop)
         settings = {
             "--validators": VALIDATORS,
@@ -49,12 +60,22 @@ class Validators:
         }
         words = [str(word) for pair in settings.items() for word in pair]
         words += [word for fund in funds for word in ("--fund", fund)]
-        net._up(words)
+        net._up("localnet-up", words)
         return net
 
-    def _up(self, words: Iterable[str]) -> None:
-        arguments = ["-m", "steelyard", "localnet", "up", str(self.directory), "--json", *words]
-        document = read_document(self.processes.run(arguments))
+    def _up(self, name: str, words: Iterable[str]) -> None:
+        arguments = ["-m", "steelyard", "localnet", "up", str(self.directory), "--json"]
+        arguments += ["--patience", str(self.patience), *words]
+        running = self.processes.start(name, arguments)
+        try:
+            document = read_document(self.processes.follow(running, self.tell))
+        except ClientError as error:
+            raise ClientError(
+                error.code,
+                f"{error.message}\nThe demo ends them now, and leaves their logs: {self.directory}/"
+                "validator-*/log. On a busy machine it may need longer: steelyard demo "
+                f"--patience SECONDS, above {self.patience:.0f}",
+            ) from None
         self.height = document["height"]
         self.urls = tuple(one["url"] for one in document["validators"])
         self.homes = tuple(Path(one["directory"]) for one in document["validators"])
@@ -70,7 +91,7 @@ class Validators:
 
     def bring_back(self, number: int) -> None:
         """Start it again from its directory; return when it finalizes with the others."""
-        self._up(["--only", str(number)])
+        self._up(f"localnet-up-{number}", ["--only", str(number)])
 
     def stop(self) -> None:
         """End every validator that is still there."""

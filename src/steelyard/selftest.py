@@ -13,7 +13,7 @@ from .chain.selftest import load_cases, run
 
 YES, NO = 0, 1
 
-app = typer.Typer(pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()

@@ -28,6 +28,7 @@ from steelyard.chain.types import Epoch, Hash, View
 from steelyard.client.amounts import coins
 from steelyard.client.demo import heart
 from steelyard.client.demo.liar import flip_bit_of, forge_certificates, serve_liar
+from steelyard.client.demo.processes import Processes
 from steelyard.client.demo.report import (
     Accuracies,
     Intrusion,
@@ -38,7 +39,7 @@ from steelyard.client.demo.report import (
     encode_stories,
     merge_verdicts,
 )
-from steelyard.client.demo.validators import kill_node
+from steelyard.client.demo.validators import Validators, kill_node
 
 KEYS = {
     "seconds",
@@ -298,6 +299,47 @@ def test_a_forged_certificate_has_two_signers_and_says_the_same() -> None:
     )
     assert forged == Certificate(statement, bytes([0b0101]), honest.signature)
     assert forge_certificates("/chain/blocks/5", b"a block") == b"a block"
+
+
+# -- its processes ---------------------------------------------------------------------------------
+def test_what_a_process_waits_for_is_told_while_it_does(tmp_path: Path) -> None:
+    code = (
+        "import sys; print('waiting for a: 1 s\\nnoise\\nwaiting for b: 2 s', file=sys.stderr);"
+        "print('{}')"
+    )
+    told: list[str] = []
+    with Processes(tmp_path) as processes:
+        assert processes.follow(processes.start("up", ["-c", code]), told.append) == "{}\n"
+    assert told == ["waiting for a: 1 s", "waiting for b: 2 s"]
+
+
+def test_a_process_that_gave_up_waiting_is_told_without_all_it_waited_for(tmp_path: Path) -> None:
+    code = "import sys; sys.exit('waiting for a: 1 s\\nlocalnet_stalled: why\\nthe end')"
+    with Processes(tmp_path) as processes:
+        running = processes.start("up", ["-c", code])
+        with pytest.raises(SteelyardError) as caught:
+            processes.follow(running, lambda _: None)
+    assert caught.value.code == "demo_process"
+    assert caught.value.message == "up ended with 1:\nlocalnet_stalled: why\nthe end"
+
+
+def test_validators_get_the_demos_patience_and_failing_says_how_to_get_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    def start(processes: Processes, name: str, arguments: list[str]) -> object:
+        commands.append(arguments)
+        return original(processes, name, ["-c", "import sys; sys.exit('localnet_stalled: why')"])
+
+    original = Processes.start
+    monkeypatch.setattr(Processes, "start", start)
+    with Processes(tmp_path) as processes, pytest.raises(SteelyardError) as caught:
+        Validators.start(processes, [], patience=1234.0, tell=lambda _: None)
+    (words,) = commands
+    assert words[words.index("--patience") + 1] == "1234.0"
+    for part in ("localnet_stalled: why", "demo --patience", f"{tmp_path}/validators/validator-"):
+        assert part in caught.value.message
 
 
 # -- a validator's death ---------------------------------------------------------------------------
