@@ -53,7 +53,8 @@ class BlobFile:
 class FollowingStatus:
     """How following over HTTP goes. `refusal` is None, or the code of why it does not.
 
-    `sources` maps each URL to the height it claims, or to what was wrong with it last.
+    `sources` maps each URL to the height it claims, to what is wrong with it, or to both, where the
+    wrong was some time ago and it has put right nothing but its head.
     """
 
     target: int

@@ -75,6 +75,10 @@ class Source:
     seconds: float = 0.0
     trouble: str = ""
     """Why it was set aside last."""
+    trouble_at: float = 0.0
+    """When, in monotonic seconds."""
+    is_trouble_its_head: bool = False
+    """Was its head the trouble? Then a head is all it needs to give to be well again."""
 
 
 class Sources:
@@ -107,6 +111,12 @@ class Sources:
                 self._look_at(source)
             except SteelyardError as error:
                 self.set_aside(source, error)
+                source.is_trouble_its_head = True
+            else:
+                if not self.is_available(source):
+                    source.is_trouble_its_head = True  # it came, and took its time
+                elif source.is_trouble_its_head:
+                    source.trouble = ""
         heads = [one for one in self.get_available() if one.head is not None]
         return heads[0] if heads else None
 
@@ -205,7 +215,18 @@ class Sources:
                 message=error.message[:200],
                 seconds=pause,
             )
-        source.trouble = trouble[:200]
+        source.trouble, source.trouble_at = trouble[:200], self._clock()
+        source.is_trouble_its_head = False
+
+    def describe(self, source: Source) -> str:
+        """The height it claims, and for how long it has given no reason to doubt it."""
+        if source.head is None:
+            return source.trouble or "asked"
+        if not source.trouble:
+            return str(source.head.height)
+        return (
+            f"{source.head.height}; {self._clock() - source.trouble_at:.0f} s ago {source.trouble}"
+        )
 
     def praise(self, source: Source) -> None:
         """It gave something that was checked and right; in good time, unless it is set aside."""

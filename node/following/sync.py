@@ -143,10 +143,7 @@ class Follower:
             behind=max(self._target - height, 0),
             refusal=self._refusal,
             missing_blobs=len(self._wanted),
-            sources={
-                one.url: one.trouble or ("asked" if one.head is None else str(one.head.height))
-                for one in self._sources.all
-            },
+            sources={one.url: self._sources.describe(one) for one in self._sources.all},
         )
 
     # -- the thread --------------------------------------------------------------------------------

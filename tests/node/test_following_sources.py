@@ -1,10 +1,12 @@
-"""Sources that take their time cannot keep a node from the others."""
+"""Sources that take their time cannot keep a node from the others; what is said of them is so."""
+
+import json
 
 import pytest
 
 from steelyard.chain.types import Hash
 from steelyard.node.following.fetcher import Answer, Unreachable
-from steelyard.node.following.sources import MAX_SLOW_DOUBLINGS, Source, Sources
+from steelyard.node.following.sources import MAX_SLOW_DOUBLINGS, Source, Sources, SourceWrong
 
 SLOW, FAST = "http://slow", "http://fast"
 
@@ -67,3 +69,54 @@ def test_a_source_that_became_fast_again_is_trusted_again() -> None:
     world.now, world.delays[SLOW] = world.now + 60, 0.01
     world.ask(source)
     assert (world.list_available(), source.failures, source.trouble) == ([SLOW], 0, "")
+
+
+# -- what is said of them --------------------------------------------------------------------------
+class Heads:
+    """A source that gives its head after `delay`, or does not answer while `is_up` is False."""
+
+    def __init__(self) -> None:
+        self.now, self.delay, self.is_up = 0.0, 0.0, True
+        self.sources = Sources([FAST], self, Hash(bytes(32)), lambda: self.now)  # type: ignore[arg-type]
+
+    def get(self, url: str, *, limit: int, seconds: float) -> Answer:
+        self.now += self.delay
+        if not self.is_up:
+            raise Unreachable("follow_unreachable", "All connection attempts failed")
+        zero = "0x" + 64 * "0"
+        facts = {"genesis_hash": zero, "height": 7, "hash": zero, "oldest_state": 0}
+        return Answer(200, json.dumps(facts).encode())
+
+
+def test_a_source_that_gives_its_head_again_is_no_longer_said_to_be_silent() -> None:
+    world = Heads()
+    (source,) = world.sources.all
+    assert world.sources.describe(source) == "asked"
+    world.is_up = False
+    assert world.sources.look() is None
+    assert world.sources.describe(source).startswith("follow_unreachable: All")
+    world.now, world.is_up = 2.0, True
+    assert world.sources.look() is source
+    assert world.sources.describe(source) == "7"
+
+
+def test_a_source_that_gives_its_head_in_good_time_again_is_no_longer_said_to_be_slow() -> None:
+    world = Heads()
+    (source,) = world.sources.all
+    world.delay = 9.0
+    assert world.sources.look() is None
+    assert "0 s ago follow_timeout" in world.sources.describe(source)
+    world.now, world.delay = 60.0, 0.0
+    assert world.sources.look() is source
+    assert world.sources.describe(source) == "7"
+
+
+def test_a_source_that_lied_is_not_well_because_it_gives_its_head() -> None:
+    world = Heads()
+    (source,) = world.sources.all
+    world.sources.set_aside(source, SourceWrong("source_block", "no block"))
+    world.now = 1_834.0
+    assert world.sources.look() is source
+    assert world.sources.describe(source) == "7; 1834 s ago source_block: no block"
+    world.sources.praise(source)
+    assert world.sources.describe(source) == "7"
