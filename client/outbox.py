@@ -13,6 +13,7 @@ Asking for nonce and receipt goes to one node in one batch, so that two nodes at
 cannot make a transaction look lost. Before one is given up, every node is asked for its receipt.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from .errors import ClientError, NodeRefused, NodeUnreachable, Reverted, Transac
 from .keys import format_address
 from .rpc import Json, Rpc, as_bytes, as_hex, as_int, as_object
 from .state import Entry, Journal, Status
+from .stillness import Stillness
 from .transactions import Call, Fees, check_prices, compute_access_list, sign_call
 
 REBROADCAST_SECONDS: Final = 15.0
@@ -119,6 +121,8 @@ class Outbox:
         self.rpc, self.journal, self.account = rpc, journal, account
         self.clock = clock or Clock()
         self._report, self._poll_seconds = report, poll_seconds
+        self._turn = threading.RLock()
+        """Threads that share an account send one after the other: two would choose one nonce."""
 
     @property
     def address(self) -> Address:
@@ -132,15 +136,16 @@ class Outbox:
         refused it (then a later call with this label raises it again); TransactionPending when it
         is still waiting after WAIT_SECONDS; NodeRefused, NodeUnreachable.
         """
-        self.flush(label)
-        entry = self.journal.get_entry(label)
-        receipt = None
-        while receipt is None:
-            if entry is None or entry.status in VOID:
-                attempt = 0 if entry is None else entry.attempt + 1
-                entry = self._sign(label, attempt, call, data or {})
-            receipt = self._finish(entry)
+        with self._turn:
+            self.flush(label)
             entry = self.journal.get_entry(label)
+            receipt = None
+            while receipt is None:
+                if entry is None or entry.status in VOID:
+                    attempt = 0 if entry is None else entry.attempt + 1
+                    entry = self._sign(label, attempt, call, data or {})
+                receipt = self._finish(entry)
+                entry = self.journal.get_entry(label)
         if not receipt.status:
             raise Reverted(self._explain(call, receipt))
         return receipt
@@ -151,9 +156,10 @@ class Outbox:
         A signed transaction may have left before a crash and holds its nonce: nothing with a
         higher nonce can be included before it.
         """
-        for entry in self.journal.get_entries():
-            if entry.status is Status.SIGNED and entry.label != label:
-                self._finish(entry)
+        with self._turn:
+            for entry in self.journal.get_entries():
+                if entry.status is Status.SIGNED and entry.label != label:
+                    self._finish(entry)
 
     def _finish(self, entry: Entry) -> Receipt | None:
         """Wait for one transaction and record its end. None: it can never be included."""
@@ -245,10 +251,11 @@ class Outbox:
         """Send, and send again, until there is a receipt. None: the nonce went to another."""
         started = self.clock.now()
         sent_at: float | None = None
-        pause, problem = self._poll_seconds / 4, ""
+        pause, problem, told = self._poll_seconds / 4, "", ""
+        stillness = Stillness(entry.label)
         while True:
             try:
-                receipt, is_passed = self._look(entry)
+                receipt, is_passed = self._look(entry, stillness)
                 if receipt is None and is_passed:
                     receipt = self._find_receipt(entry)
                 if receipt is not None or is_passed:
@@ -267,22 +274,25 @@ class Outbox:
                     f"{entry.label} (0x{entry.hash.hex()}) is in no block after {waited:.0f} s"
                     f"{': ' + problem if problem else ''}; run again to resend the same bytes",
                 )
-            if problem and waited >= REPORTED_SECONDS:
+            if problem not in ("", told) and waited >= REPORTED_SECONDS:
                 self._report(f"still waiting for {entry.label}: {problem}")
-                problem = ""
+                told = problem
             self.clock.sleep(pause)
             pause = min(pause * POLL_GROWTH, MAX_POLL_PAUSES * self._poll_seconds)
 
-    def _look(self, entry: Entry) -> tuple[Receipt | None, bool]:
+    def _look(self, entry: Entry, stillness: Stillness) -> tuple[Receipt | None, bool]:
         """Return the receipt if there is one, and whether the account's nonce has passed ours."""
-        count, receipt = self.rpc.call_together(
+        count, receipt, height = self.rpc.call_together(
             [
                 ("eth_getTransactionCount", (as_hex(self.address), "latest")),
                 ("eth_getTransactionReceipt", (as_hex(entry.hash),)),
+                ("eth_blockNumber", ()),
             ]
         )
         if receipt is not None:
             return decode_receipt(receipt, entry.hash), True
+        if line := stillness.observe(as_int(height), self.clock.now()):
+            self._report(line)
         return None, as_int(count) > entry.nonce
 
     def _find_receipt(self, entry: Entry) -> Receipt | None:

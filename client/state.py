@@ -12,6 +12,7 @@ readable by its owner only. It holds no key.
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class Entry:
 
 
 class Journal:
-    """The open journal of one account on one chain. One process at a time."""
+    """The open journal of one account on one chain. One process at a time, any of its threads."""
 
     def __init__(
         self, directory: Path, network: Network, address: Address, *, exclusive: bool = True
@@ -100,7 +101,10 @@ class Journal:
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = hold_lock(self.directory / "lock.db") if exclusive else None
-            self._db = sqlite3.connect(self.directory / "journal.db", isolation_level=None)
+            self._db = sqlite3.connect(
+                self.directory / "journal.db", isolation_level=None, check_same_thread=False
+            )
+            self._turn = threading.RLock()
             os.chmod(self.directory / "journal.db", 0o600)
             self._prepare(network, address)
         except sqlite3.DatabaseError as error:
@@ -147,6 +151,10 @@ class Journal:
 
         Then nothing has changed, and the same may be tried again.
         """
+        with self._turn:
+            yield from self._change()
+
+    def _change(self) -> Iterator[sqlite3.Connection]:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield self._db
@@ -345,7 +353,7 @@ def decode_entry(row: tuple[str, int, int, bytes, bytes, str, str, int | None]) 
 
 def hold_lock(path: Path) -> sqlite3.Connection:
     """Hold a lock that ends with this process, on every system that SQLite knows."""
-    lock = sqlite3.connect(path, timeout=0, isolation_level=None)
+    lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError:

@@ -4,13 +4,23 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.model import Role
 
 from .quantize import NamedArrays
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ModuleNotFoundError(
+        "steelyard.client.torch needs torch, which is not installed: "
+        "pip install 'steelyard[torch]'",
+        name="torch",
+    ) from None
 
 RUNNING_STATISTICS: Final = ("running_mean", "running_var")
 """Buffers of batch and instance normalisation that are averaged beside the weights."""

@@ -1,6 +1,8 @@
 """One transaction to its end: waiting, sending again, nonces that others take, refusals."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -22,6 +24,7 @@ from steelyard.client.outbox import WAIT_SECONDS, Clock
 from steelyard.client.participant import Client
 from steelyard.client.rpc import EACH_TIMEOUT_SECONDS, Rpc
 from steelyard.client.state import Status
+from steelyard.client.stillness import Stillness
 from steelyard.client.transactions import Call, Fees, sign_call
 
 from .conftest import HOSPITAL, make_task, open_account
@@ -305,3 +308,86 @@ def test_what_a_young_node_has_no_receipt_of_is_not_done_twice(ledger, tmp_path,
         assert account.journal.get_entry("fund").status is Status.INCLUDED
     assert receipt.status
     assert ledger.nonces[bytes.fromhex(HOSPITAL.address[2:])] == 1
+
+
+# -- a chain that stands still ---------------------------------------------------------------------
+def test_a_chain_that_stands_still_is_told_once_with_its_height(ledger, tmp_path, task) -> None:
+    lines: list[tuple[float, str]] = []
+    started = ledger.now
+
+    def sleep(seconds: float) -> None:
+        ledger.is_mining = ledger.now > started + 100
+        ledger.sleep(seconds)
+
+    with open_account(Account, ledger, HOSPITAL, tmp_path) as account:
+        account.clock = account.outbox.clock = Clock(lambda: ledger.now, sleep)
+        account.outbox._report = lambda line: lines.append((ledger.now - started, line))
+        ledger.is_mining, head = False, ledger.height
+        assert account.send("join", "join", task, 5).status
+    (at, line), *rest = lines
+    assert line.startswith(f"the chain stands still: no block after {head} since ")
+    assert line.endswith(
+        "join waits for the next one. Stopping here and running the same again "
+        "later is safe: nothing is sent twice"
+    )
+    assert 15 <= at < 20
+    assert rest == []
+
+
+def test_a_chain_that_goes_on_without_ours_is_told(ledger) -> None:
+    stillness = Stillness("join")
+    assert [stillness.observe(*seen) for seen in [(7, 0), (7, 14.9), (6, 14.9)]] == ["", "", ""]
+    assert "no block after 7 since" in stillness.observe(6, 15)
+    assert stillness.observe(7, 90) == ""
+    assert stillness.observe(8, 91) == "blocks come again: the head is 8"
+    assert stillness.observe(8, 105) == ""
+
+
+# -- threads ---------------------------------------------------------------------------------------
+def test_an_account_works_in_another_thread_than_it_was_opened_in(ledger, tmp_path, task) -> None:
+    account = open_account(Client, ledger, HOSPITAL, tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        receipt = pool.submit(account.join, task, 5).result(60)
+        assert receipt is not None
+        assert account.leave(task) == 0
+        pool.submit(account.close).result(60)
+    with open_account(Client, ledger, HOSPITAL, tmp_path) as again:
+        assert again.journal.get_entries()
+
+
+def test_threads_that_share_an_account_send_one_after_the_other(ledger, account, task) -> None:
+    """Both would choose the same nonce: one transaction would be thrown away."""
+    real, others = ledger.eth_maxPriorityFeePerGas, []
+
+    def send(label: str) -> None:
+        account.send(label, "fund", task, value=5)
+
+    def let_the_other_try() -> str:
+        """The nonce is chosen, and nothing signed: the other has the time to do all of its own."""
+        if not others:
+            others.append(threading.Thread(target=send, args=("two",)))
+            others[0].start()
+            others[0].join(0.2)
+        return real()
+
+    replace(ledger, "eth_maxPriorityFeePerGas", let_the_other_try)
+    send("one")
+    others[0].join(60)
+    found = [(entry.label, entry.nonce) for entry in account.journal.get_entries()]
+    assert found == [("one", 0), ("two", 1)]
+
+
+def test_what_a_transaction_waits_for_is_told_once(ledger, tmp_path, task) -> None:
+    lines: list[str] = []
+    real, calls = ledger.eth_sendRawTransaction, []
+
+    def be_full(raw: str) -> str:
+        calls.append(raw)
+        if len(calls) < 8:
+            raise Refused(-32005, "tx_pool_full: try later", {"code": "tx_pool_full"})
+        return real(raw)
+
+    replace(ledger, "eth_sendRawTransaction", be_full)
+    with open_account(Account, ledger, HOSPITAL, tmp_path, report=lines.append) as account:
+        assert account.send("join", "join", task, 5).status
+    assert [line.split(":")[0] for line in lines] == ["still waiting for join"]

@@ -87,6 +87,14 @@ def test_a_file_that_cannot_be_imported_names_the_line(app, text: str, told: str
     assert caught.value.code == "app_failed"
 
 
+def test_a_missing_torch_names_what_installs_it(app, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "steelyard.client.torch", raising=False)
+    app.write_text("from steelyard.client.torch import dump\n")
+    with pytest.raises(ClientError, match=r"pip install 'steelyard\[torch\]'.*client.py, line 1"):
+        load_app(app)
+
+
 def test_words_that_fill_a_screen_are_cut(tmp_path: Path) -> None:
     told = describe_fault(RuntimeError("size mismatch\n" * 100), tmp_path / "absent")
     assert len(told) == MAX_WORDS + 1
