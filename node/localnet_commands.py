@@ -1,11 +1,12 @@
 """`steelyard localnet up|status|down`: several validators on this machine."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -135,6 +136,7 @@ def compile_kernels(patience: float) -> None:
     process = subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         while process.poll() is None and not waiting.is_over():
             waiting.tell("the kernels to be compiled, once for this installation")
@@ -142,6 +144,12 @@ def compile_kernels(patience: float) -> None:
     finally:
         process.kill()
         process.wait()
+        signal.signal(signal.SIGTERM, before)
+
+
+def interrupt(number: int, _frame: object) -> NoReturn:
+    """Leave by an exception, so that what was started is ended on the way."""
+    raise SystemExit(128 + number)
 
 
 def say(line: str) -> None:

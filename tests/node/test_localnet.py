@@ -6,6 +6,7 @@ Four of them, one killed, are in tests/e2e; long runs under kill -9 in tests/ben
 
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -265,6 +266,27 @@ def test_compiling_is_told_of_and_given_up_when_patience_ends(
     said = capsys.readouterr()
     assert said.err.startswith("waiting for the kernels to be compiled")
     assert said.out == ""
+
+
+def test_who_is_ended_while_kernels_are_compiled_ends_that_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = []
+
+    def start(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(original(*words, **options))
+        return started[-1]
+
+    original = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(localnet_module, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(localnet_commands, "say", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        localnet_commands.compile_kernels(60)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 # -- saying how it is ------------------------------------------------------------------------------
