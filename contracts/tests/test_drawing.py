@@ -107,14 +107,17 @@ def test_a_newcomer_on_a_drawn_seat_is_not_drawn(world):
     assert world.rounds.is_drawn(task, 2, newcomer)
 
 
-def test_a_stake_below_the_base_stake_is_not_drawn_until_it_is_covered(world):
+def test_a_stake_below_the_base_stake_is_not_drawn_until_it_is_covered_to_the_wei(world):
     task = world.start(count=3, rounds=4, bond=BASE_STAKE, stake_per_sample=0)
     poor = world.hospitals[0]
     world.fail_round(task, 1, world.hospitals[:3])
     assert world.tasks.get_participant(task, poor).stake < BASE_STAKE
     assert world.tasks.get_seats(task) == (0b111, 0b110)
     assert world.rounds.get_round(task, 2).drawn == 0b110
-    world.tasks.add_stake(task, value=BASE_STAKE, sender=poor)
+    missing = BASE_STAKE - world.tasks.get_participant(task, poor).stake
+    world.tasks.add_stake(task, value=missing - 1, sender=poor)
+    assert world.tasks.get_seats(task) == (0b111, 0b110)
+    world.tasks.add_stake(task, value=1, sender=poor)
     assert world.tasks.get_seats(task) == (0b111, 0b111)
     world.skip_round(task, 2)
     assert world.rounds.get_round(task, 3).drawn == 0b111

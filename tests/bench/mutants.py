@@ -272,6 +272,7 @@ TASKS_MUTANTS = (
         "roster",
         "    if stake >= base_stake:\n",
         "    if stake > base_stake:\n",
+        test="test_drawing.py",
     ),
     Mutant(
         "the sponsor's part is slashed first",
