@@ -6,6 +6,7 @@ the innermost line of its own.
 
 import sysconfig
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,13 +16,16 @@ MAX_WORDS: Final = 300
 """Characters of an exception's own words in one line."""
 TRACEBACK_NAME: Final = "traceback.txt"
 """In the journal's directory, which its owner alone can read: exceptions may quote rows."""
-LIBRARIES: Final = ("stdlib", "platstdlib", "purelib", "platlib")
-FOREIGN: Final = (
-    *(Path(sysconfig.get_path(name)).resolve() for name in LIBRARIES),
+THIS_PROGRAM: Final = (
     *(Path(place).resolve() for place in steelyard.chain.__path__),
     Path(__file__).resolve().parent,
 )
-"""Below these lies what the operator did not write: Python, what is installed, this program."""
+PYTHON: Final = tuple(
+    Path(sysconfig.get_path(name)).resolve()
+    for name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
+INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
+"""Directories of what is installed, wherever they are."""
 FROZEN: Final = ("<frozen ", "<__array_function__")
 """How Python and numpy name lines that are in no file."""
 
@@ -42,23 +46,31 @@ def describe_fault(error: BaseException, directory: Path | None = None) -> str:
 
 
 def find_place(error: BaseException) -> str:
-    """Return where in the operator's own files it happened; nothing if in none of them."""
+    """Return where in the operator's own files it happened; nothing if only in this program."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" in {shorten(error.filename)}, line {error.lineno}"
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if is_own(one.filename)]
+    frames = [
+        one
+        for one in traceback.extract_tb(error.__traceback__)
+        if not one.filename.startswith(FROZEN) and not is_below(one.filename, THIS_PROGRAM)
+    ]
     if not frames:
         return ""
-    last = frames[-1]
+    own = [one for one in frames if not is_library(one.filename)]
+    last = own[-1] if own else frames[0]  # the operator's code may be installed, too
     inside = "" if last.name.startswith("<") else f", in {last.name}"
     return f" in {shorten(last.filename)}, line {last.lineno}{inside}"
 
 
-def is_own(filename: str) -> bool:
-    """Whether a line is the operator's: neither Python's, nor installed, nor of this program."""
-    if filename.startswith(FROZEN):
-        return False
+def is_library(filename: str) -> bool:
+    """Whether a file is Python's own, or was installed."""
+    return is_below(filename, PYTHON) or not INSTALLED.isdisjoint(Path(filename).parts)
+
+
+def is_below(filename: str, places: Sequence[Path]) -> bool:
+    """Whether a file is in one of these directories."""
     path = Path(filename).resolve()
-    return not any(path.is_relative_to(place) for place in FOREIGN)
+    return any(path.is_relative_to(place) for place in places)
 
 
 def shorten(filename: str) -> str:

@@ -95,6 +95,30 @@ def test_a_missing_torch_names_what_installs_it(app, monkeypatch) -> None:
         load_app(app)
 
 
+def test_a_fault_below_an_installed_library_names_the_line_that_called_it(tmp_path: Path) -> None:
+    library = tmp_path / "dist-packages" / "lib.py"
+    library.parent.mkdir()
+    library.write_text("def fail(): 1 / 0\n")
+    (tmp_path / "own.py").write_text("def call(f): f()\n")
+    inner, outer = {}, {}
+    exec(compile(library.read_text(), library, "exec"), inner)
+    exec(compile((tmp_path / "own.py").read_text(), tmp_path / "own.py", "exec"), outer)
+    for call, told in [
+        (lambda: outer["call"](inner["fail"]), f"{tmp_path}/own.py, line 1, in call"),
+        (inner["fail"], f"{library}, line 1, in fail"),
+    ]:
+        with pytest.raises(ClientError) as caught:
+            call_own(Path("own.py"), get_from_nowhere(call))
+        assert caught.value.message.endswith(told)
+
+
+def get_from_nowhere(call):
+    """This file, too, is an operator's: here it is taken for Python's."""
+    here = {"call": call}
+    exec(compile("def go(): call()", "<frozen test>", "exec"), here)
+    return here["go"]
+
+
 def test_words_that_fill_a_screen_are_cut(tmp_path: Path) -> None:
     told = describe_fault(RuntimeError("size mismatch\n" * 100), tmp_path / "absent")
     assert len(told) == MAX_WORDS + 1
