@@ -35,7 +35,8 @@ def describe_fault(error: BaseException, directory: Path | None = None) -> str:
 
     With `directory`, the whole traceback is kept there and the line names the file.
     """
-    words = " ".join(str(error).split())
+    said = (error.msg if isinstance(error, SyntaxError) else "") or str(error)
+    words = " ".join(said.split())
     kind = type(error).__name__
     told = f"{kind}: {words}" if words else kind
     if len(told) > MAX_WORDS:

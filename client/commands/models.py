@@ -15,10 +15,10 @@ from steelyard.chain.types import Address
 from ..errors import ClientError
 from ..ipfs import open_store
 from ..loading import call_own, format_arrays, load_app, read_rows
-from ..metrics import format_metrics
+from ..metrics import format_metrics, read_metrics
 from ..published import PublishedModel
 from ..rpc import Rpc
-from ..training import Context
+from ..training import Context, Result
 from .options import (
     STATE,
     YES,
@@ -73,8 +73,13 @@ def evaluate(
         raise ClientError("app_empty", f"{app_file} has no function `evaluate`")
     context = Context(0, 0, 0, {}, Address(bytes(20)))
     result = call_own(app_file, function, found.arrays, context)
-    document = {"cid": found.cid, "samples": result.samples, "metrics": dict(result.metrics)}
-    text = f"{result.samples} samples{format_metrics(dict(result.metrics))}"
+    if not isinstance(result, Result):
+        kind = type(result).__name__
+        told = f"`evaluate` in {app_file} returned {kind}; return Result(samples=…, metrics=…)"
+        raise ClientError("app_failed", told)
+    metrics = read_metrics(result.metrics)
+    document = {"cid": found.cid, "samples": result.samples, "metrics": metrics}
+    text = f"{result.samples} samples{format_metrics(metrics)}"
     tell(document, text, json)
     leave(YES)
 

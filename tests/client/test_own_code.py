@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from steelyard.client.commands import models
 from steelyard.client.errors import ClientError, InvalidTraining
 from steelyard.client.faults import MAX_WORDS, describe_fault
 from steelyard.client.loading import call_own, load_app
+from steelyard.client.quantize import build_manifest, quantize_model
 from steelyard.client.training import Result
 
-from .conftest import make_task
+from .conftest import make_model, make_task
 
 BROKEN = """
 def read(model):
@@ -74,7 +77,7 @@ def test_a_function_that_exits_does_not_end_the_program(app) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("\ndef train(a\n    pass\n", "SyntaxError: .* in .*client.py, line 2;"),
+        ("\ndef train(a\n    pass\n", "SyntaxError: '[(]' was never closed in .*client.py, line 2;"),
         ("import os\nimport no_such_module\n", "ModuleNotFoundError: .* client.py, line 2;"),
         ("import numpy\n\nnumpy.zeros('a')\n", "TypeError: .* in .*client.py, line 3;"),
         ("import sys\nsys.exit()", "SystemExit in .*client.py, line 2;"),
@@ -85,6 +88,17 @@ def test_a_file_that_cannot_be_imported_names_the_line(app, text: str, told: str
     with pytest.raises(ClientError, match=told.replace(" client", " .*client")) as caught:
         load_app(app)
     assert caught.value.code == "app_failed"
+
+
+def test_an_evaluation_that_returns_no_result_is_told(app) -> None:
+    model = app.with_name("m.model")
+    model.write_bytes(quantize_model(make_model(), build_manifest(make_model())))
+    app.write_text("def evaluate(model, ctx):\n    return 0.5\n")
+    words = ["eval", str(model), "--app", str(app)]
+    error = CliRunner().invoke(models.app, words).exception
+    assert isinstance(error, ClientError)
+    assert error.code == "app_failed"
+    assert error.message.endswith("returned float; return Result(samples=…, metrics=…)")
 
 
 def test_a_missing_torch_names_what_installs_it(app, monkeypatch) -> None:
