@@ -20,6 +20,7 @@ from .contracts import Deployed, Rounds, Tasks
 from .keys import load_key
 from .outbox import Clock, Outbox, Receipt
 from .rpc import Rpc
+from .sending import Transfer, transfer_coins
 from .state import Journal, Status
 from .transactions import Call
 
@@ -103,6 +104,16 @@ class Account:
         check_number("value", value)
         data = target.encode(name, *arguments)
         return self.outbox.send(label, Call(target.address, data, value))
+
+    def send_coins(self, to: str | Address, amount: int) -> Transfer:
+        """Send `amount` wei to another account, once, and return what came of it.
+
+        Killed before it returns and called again, it sends nothing twice. After that, the same call
+        sends again. Raises: as `sending.transfer_coins`.
+        """
+        transfer = transfer_coins(self, to, amount)
+        self.journal.set_told(transfer.label)
+        return transfer
 
     def get_label(self, prefix: str) -> str:
         """Return the label of something that may be done again once it is done.

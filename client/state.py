@@ -42,6 +42,7 @@ CREATE TABLE IF NOT EXISTS transactions (
     label TEXT NOT NULL, attempt INTEGER NOT NULL, nonce INTEGER NOT NULL,
     hash BLOB NOT NULL, raw BLOB NOT NULL, blobs TEXT NOT NULL, status TEXT NOT NULL,
     height INTEGER, PRIMARY KEY (label, attempt));
+CREATE TABLE IF NOT EXISTS told (label TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS blobs (digest BLOB NOT NULL, size INTEGER NOT NULL, data BLOB NOT NULL,
     PRIMARY KEY (digest, size));
 """
@@ -317,6 +318,16 @@ class Journal:
             )
             if status in (Status.INCLUDED, Status.FAILED):
                 self._drop_blobs({name for name in entry.blobs if not self._is_update(name)})
+
+    def is_told(self, label: str) -> bool:
+        """Whether who asked for a transaction has been told what became of it."""
+        row = self._db.execute("SELECT 1 FROM told WHERE label = ?", (label,)).fetchone()
+        return row is not None
+
+    def set_told(self, label: str) -> None:
+        """Record that who asked for a transaction knows what became of it."""
+        with self._writing() as db:
+            db.execute("INSERT OR IGNORE INTO told VALUES (?)", (label,))
 
     def get_blob(self, name: BlobName) -> bytes | None:
         """Return the bytes of an update, or of a blob that a pending transaction declares."""

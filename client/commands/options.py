@@ -15,7 +15,7 @@ from steelyard.chain.cid import encode_cid
 from steelyard.chain.errors import clean, clean_lines
 from steelyard.chain.types import BlobName
 
-from ..account import DEFAULT_STATE
+from ..account import DEFAULT_STATE, Account
 from ..errors import ClientError
 from ..keys import format_address, load_key
 from ..listing import MOST_TASKS
@@ -70,6 +70,14 @@ def new_app(summary: str) -> typer.Typer:
 def open_nodes(nodes: list[str] | None) -> Rpc:
     """Return the nodes that were named, or the local one."""
     return Rpc(nodes or [DEFAULT_NODE])
+
+
+def open_account(
+    nodes: list[str] | None, key: Path, password_file: Path | None, state: Path
+) -> Account:
+    """Return an account for what everybody may do."""
+    signer = load_key(key, password_file=password_file)
+    return Account(open_nodes(nodes), signer, state=state)
 
 
 def open_client(

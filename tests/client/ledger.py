@@ -137,6 +137,9 @@ class Ledger:
                     transaction.sender, transaction.to, transaction.data, transaction.value
                 )
                 self.balances[transaction.sender] -= transaction.value
+            elif not transaction.data:
+                self._pay(transaction.sender, -transaction.value)
+                self._pay(transaction.to, transaction.value)
         except TasksRefusal as refusal:
             status, reason = 0, str(refusal)
             del self.logs[first_log:]
@@ -250,6 +253,8 @@ class Ledger:
         return "0x1"
 
     def eth_estimateGas(self, call):
+        if bytes.fromhex(call["to"][2:]) not in self.agreement.contracts and call["data"] == "0x":
+            return hex(21_000)
         self.eth_call(call, "latest", dry=True)
         return hex(200_000)
 
