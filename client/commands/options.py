@@ -5,9 +5,9 @@ import enum
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
@@ -15,8 +15,8 @@ from steelyard.chain.cid import encode_cid
 from steelyard.chain.errors import clean, clean_lines
 from steelyard.chain.types import BlobName
 
-from ..account import DEFAULT_STATE, Account
-from ..errors import ClientError
+from ..account import DEFAULT_STATE, Account, print_progress
+from ..errors import ClientError, InvalidState
 from ..keys import format_address, load_key
 from ..listing import MOST_TASKS
 from ..organisation import Organisation
@@ -33,6 +33,11 @@ MAX_EXACT: Final = 2**53
 MAX_TASK: Final = 2**64 - 1
 """Updates name their task in eight bytes."""
 
+IN_USE_SECONDS: Final = 0.5
+IN_USE_ATTEMPTS: Final = 20
+"""A command waits so often for another one with the same journal, which may be done soon."""
+
+Opened = TypeVar("Opened")
 Nodes = Annotated[
     list[str] | None, typer.Option("--node", help="a node's address; repeat for failover")
 ]
@@ -72,12 +77,31 @@ def open_nodes(nodes: list[str] | None) -> Rpc:
     return Rpc(nodes or [DEFAULT_NODE])
 
 
+def open_patiently(opener: Callable[[], Opened]) -> Opened:
+    """Return what `opener` opens, after a while if another command has its journal.
+
+    Raises: InvalidState `state_in_use` where that one takes longer.
+    """
+    for attempt in range(IN_USE_ATTEMPTS):
+        try:
+            return opener()
+        except InvalidState as error:
+            if error.code != "state_in_use":
+                raise
+            if not attempt:
+                seconds = IN_USE_ATTEMPTS * IN_USE_SECONDS
+                print_progress(f"another command uses this key and journal: waiting {seconds:g} s")
+            time.sleep(IN_USE_SECONDS)
+    return opener()
+
+
 def open_account(
     nodes: list[str] | None, key: Path, password_file: Path | None, state: Path
 ) -> Account:
     """Return an account for what everybody may do."""
     signer = load_key(key, password_file=password_file)
-    return Account(open_nodes(nodes), signer, state=state)
+    rpc = open_nodes(nodes)
+    return open_patiently(lambda: Account(rpc, signer, state=state))
 
 
 def open_client(
@@ -85,7 +109,8 @@ def open_client(
 ) -> Client:
     """Return a participant's account."""
     signer = load_key(key, password_file=password_file)
-    return Client(open_nodes(nodes), signer, state=state)
+    rpc = open_nodes(nodes)
+    return open_patiently(lambda: Client(rpc, signer, state=state))
 
 
 def open_organisation(
@@ -93,7 +118,8 @@ def open_organisation(
 ) -> Organisation:
     """Return an organisation's account."""
     signer = load_key(key, password_file=password_file)
-    return Organisation(open_nodes(nodes), signer, state=state)
+    rpc = open_nodes(nodes)
+    return open_patiently(lambda: Organisation(rpc, signer, state=state))
 
 
 def open_registry(
@@ -101,7 +127,8 @@ def open_registry(
 ) -> Registry:
     """Return an account that speaks in the registry."""
     signer = load_key(key, password_file=password_file)
-    return Registry(open_nodes(nodes), signer, state=state)
+    rpc = open_nodes(nodes)
+    return open_patiently(lambda: Registry(rpc, signer, state=state))
 
 
 def tell(document: Any, text: str, as_json: bool) -> None:

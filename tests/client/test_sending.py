@@ -15,7 +15,7 @@ from steelyard.chain.types import Address
 from steelyard.client.account import Account
 from steelyard.client.amounts import coins
 from steelyard.client.commands import keyfiles, options
-from steelyard.client.errors import ClientError, Reverted
+from steelyard.client.errors import ClientError, InvalidState, Reverted
 from steelyard.client.keys import create_key
 from steelyard.client.outbox import Clock
 from steelyard.client.state import Journal
@@ -186,3 +186,33 @@ def test_an_organisation_and_a_client_send_coins_too(organisation, hospital) -> 
     organisation.publish(make_task())
     assert organisation.send_coins(hospital.address, 7).amount == 7
     assert hospital.send_coins(organisation.address, 7).amount == 7
+
+
+# -- two commands at once --------------------------------------------------------------------------
+def test_a_command_waits_for_another_with_the_same_key(
+    run, ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_account(Account, ledger, ORGANISATION, tmp_path / "state")
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            first.close()
+
+    monkeypatch.setattr(options.time, "sleep", wait)
+    key = ["--key", str(tmp_path / "org.key"), "--state", str(tmp_path / "state")]
+    done = run("send", TO, "2.5", *key)
+    assert (done.exit_code, len(waited)) == (0, 3)
+    assert done.stderr.count("another command uses this key") == 1, "said once"
+
+
+def test_a_command_does_not_wait_for_ever(
+    run, account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(options.time, "sleep", waited.append)
+    with pytest.raises(InvalidState) as caught:
+        run("send", TO, "2.5", "--key", str(tmp_path / "org.key"), "--state", str(account.state))
+    assert caught.value.code == "state_in_use"
+    assert sum(waited) == 10
