@@ -99,7 +99,7 @@ def compute_closing_pay(task: Task, gas: int, base_fee: int, tip: int) -> tuple[
         raise InvalidTask(
             "task_close_reserve",
             f"close_reserve of {format_coins(reserve)} coins is below the bounty of "
-            f"{format_coins(bounty)}; raise one or lower the other",
+            f"{format_coins(bounty)}; raise it, or give a smaller close_bounty",
         )
     return reserve, bounty
 

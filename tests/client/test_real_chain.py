@@ -12,12 +12,13 @@ from eth_account.signers.local import LocalAccount
 
 from steelyard.chain.block import decode_block
 from steelyard.chain.cid import encode_cid
+from steelyard.chain.params import TASKS_ADDRESS
 from steelyard.chain.types import Address, BlobName
 from steelyard.client import finalized
 from steelyard.client.amounts import coins
 from steelyard.client.audit import audit_replay, audit_round
 from steelyard.client.contracts import Tasks
-from steelyard.client.errors import Reverted
+from steelyard.client.errors import ClientError, Reverted
 from steelyard.client.events import get_events
 from steelyard.client.explain import explain_round
 from steelyard.client.organisation import Organisation, PublishedTask
@@ -32,6 +33,7 @@ from steelyard.client.proven import (
 )
 from steelyard.client.records import Parameters, TaskState
 from steelyard.client.rpc import Network, Rpc
+from steelyard.client.sending import TRANSFER_GAS, get_balance
 from steelyard.client.terms import Task
 from steelyard.client.training import Result
 from steelyard.client.transactions import Call, compute_blob_call_gas
@@ -523,3 +525,20 @@ def test_receipts_say_what_a_transaction_did(chain: Chain) -> None:
         assert events[0].values["stake"] == 5
         with pytest.raises(Reverted, match="already joined"):
             client.send("again", "join", task.number, 5, value=5)
+
+
+def test_coins_reach_a_new_account_for_exactly_the_gas_of_a_transfer(chain: Chain) -> None:
+    newcomer = Address(b"\x77" * 20)
+    before = get_balance(chain.organisation.rpc, chain.organisation.address)
+    done = chain.organisation.send_coins(newcomer, coins("2.5"))
+    assert get_balance(chain.organisation.rpc, newcomer) == coins("2.5")
+    assert done.left == before - coins("2.5") - done.fee
+    receipt = chain.organisation.outbox.send(done.label, Call(newcomer, b"", coins("2.5")))
+    assert (receipt.hash, receipt.gas_used) == (done.hash, TRANSFER_GAS)
+
+
+def test_a_contract_that_takes_no_coins_is_sent_none(chain: Chain) -> None:
+    entries = chain.organisation.journal.get_entries()
+    with pytest.raises(ClientError):
+        chain.organisation.send_coins(Address(TASKS_ADDRESS), 5)
+    assert chain.organisation.journal.get_entries() == entries
