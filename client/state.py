@@ -371,6 +371,6 @@ def hold_lock(path: Path) -> sqlite3.Connection:
         lock.close()
         raise InvalidState(
             "state_in_use",
-            f"another process uses {path.parent}; stop it, or give this one its own --state",
+            f"another process uses {path.parent}; stop it, or wait until it is done",
         ) from None
     return lock
