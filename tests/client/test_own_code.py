@@ -77,7 +77,10 @@ def test_a_function_that_exits_does_not_end_the_program(app) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("\ndef train(a\n    pass\n", "SyntaxError: '[(]' was never closed in .*client.py, line 2;"),
+        (
+            "\ndef train(a\n    pass\n",
+            "SyntaxError: '[(]' was never closed in .*client.py, line 2;",
+        ),
         ("import os\nimport no_such_module\n", "ModuleNotFoundError: .* client.py, line 2;"),
         ("import numpy\n\nnumpy.zeros('a')\n", "TypeError: .* in .*client.py, line 3;"),
         ("import sys\nsys.exit()", "SystemExit in .*client.py, line 2;"),
