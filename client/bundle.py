@@ -59,10 +59,11 @@ def encode_bundle(
     if config:
         if CONFIG_NAME in files:
             raise InvalidTask(
-                "bundle_config", f"give the settings in {CONFIG_NAME} or as config=, not in both"
+                "bundle_config",
+                f"{CONFIG_NAME} is written from the task's config; give the settings there, and "
+                "take that file out of the directory",
             )
-        check_config(config)
-        files[CONFIG_NAME] = (json.dumps(config, sort_keys=True, indent=1) + "\n").encode()
+        files[CONFIG_NAME] = encode_config(config)
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name in sorted(files, key=str.encode):
@@ -78,6 +79,17 @@ def encode_bundle(
     if len(data) > MAX_BUNDLE_BYTES:
         raise InvalidTask("bundle_too_large", f"a bundle has at most {MAX_BUNDLE_BYTES} bytes")
     return data
+
+
+def encode_config(config: Mapping[str, object]) -> bytes:
+    """Return steelyard.json, as `read_config` takes it. Raises InvalidTask `bundle_config`."""
+    check_config(config)
+    text = (json.dumps(config, sort_keys=True, indent=1) + "\n").encode()
+    if len(text) > MAX_CONFIG_BYTES:
+        raise InvalidTask(
+            "bundle_config", f"the settings have {len(text)} bytes, of {MAX_CONFIG_BYTES} at most"
+        )
+    return text
 
 
 def read_directory(directory: Path, include: Sequence[str] = ()) -> dict[str, bytes]:
@@ -114,8 +126,19 @@ def list_files(directory: Path) -> dict[str, Path]:
             continue
         if path.is_symlink() or not path.is_file():
             raise InvalidTask("bundle_link", f"{path} is not a regular file; copy it in")
-        found[relative.as_posix()] = path
+        name = relative.as_posix()
+        if not is_portable(name):
+            raise InvalidTask(
+                "bundle_name",
+                f"{name!r} cannot be in a bundle, as not every system has such a name; rename it",
+            )
+        found[name] = path
     return found
+
+
+def is_portable(name: str) -> bool:
+    """Whether a name means one file, below its directory, to every participant's system."""
+    return not any("\ud800" <= one <= "\udfff" or one in "\\:\0" for one in name)
 
 
 def check_include(paths: Mapping[str, Path], include: Sequence[str]) -> None:
@@ -211,7 +234,7 @@ def check_entry(entry: tarfile.TarInfo) -> None:
         raise ClientError(
             "bundle_malformed", f"the bundle has {entry.name!r}, which is no plain file inside it"
         )
-    if "\\" in entry.name or ":" in entry.name or "\0" in entry.name:
+    if not is_portable(entry.name):
         raise ClientError("bundle_malformed", f"the bundle has an unsafe name {entry.name!r}")
 
 

@@ -196,6 +196,21 @@ def test_a_name_that_tar_cannot_hold_is_refused(tmp_path: Path) -> None:
         encode_bundle(tmp_path, {})
 
 
+@pytest.mark.parametrize("name", [b"a:b.py", b"a\\b.py", b"caf\xe9.py"])
+def test_a_name_that_no_participant_could_unpack_is_refused(tmp_path: Path, name: bytes) -> None:
+    """Nobody could join the task: its reward would lie still for the whole lobby."""
+    (tmp_path / os.fsdecode(name)).write_text("")
+    with pytest.raises(InvalidTask, match="bundle_name"):
+        encode_bundle(tmp_path, {})
+
+
+def test_settings_that_no_participant_would_read_are_refused() -> None:
+    most = bundle.MAX_CONFIG_BYTES - len('{\n "a": ""\n}\n')
+    assert read_config(decode_bundle(encode_bundle(None, {"a": "x" * most})))
+    with pytest.raises(InvalidTask, match="bundle_config"):
+        encode_bundle(None, {"a": "x" * (most + 1)})
+
+
 def test_a_file_below_a_file_is_refused() -> None:
     """Unpacking it would end in the middle."""
     stream = io.BytesIO()
