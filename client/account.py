@@ -111,8 +111,9 @@ class Account:
         Killed before it returns and called again, it sends nothing twice. After that, the same call
         sends again. Raises: as `sending.transfer_coins`.
         """
-        transfer = transfer_coins(self, to, amount)
-        self.journal.set_told(transfer.label)
+        with self.outbox.turn:  # else another thread would be told of this one's
+            transfer = transfer_coins(self, to, amount)
+            self.journal.set_told(transfer.label)
         return transfer
 
     def get_label(self, prefix: str) -> str:

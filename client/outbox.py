@@ -121,7 +121,7 @@ class Outbox:
         self.rpc, self.journal, self.account = rpc, journal, account
         self.clock = clock or Clock()
         self._report, self._poll_seconds = report, poll_seconds
-        self._turn = threading.RLock()
+        self.turn = threading.RLock()
         """Threads that share an account send one after the other: two would choose one nonce."""
 
     @property
@@ -136,7 +136,7 @@ class Outbox:
         refused it (then a later call with this label raises it again); TransactionPending when it
         is still waiting after WAIT_SECONDS; NodeRefused, NodeUnreachable.
         """
-        with self._turn:
+        with self.turn:
             self.flush(label)
             entry = self.journal.get_entry(label)
             receipt = None
@@ -156,7 +156,7 @@ class Outbox:
         A signed transaction may have left before a crash and holds its nonce: nothing with a
         higher nonce can be included before it.
         """
-        with self._turn:
+        with self.turn:
             for entry in self.journal.get_entries():
                 if entry.status is Status.SIGNED and entry.label != label:
                     self._finish(entry)

@@ -1,5 +1,6 @@
 """`steelyard keys`: encrypted key files, and the coins of their accounts."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -104,4 +105,4 @@ def send(
 
 def parse_holder(text: str) -> Address:
     """Return the account that an address or a key file names. Raises ClientError, InvalidKey."""
-    return read_key_address(Path(text)) if Path(text).is_file() else parse_account(text)
+    return read_key_address(Path(text)) if os.path.isfile(text) else parse_account(text)

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,6 +127,35 @@ def test_a_kill_at_any_step_sends_nothing_twice(tmp_path: Path, is_other_between
         assert (count_sent(ledger), ledger.get_balance(RECEIVER)) == (1, RICH + 5), step
 
 
+def test_two_threads_send_the_same_coins_twice(ledger, account) -> None:
+    """Each asked for coins of its own: neither is told of the other's."""
+    real, others, hashes = ledger.eth_estimateGas, [], []
+
+    def send() -> None:
+        hashes.append(account.send_coins(TO, 5).hash)
+
+    def let_the_other_try(call: dict) -> str:
+        if not others:
+            others.append(threading.Thread(target=send))
+            others[0].start()
+            others[0].join(0.2)
+        return real(call)
+
+    ledger.eth_estimateGas = let_the_other_try
+    send()
+    others[0].join(60)
+    assert len(set(hashes)) == 2
+    assert ledger.get_balance(RECEIVER) == RICH + 10
+
+
+def test_a_journal_from_before_coins_could_be_sent_opens(ledger, tmp_path: Path) -> None:
+    with open_account(Account, ledger, ORGANISATION, tmp_path) as account:
+        account.journal._db.execute("DROP TABLE told")
+    with open_account(Account, ledger, ORGANISATION, tmp_path) as account:
+        account.send_coins(TO, 5)
+    assert ledger.get_balance(RECEIVER) == RICH + 5
+
+
 # -- the commands ----------------------------------------------------------------------------------
 @pytest.fixture
 def run(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -180,6 +210,8 @@ def test_a_balance_is_shown_by_address_and_by_key_file(run, ledger, tmp_path: Pa
     assert told == {"address": ORGANISATION.address, "balance": str(RICH)}
     with pytest.raises(ClientError, match="account_malformed"):
         run("balance", "nobody.key")
+    with pytest.raises(ClientError, match="account_malformed"):
+        run("balance", "x" * 300)
 
 
 def test_an_organisation_and_a_client_send_coins_too(organisation, hospital) -> None:
