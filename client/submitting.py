@@ -346,7 +346,10 @@ class Submitter:
         self._failures += 1
         self._steps.give_up(round_number, "commit")
         if self._failures >= MAX_FAILURES:
-            raise error
+            if isinstance(error, SteelyardError):
+                raise error
+            fault = describe_fault(error, self._steps.account.journal.directory)
+            raise InvalidTraining("training_failed", f"training failed: {fault}") from error
         shown = error.message if isinstance(error, SteelyardError) else repr(error)
         is_told = shown.startswith("training failed")
         failed = shown if is_told else f"training failed ({shown})"

@@ -180,7 +180,7 @@ def check_result(result: Result, manifest: Manifest) -> None:
                 f"tensor {spec.name!r} has shape {shape}, the model's is {spec.shape}",
             )
     known = {spec.name for spec in manifest.tensors}
-    if unknown := sorted(set(result.arrays) - known):
+    if unknown := sorted(set(result.arrays) - known, key=repr):
         raise InvalidTraining(
             "training_tensor", f"the model has no tensor {unknown[0]!r}: is it another network?"
         )

@@ -197,6 +197,23 @@ def test_training_that_keeps_failing_ends_the_run(organisation, hospital) -> Non
 
 
 @pytest.mark.slow
+def test_a_result_that_keeps_failing_ends_the_run_with_a_code(organisation, hospital) -> None:
+    """It has arrays of its own kind, which raise what is no error of ours when they are read."""
+
+    class Lazy(dict):
+        def get(self, *words: object) -> object:
+            raise OSError("the file is gone")
+
+    @hospital.train
+    def lazily(model, ctx):
+        return Result(Lazy(model), samples=3)
+
+    with pytest.raises(InvalidTraining, match="OSError: the file is gone in ") as caught:
+        hospital.run(organisation.publish(make_task(rounds=5)).number, samples=50)
+    assert caught.value.code == "training_failed"
+
+
+@pytest.mark.slow
 def test_more_samples_than_the_stake_covers_are_never_sent(organisation, hospital, lines) -> None:
     summary = hospital.run(organisation.publish(make_task()).number, samples=29)
     assert summary.submitted == 0

@@ -127,6 +127,7 @@ def change(**arrays):
         (change(weight=None), "training_tensor"),
         (change(weight=np.zeros((10, 5), np.float32)), "training_shape"),
         (change(stranger=np.zeros(1, np.float32)), "training_tensor"),
+        (Result({**change().arrays, 0: np.zeros(1), None: np.zeros(1)}, 3), "training_tensor"),
         (change(weight=np.full((5, 10), np.nan, np.float32)), "delta_not_finite"),
         (change(weight=np.full((5, 10), np.inf, np.float32)), "delta_not_finite"),
         (change(mean=np.full(2, 1e30, np.float32)), "delta_too_large"),
