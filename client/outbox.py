@@ -134,7 +134,8 @@ class Outbox:
 
         Returns the receipt of a successful transaction. Raises: Reverted when the contract
         refused it (then a later call with this label raises it again); TransactionPending when it
-        is still waiting after WAIT_SECONDS; NodeRefused, NodeUnreachable.
+        is still waiting after WAIT_SECONDS; ClientError `sending_unclear`; NodeRefused,
+        NodeUnreachable.
         """
         with self.turn:
             self.flush(label)
@@ -142,6 +143,7 @@ class Outbox:
             receipt = None
             while receipt is None:
                 if entry is None or entry.status in VOID:
+                    check_repeatable(entry, call)
                     attempt = 0 if entry is None else entry.attempt + 1
                     entry = self._sign(label, attempt, call, data or {})
                 receipt = self._finish(entry)
@@ -342,6 +344,17 @@ class Outbox:
         except (Reverted, NodeRefused) as error:
             return error.reason if isinstance(error, Reverted) else error.message
         return UNEXPLAINED
+
+
+def check_repeatable(entry: Entry | None, call: Call) -> None:
+    """Raises ClientError `sending_unclear` where signing again might carry out a call twice."""
+    if entry is not None and entry.status is Status.REPLACED and call.is_traceless:
+        raise ClientError(
+            "sending_unclear",
+            f"nonce {entry.nonce} is used and no node has the receipt of 0x{entry.hash.hex()}: "
+            "another transaction took it, or that one was carried out before these nodes began. "
+            "See whether it arrived; run again to send it anew",
+        )
 
 
 def encode_call(sender: Address, call: Call) -> dict[str, Json]:

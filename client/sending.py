@@ -5,7 +5,7 @@ them from anybody. So the journal keeps what was sent until the sender has been 
 that is killed before that, and started again, tells of the same transaction: it sends no second.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from steelyard.chain.types import Address, Hash
@@ -13,7 +13,7 @@ from steelyard.chain.types import Address, Hash
 from .amounts import format_coins
 from .errors import ClientError
 from .keys import format_address
-from .outbox import encode_call
+from .outbox import Receipt, encode_call
 from .registered import parse_account
 from .rpc import Rpc, as_hex, as_int
 from .state import Journal, Status
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 TRANSFER_GAS: Final = 21_000
 """What coins to an account without code take, exactly."""
-KEPT: Final = (Status.SIGNED, Status.INCLUDED)
+KEPT: Final = (Status.SIGNED, Status.INCLUDED, Status.REPLACED)
+"""May have been carried out: REPLACED, too, is only what nodes without a receipt make of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +46,37 @@ class Transfer:
 def transfer_coins(account: "Account", to: str | Address, amount: int) -> Transfer:
     """Send `amount` wei to `to`, or return what an earlier run sent and has not told.
 
-    Raises: ClientError `account_malformed`, `amount`, `balance_low`; as `Outbox.send`.
+    Raises: ClientError `account_malformed`, `amount`, `balance_low`; as `Outbox.send`. After
+    `sending_unclear`, of which the sender is told by that, the same call sends anew.
     """
     receiver = parse_receiver(to)
     if amount <= 0:
         raise ClientError("amount", f"{format_coins(amount)} coins are nothing to send")
-    call = Call(receiver, b"", amount)
+    call = Call(receiver, b"", amount, is_traceless=True)
     label = find_untold(account.journal, receiver, amount)
     if label is None:
         account.outbox.flush()
         label = make_label(account.journal, receiver, amount)
         check_balance(account, amount)
-        call = Call(receiver, b"", amount, gas=compute_gas(account, call))
+        call = replace(call, gas=compute_gas(account, call))
     else:
         account.report(
             "an earlier run began to send these: they are not sent twice; later, ask again"
         )
-    receipt = account.outbox.send(label, call)
+    receipt = send_once(account, label, call)
     left = get_balance(account.rpc, account.address)
     fee = receipt.gas_used * receipt.gas_price
     return Transfer(receiver, amount, receipt.hash, receipt.height, fee, left, label)
+
+
+def send_once(account: "Account", label: str, call: Call) -> Receipt:
+    """Send, and take what is unclear for told: after that it is the sender's to decide."""
+    try:
+        return account.outbox.send(label, call)
+    except ClientError as error:
+        if error.code == "sending_unclear":
+            account.journal.set_told(label)
+        raise
 
 
 def parse_receiver(to: str | Address) -> Address:

@@ -34,6 +34,8 @@ class Call:
     """What a transaction is to do. `gas` None asks the node for an estimate; never with blobs.
 
     `gas_after`: of what has to follow it. Nothing is signed that the balance cannot pay to its end.
+    `is_traceless`: carried out twice, nothing on the chain would show it, so it is never signed
+    again where its nonce is gone and no node knows to whom.
     """
 
     to: Address
@@ -42,6 +44,7 @@ class Call:
     gas: int | None = None
     blobs: tuple[BlobName, ...] = ()
     gas_after: int = 0
+    is_traceless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,31 @@ def test_a_journal_from_before_coins_could_be_sent_opens(ledger, tmp_path: Path)
     assert ledger.get_balance(RECEIVER) == RICH + 5
 
 
+@pytest.mark.parametrize("is_other_between", [False, True])
+def test_coins_that_a_node_lacks_the_receipt_of_are_not_signed_again(
+    ledger, tmp_path: Path, is_other_between: bool
+) -> None:
+    """It may have begun after their block: that the nonce is gone may be their own doing."""
+
+    def die(*words: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "set_status", die)
+        with pytest.raises(Killed):
+            live(ledger, tmp_path, Fuse(None, False), send)
+    assert count_sent(ledger) == 1
+    ledger.receipts.clear()
+    if is_other_between:
+        live(ledger, tmp_path, Fuse(None, False), lambda account: account.outbox.flush())
+    with pytest.raises(ClientError) as caught:
+        live(ledger, tmp_path, Fuse(None, False), send)
+    assert caught.value.code == "sending_unclear"
+    assert count_sent(ledger) == 1
+    live(ledger, tmp_path, Fuse(None, False), send)
+    assert count_sent(ledger) == 2, "whoever was told may send again"
+
+
 # -- the commands ----------------------------------------------------------------------------------
 @pytest.fixture
 def run(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
