@@ -93,7 +93,7 @@ def read_keystore(path: Path) -> dict[str, Any]:
         raise InvalidKey(
             "key_file", f"{path} does not exist; make one with `steelyard keys new {path}`"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidKey("key_file", f"{path} is not a key file: {error}") from None
     if not isinstance(keystore, dict):
         raise InvalidKey("key_file", f"{path} is not a key file: it holds no JSON object")

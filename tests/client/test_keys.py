@@ -86,7 +86,7 @@ def test_a_missing_key_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "5", "{}", '{"address": "0x12"}', "\x00", " " * 70_000]
+    "content", ["", "[]", "5", "{}", '{"address": "0x12"}', "\x00", " " * 70_000, "[" * 60_000]
 )
 def test_a_file_without_an_address_is_no_key_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.key").write_text(content)
