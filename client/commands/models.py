@@ -78,8 +78,9 @@ def evaluate(
         told = f"`evaluate` in {app_file} returned {kind}; return Result(samples=…, metrics=…)"
         raise ClientError("app_failed", told)
     metrics = read_metrics(result.metrics)
-    document = {"cid": found.cid, "samples": result.samples, "metrics": metrics}
-    text = f"{result.samples} samples{format_metrics(metrics)}"
+    samples = call_own(app_file, int, result.samples)  # numpy's are no JSON
+    document = {"cid": found.cid, "samples": samples, "metrics": metrics}
+    text = f"{samples} samples{format_metrics(metrics)}"
     tell(document, text, json)
     leave(YES)
 
@@ -97,7 +98,8 @@ def predict(
     function = load_app(app_file).predict
     if function is None:
         raise ClientError("app_empty", f"{app_file} has no function `predict`")
-    values = np.asarray(call_own(app_file, function, found.arrays, read_rows(rows))).tolist()
+    predicted = call_own(app_file, function, found.arrays, read_rows(rows))
+    values = call_own(app_file, np.asarray, predicted).tolist()
     lines = [str(value) for value in values] if isinstance(values, list) else [str(values)]
     tell({"cid": found.cid, "predictions": values}, "\n".join(lines), json)
     leave(YES)

@@ -1,5 +1,6 @@
 """Faults of the operator's own code: its file and line are named wherever they show."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -102,6 +103,25 @@ def test_an_evaluation_that_returns_no_result_is_told(app) -> None:
     assert isinstance(error, ClientError)
     assert error.code == "app_failed"
     assert error.message.endswith("returned float; return Result(samples=…, metrics=…)")
+
+
+def test_what_own_code_returns_is_told_as_json_or_refused(app) -> None:
+    model = app.with_name("m.model")
+    model.write_bytes(quantize_model(make_model(), build_manifest(make_model())))
+    np.save(app.with_name("rows.npy"), np.zeros((2, 3)))
+    app.write_text(
+        "import numpy as np\n"
+        "from steelyard.client.training import Result\n"
+        "def evaluate(model, ctx):\n    return Result(samples=np.int64(5))\n"
+        "def predict(model, rows):\n    return [[1], [2, 3]]\n"
+    )
+    words = [str(model), "--app", str(app)]
+    told = CliRunner().invoke(models.app, ["eval", *words, "--json"]).stdout
+    assert json.loads(told)["samples"] == 5
+    rows = ["--rows", str(app.with_name("rows.npy"))]
+    error = CliRunner().invoke(models.app, ["predict", *words, *rows]).exception
+    assert isinstance(error, ClientError)
+    assert error.code == "app_failed"
 
 
 def test_a_missing_torch_names_what_installs_it(app, monkeypatch) -> None:
