@@ -58,6 +58,7 @@ def test_the_fifth_site_holds_a_fifth_of_the_patients() -> None:
     assert sizes[-1] == pytest.approx(sum(sizes) / 5, abs=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concentration", [None, 0.3])
 def test_every_digit_is_dealt_to_one_site(concentration: float | None) -> None:
     split = split_digits(20, SEED, concentration)

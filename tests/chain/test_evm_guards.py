@@ -93,6 +93,7 @@ def test_a_jump_behind_thirteen_thousand_pushes_works_at_any_recursion_limit() -
     assert results[0].error is None
 
 
+@pytest.mark.slow
 def test_each_code_is_scanned_once_however_many_there_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -238,6 +239,7 @@ def test_shared_input_is_what_the_caller_had_in_memory() -> None:
     assert output == padded[32:64] + data[32:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(1, 10))
 def test_precompiles_answer_calls_from_memory_as_they_answer_transactions(number: int) -> None:
     random = Random(number)

@@ -128,6 +128,7 @@ def compare(chain: Chain, raw: list[bytes]) -> Outcome:
     return built.outcome
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:SELFDESTRUCT")
 @pytest.mark.parametrize("seed", range(12))
 def test_random_programs_have_the_gas_and_the_roots_of_stock_py_evm(seed: int) -> None:

@@ -204,6 +204,7 @@ def test_blocks_do_not_cross_tensors() -> None:
     assert layout.update_values == MANIFEST.update_values
 
 
+@pytest.mark.slow
 @given(manifests)
 @settings(max_examples=50, deadline=None)
 def test_blocks_cover_every_value_of_an_update_once(manifest: Manifest) -> None:
@@ -288,6 +289,7 @@ def test_the_number_of_stored_values_is_bounded() -> None:
     check_manifest(Manifest((first, second, dataclasses.replace(more, role=Role.LOCAL))))
 
 
+@pytest.mark.slow
 def test_a_header_that_is_too_long_is_not_written() -> None:
     names_of_length = (f"{i:05}".ljust(256, "x") for i in range(MAX_MODEL_TENSORS))
     manifest = Manifest(

@@ -72,6 +72,7 @@ def test_those_below_the_cap_divide_the_rest_by_their_weights(weights: list[int]
         assert abs(shares[i] * total - weights[i] * rest) < total or rest == 0
 
 
+@pytest.mark.slow
 @given(weight_lists, caps, st.randoms(use_true_random=False))
 def test_capped_shares_do_not_depend_on_the_order(
     weights: list[int], cap: int, random: object

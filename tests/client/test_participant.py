@@ -179,6 +179,7 @@ def break_training(hospital, rounds: set[int], error: Exception | float) -> None
         return Result({k: np.full_like(v, error) for k, v in model.items()}, samples=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [RuntimeError("cuda"), float("nan"), float("inf")])
 def test_training_that_fails_costs_its_round_only(organisation, hospital, lines, error) -> None:
     break_training(hospital, {1}, error)

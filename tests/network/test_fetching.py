@@ -305,6 +305,7 @@ def test_a_needed_blob_that_is_here_is_not_fetched_again(tmp_path: Path) -> None
     assert desk.exchange.count_waiting() == 0
 
 
+@pytest.mark.slow
 def test_needs_are_bounded(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     names = [make_name(number, 1) for number in range(MAX_NEEDED + 10)]

@@ -47,6 +47,7 @@ def finalize(cluster: Cluster, *nonces: int) -> None:
         )
 
 
+@pytest.mark.slow
 def test_four_validators_make_the_same_chain_final(begin: Begin) -> None:
     cluster = begin()
     finalize(cluster, 0, 1)

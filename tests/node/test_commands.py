@@ -63,6 +63,7 @@ def test_init_makes_a_chain_of_one_validator(home: Path) -> None:
     assert genesis.gas_limit == DEFAULT_GAS_LIMIT
 
 
+@pytest.mark.slow
 def test_init_touches_nothing_that_exists(home: Path) -> None:
     assert get_code("init", home) == "data_exists"
 

@@ -141,6 +141,7 @@ def count_known(cluster: Cluster) -> int:
     return len(session.tree._branches)
 
 
+@pytest.mark.slow
 def test_a_block_that_nobody_asked_for_is_not_kept(cluster: Cluster) -> None:
     node = cluster.nodes[3]
     node.driver.deliver(BlockAnswered(get_block(cluster.nodes[0], 1)))
@@ -148,6 +149,7 @@ def test_a_block_that_nobody_asked_for_is_not_kept(cluster: Cluster) -> None:
     assert count_known(cluster) == 0
 
 
+@pytest.mark.slow
 def test_a_leaders_block_with_another_body_is_not_kept(cluster: Cluster) -> None:
     node, block = cluster.nodes[3], get_block(cluster.nodes[0], 1)
     said = Statement(Epoch(0), block.extension.view, Kind.NOTARIZE, block.hash)
@@ -164,6 +166,7 @@ def test_a_leaders_block_with_another_body_is_not_kept(cluster: Cluster) -> None
     assert count_known(cluster) == 1
 
 
+@pytest.mark.slow
 def test_a_leader_fills_one_place_a_view_and_none_far_ahead(cluster: Cluster) -> None:
     node, block = cluster.nodes[3], get_block(cluster.nodes[0], 1)
     validators = node.get_epoch_set().validators
@@ -224,6 +227,7 @@ def test_two_votes_of_one_validator_in_one_view_are_reported(tmp_path: Path) -> 
     cluster.close()
 
 
+@pytest.mark.slow
 # -- who answers for it ----------------------------------------------------------------------------
 def test_whoever_sends_what_it_did_not_sign_or_what_proves_nothing_is_refused(
     cluster: Cluster,
@@ -251,6 +255,7 @@ def test_whoever_sends_what_it_did_not_sign_or_what_proves_nothing_is_refused(
     assert cluster.refused == []
 
 
+@pytest.mark.slow
 def test_whoever_sends_a_block_with_another_body_is_refused(cluster: Cluster) -> None:
     node, block = cluster.nodes[3], get_block(cluster.nodes[0], 1)
     said = Statement(Epoch(0), block.extension.view, Kind.NOTARIZE, block.hash)

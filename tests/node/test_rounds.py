@@ -278,6 +278,7 @@ def test_the_whole_chain_replays_from_its_genesis(node: Node) -> None:
     check_replay(node)
 
 
+@pytest.mark.slow
 def test_a_made_model_survives_a_restart(home: Path) -> None:
     node = start_with_keeper(home)
     model = get_made(run_round(node))

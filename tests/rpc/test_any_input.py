@@ -69,6 +69,7 @@ class Inline:
         return work()
 
 
+@pytest.mark.slow
 @given(body=st.binary(max_size=60) | ANYTHING.map(lambda one: json.dumps(one).encode()))
 @settings(max_examples=200, deadline=None)
 def test_every_body_gets_json_or_nothing(chain: DoubleNode, body: bytes) -> None:
