@@ -157,6 +157,7 @@ def test_nothing_depends_on_the_order_of_the_clients(
         assert tuple(before[i] for i in order) == after
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(rounds, st.integers(1, 5), st.integers(1, 3))
 def test_the_number_of_threads_changes_nothing(

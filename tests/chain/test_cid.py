@@ -72,6 +72,7 @@ def test_a_directory_has_the_cid_that_other_implementations_compute() -> None:
     assert encode_cid(add("")[0]) == GOLDENS["directory"]["cid"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 175 * CHUNK_BYTES + 3])
 def test_the_blocks_of_a_file_reproduce_it_from_its_root(size: int) -> None:
     data = make_bytes("blocks", size)

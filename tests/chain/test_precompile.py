@@ -318,6 +318,7 @@ def test_quotes_are_for_as_many_updates_as_the_rule_takes(world: World) -> None:
         assert catch_code(world.host, data) == "aggregation_rule_count"
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(sorted(precompile.SELECTORS)),

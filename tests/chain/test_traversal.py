@@ -75,6 +75,7 @@ def test_any_bytes_are_a_node_or_missing_state(kind: Kind, data: bytes) -> None:
     assert all(len(one.hash) == 32 for one in found)
 
 
+@pytest.mark.slow
 @given(st.one_of(st.binary(max_size=300), items.map(encode_rlp)))
 def test_any_bytes_are_a_segment_or_a_typed_error(data: bytes) -> None:
     try:

@@ -209,6 +209,7 @@ class Court:
         self.reports.append((evidence, epoch_set))
 
 
+@pytest.mark.slow
 def test_two_votes_of_one_validator_in_one_view_are_reported(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, make_document((10, 10, 10, 10)), 4)
     cluster.start()

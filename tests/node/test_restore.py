@@ -59,6 +59,7 @@ def get_refusal(home: Path) -> str:
     return caught.value.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["chain", "signer"])
 def test_an_older_part_beside_a_newer_one_is_refused_with_advice(
     home: Path, backup: Path, name: str
@@ -78,6 +79,7 @@ def test_a_signer_that_is_gone_is_refused(home: Path) -> None:
     assert "signer/ is gone" in get_refusal(home), "the first refusal made an empty one"
 
 
+@pytest.mark.slow
 def test_a_chain_from_before_the_views_that_the_signer_forgot_is_refused(home: Path) -> None:
     node = open_node(home)
     genesis, domain = node.get_hash(0), node.rules.domain
@@ -89,6 +91,7 @@ def test_a_chain_from_before_the_views_that_the_signer_forgot_is_refused(home: P
     assert "voted in view 64" in get_refusal(home)
 
 
+@pytest.mark.slow
 def test_votes_by_which_the_head_became_final_in_a_later_view_lack_no_block(home: Path) -> None:
     """So it is if a boundary block was proposed again, and we alone are the set after it."""
     node = open_node(home)

@@ -222,6 +222,7 @@ def test_our_signature_under_what_the_signer_does_not_know_is_an_alarm(cluster: 
     assert node._signer.get_floor() >= (0, view)
 
 
+@pytest.mark.slow
 def test_among_several_a_notarization_is_on_disk_before_a_vote_to_finalize(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
