@@ -2,8 +2,15 @@
 
 import gc
 
+import hypothesis
+
 
 def pytest_collection_finish() -> None:
-    """Keep the collector from going through modules and tests again and again."""
+    """Keep the collector from going through modules and tests again and again.
+
+    Hypothesis is loaded before that: while it loads, trio shows it a generator whose referrers it
+    asks the collector for, and what is frozen is no longer found.
+    """
+    assert hypothesis.__version__
     gc.collect()
     gc.freeze()
