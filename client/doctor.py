@@ -16,6 +16,7 @@ from .errors import NodeRefused, NodeUnreachable
 from .keys import format_address, read_key_address
 from .records import Admission, TaskInfo
 from .rpc import Rpc, as_int
+from .sending import get_balance
 
 MAX_SKEW_SECONDS: Final = 120
 MIN_FREE_BYTES: Final = 512 * 2**20
@@ -103,7 +104,7 @@ def examine_state(state: Path) -> list[Finding]:
 
 def examine_balance(rpc: Rpc, address: Address) -> Finding:
     """Check that the account can pay for transactions."""
-    balance = as_int(rpc.call("eth_getBalance", "0x" + address.hex(), "latest"))
+    balance = get_balance(rpc, address)
     hint = "" if balance else "; ask for coins: transactions and stakes cost some"
     return Finding("balance", balance > 0, f"{format_coins(balance)} coins{hint}")
 

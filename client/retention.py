@@ -1,7 +1,7 @@
 """Whether the chain keeps a task's model until its first round is closed.
 
 `publish` refuses a task whose model may expire before ("model expires too soon"), and as it carries
-the model nobody can try it out: the refusal would cost its gas.
+the model, a node that does not have that yet cannot try it out: the refusal would cost its gas.
 """
 
 from typing import Final

@@ -15,6 +15,7 @@ from .account import Account
 from .amounts import format_coins
 from .errors import ClientError, NodeRefused
 from .evaluating import Evaluator
+from .reckoning import compute_due
 from .records import (
     Parameters,
     ParticipantInfo,
@@ -204,7 +205,7 @@ class Turn:
         now, mark = self._clock.get_seconds(), (info.round, state.extensions, state.pages)
         if mark != self._mark[0]:
             self._mark = (mark, now)
-        due = compute_due(info, state)
+        due = compute_due(info.parameters, state)
         if now - max(due, self._mark[1]) >= DUE_SECONDS:
             since = time.strftime("%H:%M:%S", time.localtime(due))
             self._steps.say(
@@ -320,12 +321,6 @@ def compute_covered(terms: Parameters, member: ParticipantInfo) -> int:
     spare = max(0, member.stake - terms.base_stake)
     covered = spare // terms.stake_per_sample if terms.stake_per_sample else 0
     return 0 if member.stake < terms.base_stake else min(covered, member.samples)
-
-
-def compute_due(info: TaskInfo, state: RoundInfo) -> int:
-    """Return from when on a round may be closed: what too few have committed to is not revealed."""
-    _, committed, _ = state.counts
-    return state.commit_ends if committed < info.parameters.min_clients else state.reveal_ends
 
 
 def compute_last_end(info: TaskInfo, state: RoundInfo) -> int:
