@@ -38,6 +38,7 @@ CONFIG = NodeConfig(
     storage=StorageConfig(map_bytes=2**28, min_free_bytes=2**20),
 )
 PATIENCE_SECONDS = 20.0
+HEARTBEAT_MS = 60_000
 
 
 def get_address(account: LocalAccount) -> Address:
@@ -53,7 +54,7 @@ def make_foundation(**changes: object) -> Foundation:
         stake=32 * COIN,
         validator_balance=100 * COIN,
         funds={get_address(ALICE): 1000 * COIN, get_address(BOB): 1000 * COIN},
-        heartbeat_ms=60_000,
+        heartbeat_ms=HEARTBEAT_MS,
         timeout_ms=10_000,
         gas_limit=30_000_000,
         blob_retention_seconds=3_600,
