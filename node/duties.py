@@ -208,7 +208,7 @@ class Duties:
     def __init__(self, node: "Node", wallet: Wallet, book: EvidenceBook) -> None:
         self._node, self._wallet, self._book = node, wallet, book
         self._may_return = node.config.keeper.unjail
-        self.attempts = Attempts(node)
+        self.attempts = Attempts(node, wallet.address)
         self._settled_epoch = self._listed_epoch = self._tried_height = -1
         self._list_at = float("-inf")
 

@@ -69,7 +69,7 @@ class Keeper:
         self._known = 0
         self._ask_state_at: dict[int, float] = {}
         self._left: dict[int, int] = {}
-        self.attempts = Attempts(node)
+        self.attempts = Attempts(node, wallet.address)
         self._stopping, self._woken = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._unsubscribe: Callable[[], None] | None = None

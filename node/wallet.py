@@ -2,7 +2,8 @@
 
 It never has more than a few transactions pending and never pays more than its cap; one that the
 base fee has left behind is replaced by the next. `Attempts` keeps what is tried from being tried
-too often: once, then again after a pause that grows, or when gas has become cheaper.
+too often: once, then again after a pause that grows, or when gas has become cheaper or the account
+richer, if it failed for that.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -31,9 +32,12 @@ GAS_MARGIN = 50_000
 MAX_PAUSE_SECONDS = 3_600.0
 PRICED = frozenset({"keeper_unpaid", "keeper_fee", "keeper_floor"})
 """Refusals that cheaper gas may lift."""
-CHEAPER_PART = 10
-"""By one such part of what it was gas must be cheaper, for that to be tried before its time: an
-empty block takes off an eighth."""
+POOR = frozenset({"keeper_floor", "tx_balance"})
+"""Refusals that coins for the account lift."""
+CHANGE_PART = 10
+"""By one such part of what it was gas must be cheaper, or the account richer, for what failed of
+that to be tried before its time: an empty block takes off an eighth, and coins cost who sends them.
+"""
 
 
 class WouldRevert(SteelyardError):
@@ -215,13 +219,16 @@ class Attempt:
     """Why it failed last. The log is told once, not each time."""
     base_fee: int = 0
     """At which it was too dear, in wei a gas."""
+    balance: int | None = None
+    """With which the account was too poor for it, in wei."""
 
 
 class Attempts:
-    """What was tried, and when it may be tried again."""
+    """What was tried from the account `payer`, and when it may be tried again."""
 
-    def __init__(self, node: "Node") -> None:
+    def __init__(self, node: "Node", payer: Address) -> None:
         self._node, self._retry_seconds = node, node.config.keeper.retry_seconds
+        self._payer = payer
         self.entries: dict[Hashable, Attempt] = {}
 
     def run(
@@ -234,12 +241,12 @@ class Attempts:
         """Do it if it is time, for the first time `wait_seconds` from now; return its failure.
 
         What was too dear is tried again when gas costs a tenth less, too: whoever lifts the base
-        fee now and then must not gain the pauses between.
+        fee now and then must not gain the pauses between. What the account could not pay is tried
+        again when it has a tenth more: who sends it coins for a check-in must not wait for an hour.
         """
         now, base_fee = self._node.clock.get_seconds(), self._node.get_next_base_fee()
         attempt = self.entries.setdefault(key, Attempt(now + wait_seconds))
-        dear = attempt.base_fee
-        if now < attempt.after and base_fee >= dear - dear // CHEAPER_PART:
+        if now < attempt.after and not self._has_changed(attempt, base_fee):
             return None
         try:
             transaction_hash = act()
@@ -251,10 +258,22 @@ class Attempts:
                 log_event("keeper_skipped", **fields, code=error.code, message=error.message)
             attempt.code = error.code
             attempt.base_fee = base_fee if error.code in PRICED else 0
+            attempt.balance = self._get_balance() if error.code in POOR else None
             return error
-        attempt.after, attempt.code, attempt.base_fee = now + self._retry_seconds, None, 0
+        attempt.after, attempt.code = now + self._retry_seconds, None
+        attempt.base_fee, attempt.balance = 0, None
         log_event("keeper_sent", **fields, hash=transaction_hash)
         return None
+
+    def _has_changed(self, attempt: Attempt, base_fee: int) -> bool:
+        """Is what stood against it better by now?"""
+        dear, poor = attempt.base_fee, attempt.balance
+        if base_fee < dear - dear // CHANGE_PART:
+            return True
+        return poor is not None and self._get_balance() > poor + poor // CHANGE_PART
+
+    def _get_balance(self) -> int:
+        return self._node.get_balance(self._payer)
 
     def has_failed(self, key: Hashable) -> bool:
         """Was it tried in vain the last time?"""

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from steelyard.chain.calls import CallRequest, CallResult
-from steelyard.chain.errors import SteelyardError
+from steelyard.chain.errors import InvalidTransaction, SteelyardError
 from steelyard.chain.params import STAKING_ADDRESS
 from steelyard.node.keeper import STATE_INTERVALS, Keeper
 from steelyard.node.steps import (
@@ -18,7 +18,7 @@ from steelyard.node.steps import (
     Unpaid,
     compute_paid_bid,
 )
-from steelyard.node.wallet import Bid, Prices, Wallet, compute_bid, encode_call
+from steelyard.node.wallet import Attempts, Bid, Prices, Wallet, compute_bid, encode_call
 
 from .keeper_kit import (
     FINISHED,
@@ -298,6 +298,39 @@ def test_steps_of_tasks_leave_what_check_ins_need(step: Step, spare: int, sent: 
     keeper.look()
     assert len(node.sent) == sent
     assert keeper.count_left() == (1 - sent if step is Step.CLOSE else 0)
+
+
+def test_an_account_that_is_given_coins_closes_at_once_and_a_trickle_gains_no_trials() -> None:
+    contract = Contract({1: (Step.CLOSE, 4)}, owed={1: 1}, count=1)
+    node, keeper = build(contract, min_balance_wei=10**17)
+    node.balance = 10**17
+    keeper.look()
+    tried = len(node.tried)
+    node.balance += 10**16
+    keeper.look()
+    assert (len(node.tried), node.sent) == (tried, [])
+    node.balance += 1
+    keeper.look()
+    assert len(node.tried) > tried
+    assert len(node.sent) == 1
+
+
+def test_a_check_in_that_nobody_could_pay_is_sent_as_soon_as_the_account_has_coins() -> None:
+    node, _ = build(Contract())
+    wallet = Wallet(node, SECRETS.account)  # type: ignore[arg-type]
+    attempts = Attempts(node, wallet.address)  # type: ignore[arg-type]
+
+    def check_in() -> SteelyardError | None:
+        return attempts.run("check in", lambda: wallet.submit(STAKING_ADDRESS, CHECK_IN), {})
+
+    node.balance, node.refusal = 0, InvalidTransaction("tx_balance", "0 wei")
+    assert check_in() is not None
+    node.refusal = None
+    assert check_in() is None
+    assert node.sent == [], "it is not time, and the account has nothing still"
+    node.balance = 1
+    assert check_in() is None
+    assert len(node.sent) == 1
 
 
 @pytest.mark.parametrize("config", [{}, {"close_unpaid": True}])
