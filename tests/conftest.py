@@ -4,6 +4,12 @@ import gc
 
 import hypothesis
 
+# How long an example takes says how busy the machine is, and nothing about the property.
+hypothesis.settings.register_profile(
+    "steelyard", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("steelyard")
+
 
 def pytest_collection_finish() -> None:
     """Keep the collector from going through modules and tests again and again.
