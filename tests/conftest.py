@@ -1,8 +1,12 @@
 """Settings of every test run."""
 
 import gc
+import os
 
 import hypothesis
+
+# What commands say on stderr is put in boxes: as wide as the terminal, coloured on GitHub's.
+os.environ |= {"_TYPER_FORCE_DISABLE_TERMINAL": "1", "TERMINAL_WIDTH": "100"}
 
 # How long an example takes says how busy the machine is, and nothing about the property.
 hypothesis.settings.register_profile(
