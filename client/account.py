@@ -6,6 +6,7 @@ Organisations and participants are both accounts; what they do is in their own m
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -20,7 +21,7 @@ from .contracts import Deployed, Rounds, Tasks
 from .keys import load_key
 from .outbox import Clock, Outbox, Receipt
 from .rpc import Rpc
-from .sending import Transfer, transfer_coins
+from .sending import Told, Transfer, transfer_coins
 from .state import Journal, Status
 from .transactions import Call
 
@@ -70,6 +71,7 @@ class Account:
             report=self.report,
             poll_seconds=poll_seconds,
         )
+        self.told = Told(self.journal, self.outbox.turn)
         self.tasks, self.rounds = Tasks(self.rpc), Rounds(self.rpc)
 
     def close(self) -> None:
@@ -100,10 +102,20 @@ class Account:
 
         Raises: ClientError `number_range`; as `Outbox.send`.
         """
+        return self.outbox.send(
+            label, self.build_call(name, *arguments, value=value, contract=contract)
+        )
+
+    def build_call(
+        self, name: str, *arguments: object, value: int = 0, contract: Deployed | None = None
+    ) -> Call:
+        """Return a call of a function of Tasks, or of `contract`.
+
+        Raises: ClientError `number_range`.
+        """
         target = contract or self.tasks
         check_number("value", value)
-        data = target.encode(name, *arguments)
-        return self.outbox.send(label, Call(target.address, data, value))
+        return Call(target.address, target.encode(name, *arguments), value)
 
     def send_coins(self, to: str | Address, amount: int) -> Transfer:
         """Send `amount` wei to another account, once, and return what came of it.
@@ -111,10 +123,15 @@ class Account:
         Killed before it returns and called again, it sends nothing twice. After that, the same call
         sends again. Raises: as `sending.transfer_coins`.
         """
-        with self.outbox.turn:  # else another thread would be told of this one's
-            transfer = transfer_coins(self, to, amount)
-            self.journal.set_told(transfer.label)
-        return transfer
+        return transfer_coins(self, to, amount)
+
+    def telling(self) -> AbstractContextManager[None]:
+        """Return a block at whose end, and not before, its calls that carry coins have been told.
+
+        Killed inside it and run again, it sends nothing twice: so a program can write down what
+        came of them first. Other threads that send wait meanwhile.
+        """
+        return self.told.hold()
 
     def get_label(self, prefix: str) -> str:
         """Return the label of something that may be done again once it is done.

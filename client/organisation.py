@@ -28,6 +28,7 @@ from .published import PublishedModel
 from .records import FRACTION_UNIT, NO_BLOB, RoundInfo, TaskInfo, TaskState
 from .renewing import compute_readable_until, send_renewed
 from .rpc import MISSING, Rpc, as_int, as_object
+from .sending import carry_out, get_current_label, name_order, send_for_good
 from .terms import Task, parse_allowed
 from .transactions import Call
 from .watching import TaskEvent, watch_task
@@ -81,7 +82,7 @@ class Organisation(Account):
 
         With `sponsor_samples`, everybody in `allow` is sponsored after that. Returns the task.
         What the publisher may regret is reported, once, before anything is sent.
-        Raises: as `check`; ClientError `balance_low`; Reverted.
+        Raises: as `check`; ClientError `balance_low`, `sending_unclear`; Reverted.
         """
         draft = self.check(task)
         names = [compute_blob_name(draft.model)]
@@ -102,7 +103,7 @@ class Organisation(Account):
             gas=draft.gas,
             blobs=tuple(dict.fromkeys(names)),
         )
-        entry = self.journal.get_entry(draft.label)
+        entry = self.journal.get_entry(get_current_label(self.journal, draft.label))
         if entry is None or entry.status in VOID:
             self._try_out(call)
             for text in draft.warnings:
@@ -110,20 +111,21 @@ class Organisation(Account):
             packed = describe_files(decode_bundle(draft.bundle))
             self.report(f"public for ever, in the bundle: {packed}")
         self.report(f"publishing {draft.name!r}: model {encode_cid(names[0])}")
-        receipt = self.outbox.send(draft.label, call, draft.blobs)
+        receipt = send_for_good(self, draft.label, call, draft.blobs)
         (event,) = [e for e in self.tasks.decode_logs(receipt.logs) if e.name == "Published"]
         self.report(f"task {event.values['task']} is published")
         published = PublishedTask(self, event.values["task"])
         if draft.sponsorship or draft.sponsored_gas:
             for address in draft.allow:
-                self.send(
-                    f"task/{published.number}/sponsor-at-once/{address.hex()}",
+                given = self.build_call(
                     "sponsor",
                     published.number,
                     address,
                     draft.sponsored_gas,
                     value=draft.sponsorship + draft.sponsored_gas,
                 )
+                label = f"task/{published.number}/sponsor-at-once/{address.hex()}"
+                send_for_good(self, label, given)
         return published
 
     def _try_out(self, call: Call) -> None:
@@ -219,10 +221,11 @@ class PublishedTask:
         """Put down a stake for somebody who is to join, and send it coins for its transactions.
 
         Both in wei. The stake comes back to this account when the participant leaves; the coins
-        for gas are gone at once. Each call adds to what is there.
+        for gas are gone at once. Each call adds to what is there; killed before it returns and
+        called again, it adds nothing twice.
         """
         address = parse_allowed(who)
-        return self._send("sponsor", address, gas, value=stake + gas)
+        return self._carry_out("sponsor", address, gas, value=stake + gas)
 
     def unsponsor(self, who: str | Address) -> int:
         """Take back a stake that was not used; return the wei, 0 for none."""
@@ -248,8 +251,12 @@ class PublishedTask:
 
     # -- the course of the task --------------------------------------------------------------------
     def fund(self, amount: int) -> Receipt:
-        """Add wei to the reward: the pools of later rounds grow."""
-        return self._send("fund", value=amount)
+        """Add wei to the reward: the pools of later rounds grow.
+
+        Killed before it returns and called again, it sends nothing twice. After that, the same call
+        adds as many again. Raises: as `sending.carry_out`.
+        """
+        return self._carry_out("fund", value=amount)
 
     def start(self) -> Receipt:
         """End the lobby now: allowed with `min_clients` participants."""
@@ -326,10 +333,19 @@ class PublishedTask:
             organisation.rpc.get_blob,
         )
 
-    def _get_label(self, name: str, *arguments: object, value: int = 0) -> str:
+    def _describe(self, name: str, *arguments: object, value: int = 0) -> str:
         # What is not the same call is another step: its own label, its own transaction.
         content = hashlib.sha256(repr((arguments, value)).encode()).hexdigest()[:16]
-        return self.organisation.get_label(f"task/{self.number}/{name}/{content}")
+        return f"task/{self.number}/{name}/{content}"
+
+    def _get_label(self, name: str, *arguments: object, value: int = 0) -> str:
+        return self.organisation.get_label(self._describe(name, *arguments, value=value))
+
+    def _carry_out(self, name: str, *arguments: object, value: int) -> Receipt:
+        organisation = self.organisation
+        call = organisation.build_call(name, self.number, *arguments, value=value)
+        order = name_order(self._describe(name, *arguments, value=value))
+        return carry_out(organisation, order, call)
 
     def _send(self, name: str, *arguments: object, value: int = 0) -> Receipt:
         label = self._get_label(name, *arguments, value=value)

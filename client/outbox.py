@@ -37,6 +37,8 @@ POLL_GROWTH: Final = 1.2
 MAX_POLL_PAUSES: Final = 3
 """Polling for a receipt begins at a quarter of the account's period and slows down to this many."""
 WAIT_SECONDS: Final = 900.0
+TRANSFER_GAS: Final = 21_000
+"""What coins to an account without code take, exactly: nothing can change it."""
 GAS_MARGIN_PERCENT: Final = 125
 GAS_HEADROOM: Final = 500_000
 """Over the estimate. What happens before ours in the same block can change its cost: whoever takes
@@ -243,9 +245,11 @@ class Outbox:
         return [as_int(count) for count in counts.values() if isinstance(count, str)]
 
     def estimate_gas(self, call: Call) -> int:
-        """Return the node's estimate with a margin. Raises Reverted if the call would fail."""
+        """Return the node's estimate, with a margin where code runs. Raises Reverted."""
         assert not call.blobs, "a blob transaction cannot be estimated: its blobs come after it"
         estimate = as_int(self.rpc.call("eth_estimateGas", encode_call(self.address, call)))
+        if estimate <= TRANSFER_GAS:
+            return estimate
         return estimate * GAS_MARGIN_PERCENT // 100 + GAS_HEADROOM
 
     # -- waiting -----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ says it stands, with the bytes that the journal holds.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import isqrt
 from pathlib import Path
@@ -28,8 +28,17 @@ from .loading import load_app
 from .metrics import read_metrics
 from .outbox import Receipt
 from .patience import Patience
-from .records import FRACTION_UNIT, MAX_ROUNDS, NO_BLOB, RoundInfo, TaskInfo, TaskState
+from .records import (
+    FRACTION_UNIT,
+    MAX_ROUNDS,
+    NO_BLOB,
+    ParticipantInfo,
+    RoundInfo,
+    TaskInfo,
+    TaskState,
+)
 from .rounds import Turn, compute_covered
+from .sending import carry_out, check_seen, name_order
 from .submitting import check_covered
 from .training import NORM_UNIT, Result, Trainer
 from .transactions import Call, compute_blob_call_gas
@@ -183,20 +192,46 @@ class Client(Account):
     def add_stake(self, task: int, amount: int | None = None) -> int:
         """Add `amount` wei to the stake, or what is missing for the rows that were promised.
 
-        Returns the wei that were added, 0 if nothing was missing. Raises: ClientError `not_joined`;
+        Killed before it returns and called again, it adds nothing twice. After that, the same call
+        with an `amount` adds as many again. Returns the wei that were added, 0 if nothing was
+        missing. Raises: ClientError `not_joined`, `sending_unclear`; NodeRefused `node_behind`;
         Reverted.
         """
+        with self.told.hold():
+            added = self._fill_stake(task) if amount is None else self._raise_stake(task, amount)
+            if added:
+                self.report(f"added {format_coins(added)} to the stake in task {task}")
+        return added
+
+    def _fill_stake(self, task: int) -> int:
+        """Add what the chain shows to be missing; return the wei."""
+        self.outbox.flush()
+        check_seen(self)
+        member = self._get_membership(task)
+        terms = self.tasks.get_task(task).parameters
+        amount = max(0, terms.compute_stake(member.samples) - member.stake)
+        if amount:
+            call = self.build_call("add_stake", task, value=amount)
+            # Where its receipt is lost, only the chain can say whether it is missing still.
+            call = replace(call, is_traceless=True)
+            self.outbox.send(self.get_label(f"task/{task}/missing/{amount}"), call)
+        return amount
+
+    def _raise_stake(self, task: int, amount: int) -> int:
+        """Add wei, whatever is there; return them."""
+        if not amount:
+            self._get_membership(task)
+            return 0
+        call = self.build_call("add_stake", task, value=amount)
+        order = name_order(f"task/{task}/stake/{amount}")
+        carry_out(self, order, call, lambda: self._get_membership(task))
+        return amount
+
+    def _get_membership(self, task: int) -> ParticipantInfo:
         member = self.tasks.get_participant(task, self.address)
         if not member.position:
             raise ClientError("not_joined", f"this account is not in task {task}; join it first")
-        if amount is None:
-            terms = self.tasks.get_task(task).parameters
-            amount = max(0, terms.compute_stake(member.samples) - member.stake)
-        if amount:
-            label = self.get_label(f"task/{task}/stake/{amount}")
-            self.send(label, "add_stake", task, value=amount)
-            self.report(f"added {format_coins(amount)} to the stake in task {task}")
-        return amount
+        return member
 
     def claim(self, task: int) -> int:
         """Fetch what this account earned in a task; return the wei that were paid, 0 for none."""

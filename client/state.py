@@ -319,6 +319,11 @@ class Journal:
             if status in (Status.INCLUDED, Status.FAILED):
                 self._drop_blobs({name for name in entry.blobs if not self._is_update(name)})
 
+    def rename(self, label: str, to: str) -> None:
+        """Label a transaction anew, with all its attempts."""
+        with self._writing() as db:
+            db.execute("UPDATE transactions SET label = ? WHERE label = ?", (to, label))
+
     def is_told(self, label: str) -> bool:
         """Whether who asked for a transaction has been told what became of it."""
         row = self._db.execute("SELECT 1 FROM told WHERE label = ?", (label,)).fetchone()

@@ -131,10 +131,14 @@ def add_stake(
     state: State = STATE,
     json: Json = False,
 ) -> None:
-    """Add to the stake, for instance after a bond was lost. 1: nothing was missing."""
-    with open_client(node, key, password_file, state) as client:
+    """Add to the stake, for instance after a bond was lost. 1: nothing was missing.
+
+    Run again after a failure: COINS are added once. Once it has said so, the same adds more.
+    """
+    with open_client(node, key, password_file, state) as client, client.telling():
         added = client.add_stake(task, None if amount is None else coins(amount))
-        finish(task, "added", added, json)
+        say(task, "added", added, json)
+    leave(YES if added else NO)
 
 
 @app.command("dry-run")
@@ -249,8 +253,13 @@ def bundle(
 
 def finish(task: int, what: str, amount: int, as_json: bool) -> None:
     """Say what came in and leave with yes or no."""
-    tell({"task": task, what: str(amount)}, f"{what} {format_coins(amount)} coins", as_json)
+    say(task, what, amount, as_json)
     leave(YES if amount else NO)
+
+
+def say(task: int, what: str, amount: int, as_json: bool) -> None:
+    """Say how many coins came in, or went out."""
+    tell({"task": task, what: str(amount)}, f"{what} {format_coins(amount)} coins", as_json)
 
 
 from . import consents  # noqa: E402, F401 - its commands join these

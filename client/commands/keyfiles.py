@@ -11,7 +11,7 @@ from steelyard.chain.types import Address
 from ..amounts import coins, format_coins
 from ..keys import choose_password, create_key, format_address, load_key, read_key_address
 from ..registered import parse_account
-from ..sending import get_balance, transfer_coins
+from ..sending import get_balance
 from .options import (
     KEY,
     STATE,
@@ -83,8 +83,8 @@ def send(
     Once it has said that they were sent, the same command sends as many again.
     """
     receiver, wei = parse_holder(to), coins(amount)
-    with open_account(node, key, password_file, state) as account:
-        done = transfer_coins(account, receiver, wei)
+    with open_account(node, key, password_file, state) as account, account.telling():
+        done = account.send_coins(receiver, wei)
         document = {
             "to": done.to,
             "amount": str(done.amount),
@@ -99,7 +99,6 @@ def send(
             f"for {format_coins(done.fee)} coins; {format_coins(done.left)} are left"
         )
         tell(document, text, json)
-        account.journal.set_told(done.label)
     leave(YES)
 
 

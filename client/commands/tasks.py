@@ -238,10 +238,13 @@ def sponsor(
     state: State = STATE,
     json: Json = False,
 ) -> None:
-    """Put down a stake for somebody who is to join, and send it coins for gas."""
+    """Put down a stake for somebody who is to join, and send it coins for gas.
+
+    Run again after a failure: it is put down once. Once it has said so, the same command adds more.
+    """
     if (stake is None) == (samples is None):
         raise ClientError("sponsor_stake", "give either --stake COINS or --samples N")
-    with open_organisation(node, key, password_file, state) as organisation:
+    with open_organisation(node, key, password_file, state) as organisation, organisation.telling():
         published = PublishedTask(organisation, task)
         terms = published.get_info().parameters
         amount = terms.compute_stake(samples or 0) if stake is None else coins(stake)
@@ -302,8 +305,11 @@ def fund(
     state: State = STATE,
     json: Json = False,
 ) -> None:
-    """Add coins to a task's reward: the pools of later rounds grow. Anybody may."""
-    with open_organisation(node, key, password_file, state) as organisation:
+    """Add coins to a task's reward: the pools of later rounds grow. Anybody may.
+
+    Run again after a failure: they are added once. Once it has said so, the same command adds more.
+    """
+    with open_organisation(node, key, password_file, state) as organisation, organisation.telling():
         PublishedTask(organisation, task).fund(coins(amount))
         tell({"task": task, "funded": str(coins(amount))}, f"added {amount} coins", json)
     leave(YES)

@@ -6,15 +6,17 @@ lasts, so a kill after one is a kill before the next.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from eth_account.signers.local import LocalAccount
 
 from steelyard.chain.transactions import decode_transaction
+from steelyard.client.account import Account
 from steelyard.client.organisation import Organisation
 from steelyard.client.participant import Client
 from steelyard.client.state import Journal
@@ -59,8 +61,15 @@ def evaluate(arrays, context) -> Result:
     return Result(samples=10, metrics={"accuracy": 0.75})
 
 
-def run_once(ledger: Ledger, state: Path, fuse: Fuse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One life of the process; it ends with the task or with Killed."""
+def live(
+    ledger: Ledger,
+    state: Path,
+    fuse: Fuse,
+    act: Callable[[Account], object],
+    kind: type[Account] = Account,
+    key: LocalAccount = ORGANISATION,
+) -> None:
+    """One life of a process, which ends with `act` or with Killed."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         with fuse.step_over():
@@ -73,18 +82,22 @@ def run_once(ledger: Ledger, state: Path, fuse: Fuse, monkeypatch: pytest.Monkey
         with fuse.step_over(), writing(journal) as db:
             yield db
 
-    monkeypatch.setattr(Journal, "_writing", fused)
-    client = None
-    try:
-        client = open_account(Client, ledger, HOSPITAL, state, answer)
-        client.train(train_with_noise)
-        client.evaluate(evaluate)
-        client.run(1, samples=50)
-        client.leave(1)
-    finally:
-        monkeypatch.setattr(Journal, "_writing", writing)
-        if client is not None:
-            client.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "_writing", fused)
+        with open_account(kind, ledger, key, state, answer) as account:
+            act(account)
+
+
+def take_part(client: Client) -> None:
+    client.train(train_with_noise)
+    client.evaluate(evaluate)
+    client.run(1, samples=50)
+    client.leave(1)
+
+
+def run_once(ledger: Ledger, state: Path, fuse: Fuse) -> None:
+    """One life of a participant's process; it ends with the task or with Killed."""
+    live(ledger, state, fuse, take_part, Client, HOSPITAL)
 
 
 def publish(ledger: Ledger, directory: Path) -> None:
@@ -113,38 +126,36 @@ def check_once_and_identical(ledger: Ledger) -> None:
     assert not ledger.tasks[1].claimable
 
 
-def count_steps(directory: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+def count_steps(directory: Path) -> int:
     ledger, fuse = Ledger(), Fuse(None, after=False)
     publish(ledger, directory)
-    run_once(ledger, directory / "state", fuse, monkeypatch)
+    run_once(ledger, directory / "state", fuse)
     check_once_and_identical(ledger)
     return fuse.count
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_step_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = count_steps(tmp_path / "count", monkeypatch)
+def test_a_kill_at_any_step_costs_nothing(tmp_path: Path) -> None:
+    steps = count_steps(tmp_path / "count")
     assert steps > 60
     for step, after in [*((step, False) for step in range(1, steps + 1)), (steps, True)]:
         directory = tmp_path / f"{step}-{after}"
         ledger = Ledger()
         publish(ledger, directory)
         with pytest.raises(Killed):
-            run_once(ledger, directory / "state", Fuse(step, after), monkeypatch)
-        run_once(ledger, directory / "state", Fuse(None, after), monkeypatch)
+            run_once(ledger, directory / "state", Fuse(step, after))
+        run_once(ledger, directory / "state", Fuse(None, after))
         check_once_and_identical(ledger)
 
 
 @pytest.mark.slow
-def test_kills_one_after_another_cost_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kills_one_after_another_cost_nothing(tmp_path: Path) -> None:
     """Every life is killed after a few more steps than the last."""
     ledger = Ledger()
     publish(ledger, tmp_path)
     for life in range(200):
         with suppress(Killed):
-            run_once(ledger, tmp_path / "state", Fuse(11 + life // 4, life % 2 == 0), monkeypatch)
+            run_once(ledger, tmp_path / "state", Fuse(11 + life // 4, life % 2 == 0))
             break
     else:
         pytest.fail("it never finished")
@@ -153,9 +164,7 @@ def test_kills_one_after_another_cost_nothing(
 
 
 @pytest.mark.slow
-def test_a_kill_while_publishing_never_deposits_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_while_publishing_never_deposits_twice(tmp_path: Path) -> None:
     def run(ledger: Ledger, fuse: Fuse) -> None:
         def answer(request: httpx.Request) -> httpx.Response:
             with fuse.step_over():
@@ -176,3 +185,72 @@ def test_a_kill_while_publishing_never_deposits_twice(
         run(ledger, Fuse(None, after=False))
         assert len(ledger.tasks) == 1
         assert len(ledger.seen) == 1
+
+
+# -- coins that are added to coins -----------------------------------------------------------------
+MISSING = 20
+"""Of the stake, in wei, at the beginning."""
+HOSPITAL_BYTES = bytes.fromhex(HOSPITAL.address[2:])
+RECEIVER = "0x" + "77" * 20
+
+
+def fund(organisation: Organisation) -> None:
+    organisation.get_task(1).fund(5)
+
+
+def sponsor(organisation: Organisation) -> None:
+    organisation.get_task(1).sponsor(RECEIVER, stake=3, gas=2)
+
+
+def stake(client: Client) -> None:
+    client.add_stake(1, 5)
+
+
+def fill(client: Client) -> None:
+    client.add_stake(1)
+
+
+def count_coins(ledger: Ledger) -> Counter:
+    """What a task and its people have, where only coins that came twice could make it more."""
+    task, receiver = ledger.tasks[1], bytes.fromhex(RECEIVER[2:])
+    return Counter(
+        fund=task.reward_left,
+        sponsor=task.sponsorships.get(receiver, 0) + ledger.get_balance(receiver),
+        stake=task.members[HOSPITAL_BYTES].stake,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("act", "kind", "key", "more"),
+    [
+        (fund, Organisation, ORGANISATION, {"fund": 5}),
+        (sponsor, Organisation, ORGANISATION, {"sponsor": 5}),
+        (stake, Client, HOSPITAL, {"stake": 5}),
+        (fill, Client, HOSPITAL, {"stake": MISSING}),
+    ],
+)
+def test_a_kill_at_any_step_adds_no_coins_twice(
+    tmp_path: Path, act, kind, key, more: dict[str, int]
+) -> None:
+    ledger, fuse = Ledger(), Fuse(None, after=False)
+    join_in_lobby(ledger, tmp_path)
+    live(ledger, tmp_path / "count", fuse, act, kind, key)
+    assert fuse.count > 5
+    for step in range(1, fuse.count + 1):
+        state = tmp_path / str(step)
+        ledger.tasks[1].members[HOSPITAL_BYTES].stake = 50 - MISSING
+        before = count_coins(ledger)
+        with pytest.raises(Killed):
+            live(ledger, state, Fuse(step, after=False), act, kind, key)
+        live(ledger, state, Fuse(None, after=False), act, kind, key)
+        assert count_coins(ledger) - before == more, step
+
+
+def join_in_lobby(ledger: Ledger, directory: Path) -> None:
+    """A task that does not start, and the hospital in it."""
+    with open_account(Organisation, ledger, ORGANISATION, directory / "organisation") as opened:
+        opened.publish(make_task(base_stake=50, max_clients=3))
+    with open_account(Client, ledger, HOSPITAL, directory / "hospital") as opened:
+        opened.join(1, 5)
+    ledger.tasks[1].members[HOSPITAL_BYTES].stake -= MISSING

@@ -4,8 +4,6 @@ import functools
 import importlib
 import json
 import threading
-from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,7 @@ from steelyard.client.state import Journal
 
 from .conftest import HOSPITAL, ORGANISATION, make_task, open_account, open_rpc
 from .ledger import RICH, Ledger
-from .test_kills import Fuse, Killed
+from .test_kills import Fuse, Killed, live
 
 TO = HOSPITAL.address
 RECEIVER = Address(bytes.fromhex(TO[2:]))
@@ -84,26 +82,6 @@ def test_a_contract_that_takes_no_coins_gets_none(ledger, account) -> None:
     with pytest.raises(Reverted):
         account.send_coins(TO, 5)
     assert account.journal.get_entries() == []
-
-
-def live(ledger: Ledger, state: Path, fuse: Fuse, act: Callable[[Account], object]) -> None:
-    """One life of a process, which ends with `act` or with Killed."""
-
-    def answer(request):
-        with fuse.step_over():
-            return ledger.answer(request)
-
-    writing = Journal._writing
-
-    @contextmanager
-    def fused(journal: Journal):
-        with fuse.step_over(), writing(journal) as db:
-            yield db
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "_writing", fused)
-        with open_account(Account, ledger, ORGANISATION, state, answer) as account:
-            act(account)
 
 
 def send(account: Account) -> None:
