@@ -14,6 +14,7 @@ from steelyard.chain.cid import compute_blob_name
 from steelyard.chain.genesis import encode_genesis
 from steelyard.chain.params import BLOB_DECLARATION_ADDRESS
 from steelyard.chain.types import Address, BlobName, Hash
+from steelyard.node.clock import Clock
 from steelyard.node.config import (
     CONFIG_FILE,
     BlocksConfig,
@@ -37,8 +38,9 @@ CONFIG = NodeConfig(
     keeper=KeeperConfig(enabled=False),
     storage=StorageConfig(map_bytes=2**28, min_free_bytes=2**20),
 )
-PATIENCE_SECONDS = 20.0
-HEARTBEAT_MS = 60_000
+PATIENCE_SECONDS = 60.0
+HEARTBEAT_MS = 120_000
+"""Longer than anybody waits here: no block comes by itself."""
 
 
 def get_address(account: LocalAccount) -> Address:
@@ -71,8 +73,21 @@ def found(directory: Path, **changes: object) -> Path:
     return directory
 
 
-def open_node(directory: Path, config: NodeConfig = CONFIG) -> Node:
-    return Node.open(directory, SECRETS, config)
+def open_node(directory: Path, config: NodeConfig = CONFIG, clock: Clock | None = None) -> Node:
+    return Node.open(directory, SECRETS, config, clock)
+
+
+class HandClock:
+    """Monotonic seconds that stand still but for what a test skips; the wall clock goes on."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_000.0
+        self.clock = Clock(get_seconds=lambda: self.seconds)
+
+    def skip(self, node: Node, seconds: float) -> None:
+        """Let so much time have passed for a node, and let it see what is due."""
+        self.seconds += seconds
+        node.driver.wake()
 
 
 def sign_transaction(
