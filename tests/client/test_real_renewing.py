@@ -14,20 +14,10 @@ from steelyard.client.transactions import Call
 from steelyard.node.clock import Clock
 from steelyard.node.http import HttpServer
 
-from .test_real_chain import FIRST, PUBLISHER, found, make_model, make_trainer
+from .test_real_chain import FIRST, PUBLISHER, Calendar, found, make_model, make_trainer
 
 DAY = 86_400
 PATIENCE_SECONDS = 60.0
-
-
-class Calendar:
-    """A clock that jumps."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def get_unix_seconds(self) -> float:
-        return time.time() + self.ahead
 
 
 def wait_for_state(task, state: TaskState) -> None:
@@ -57,7 +47,7 @@ def test_a_pause_almost_as_long_as_files_are_kept_costs_nobody_a_bond(
                 rounds=2,
                 min_clients=1,
                 max_clients=1,
-                round_seconds=60,
+                round_seconds=600,
                 reward=1000,
                 base_stake=coins(1),
                 bond=coins(1),
