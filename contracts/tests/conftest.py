@@ -70,6 +70,21 @@ def haste(accounts):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def steady_time():
+    """Let each block be one second after its parent, unless a test says more.
+
+    py-evm takes the wall clock where that is later. A machine that stands still for some seconds
+    would move the chain on in the middle of a test, and ape's `isolate` fails when it cannot give
+    the next block the second that it had before.
+    """
+    from eth._utils import headers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(headers, "eth_now", lambda: 0)
+        yield
+
+
 def revert_to_snapshot(backend, block_hash):
     """Make that block the newest again."""
     chain, database = backend.chain, backend.chain.chaindb
