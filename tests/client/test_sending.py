@@ -3,7 +3,7 @@
 import functools
 import importlib
 import json
-import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,14 +16,18 @@ from steelyard.client.amounts import coins
 from steelyard.client.commands import keyfiles, options
 from steelyard.client.errors import ClientError, InvalidState, Reverted
 from steelyard.client.keys import create_key
+from steelyard.client.organisation import Organisation
 from steelyard.client.outbox import Clock
+from steelyard.client.participant import Client
 from steelyard.client.state import Journal
 
 from .conftest import HOSPITAL, ORGANISATION, make_task, open_account, open_rpc
 from .ledger import RICH, Ledger
 from .test_kills import Fuse, Killed, live
+from .test_orders import SENT, in_two_threads
 
-TO = HOSPITAL.address
+TO, OTHER = HOSPITAL.address, "0x" + "77" * 20
+ORGANISATION_BYTES = bytes.fromhex(ORGANISATION.address[2:])
 RECEIVER = Address(bytes.fromhex(TO[2:]))
 FEE = 21_000
 """At one wei a gas."""
@@ -107,22 +111,8 @@ def test_a_kill_at_any_step_sends_nothing_twice(tmp_path: Path, is_other_between
 
 def test_two_threads_send_the_same_coins_twice(ledger, account) -> None:
     """Each asked for coins of its own: neither is told of the other's."""
-    real, others, hashes = ledger.eth_estimateGas, [], []
-
-    def send() -> None:
-        hashes.append(account.send_coins(TO, 5).hash)
-
-    def let_the_other_try(call: dict) -> str:
-        if not others:
-            others.append(threading.Thread(target=send))
-            others[0].start()
-            others[0].join(0.2)
-        return real(call)
-
-    ledger.eth_estimateGas = let_the_other_try
-    send()
-    others[0].join(60)
-    assert len(set(hashes)) == 2
+    first, second = in_two_threads(ledger, SENT, lambda: account.send_coins(TO, 5))
+    assert first.hash != second.hash
     assert ledger.get_balance(RECEIVER) == RICH + 10
 
 
@@ -162,14 +152,15 @@ def test_coins_that_a_node_lacks_the_receipt_of_are_not_signed_again(
 # -- the commands ----------------------------------------------------------------------------------
 @pytest.fixture
 def run(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    create_key(tmp_path / "org.key", PASSWORD, bytes(ORGANISATION.key), scrypt_n=2**12)
+    create_key(tmp_path / "org.key", PASSWORD, bytes(ORGANISATION.key), scrypt_n=2**4)
     monkeypatch.setenv("STEELYARD_PASSWORD", PASSWORD)
     clock = Clock(lambda: ledger.now, ledger.sleep)
     monkeypatch.setattr(options, "Rpc", lambda nodes: open_rpc(ledger))
-    monkeypatch.setattr(options, "Account", functools.partial(Account, clock=clock))
+    for kind in (Account, Client, Organisation):
+        monkeypatch.setattr(options, kind.__name__, functools.partial(kind, clock=clock))
 
-    def run(*words: str):
-        app = importlib.import_module("steelyard.client.commands").keys
+    def run(*words: str, of: str = "keys"):
+        app = getattr(importlib.import_module("steelyard.client.commands"), of)
         done = CliRunner().invoke(app, list(words))
         if isinstance(done.exception, SteelyardError):
             raise done.exception
@@ -204,6 +195,45 @@ def test_a_command_killed_before_it_could_say_so_sends_nothing_twice(
     assert "sent 2.5 coins" in done.stdout
     assert "not sent twice" in done.stderr
     assert ledger.get_balance(RECEIVER) == RICH + coins("2.5")
+
+
+@pytest.mark.parametrize(
+    ("of", "words", "more"),
+    [
+        ("tasks", "fund 1 2.5", {"reward": coins("2.5")}),
+        ("tasks", f"sponsor 1 {OTHER} --stake 2 --gas 0.5", {"sponsored": coins("2.5")}),
+        ("clients", "stake 1 2.5", {"stake": coins("2.5")}),
+    ],
+)
+def test_a_command_that_adds_coins_and_could_not_say_so_adds_no_more(
+    run, ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of, words, more
+) -> None:
+    def count() -> Counter:
+        task, other = ledger.tasks[1], bytes.fromhex(OTHER[2:])
+        return Counter(
+            reward=task.reward_left,
+            sponsored=task.sponsorships.get(other, 0) + ledger.get_balance(other),
+            stake=task.members[ORGANISATION_BYTES].stake,
+        )
+
+    def die(*words: object) -> None:
+        raise SystemExit(9)
+
+    with open_account(Organisation, ledger, ORGANISATION, tmp_path / "state") as organisation:
+        organisation.publish(make_task(base_stake=50, max_clients=3))
+    with open_account(Client, ledger, ORGANISATION, tmp_path / "state") as client:
+        client.join(1, 5)
+    call = [*words.split(), "--key", str(tmp_path / "org.key"), "--state", str(tmp_path / "state")]
+    before = count()
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.import_module(f"steelyard.client.commands.{of}"), "tell", die)
+        assert run(*call, of=of[:-1]).exit_code == 9
+    done = run(*call, of=of[:-1])
+    assert (done.exit_code, "not sent twice" in done.stderr) == (0, True)
+    assert count() - before == more
+    done = run(*call, of=of[:-1])
+    assert (done.exit_code, "not sent twice" in done.stderr) == (0, False)
+    assert count() - before == {name: 2 * amount for name, amount in more.items()}
 
 
 def test_a_balance_is_shown_by_address_and_by_key_file(run, ledger, tmp_path: Path) -> None:

@@ -1,0 +1,266 @@
+"""Coins are added to a reward, a stake or a sponsorship once, however often a run is killed.
+
+Kills between any two steps are in test_kills.py, the commands in test_sending.py.
+"""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from steelyard.client.errors import ClientError, NodeRefused, Reverted, TransactionPending
+from steelyard.client.organisation import PublishedTask
+from steelyard.client.state import Status
+
+from .agreement import TasksRefusal
+from .conftest import HOSPITAL, make_task
+from .ledger import Ledger
+from .test_kills import Killed
+
+SITE = bytes.fromhex(HOSPITAL.address[2:])
+OTHER = "0x" + "77" * 20
+SENT = "eth_sendRawTransaction"
+
+
+@pytest.fixture
+def task(organisation, hospital) -> PublishedTask:
+    """Published, with the hospital in it, and not started."""
+    published = organisation.publish(make_task(base_stake=50, max_clients=3))
+    hospital.join(published.number, 5)
+    return published
+
+
+def get_stake(ledger: Ledger) -> int:
+    return ledger.tasks[1].members[SITE].stake
+
+
+def test_the_same_can_be_added_again_once_it_was_told(ledger, task, hospital) -> None:
+    before = ledger.tasks[1].reward_left
+    assert task.fund(5).hash != task.fund(5).hash
+    assert ledger.tasks[1].reward_left == before + 10
+    assert hospital.add_stake(1, 7) == hospital.add_stake(1, 7) == 7
+    assert get_stake(ledger) == 64
+    task.sponsor(OTHER, stake=3, gas=2)
+    task.sponsor(OTHER, stake=3, gas=2)
+    assert ledger.tasks[1].sponsorships == {bytes.fromhex(OTHER[2:]): 6}
+
+
+def in_two_threads(ledger: Ledger, method: str, act: Callable[[], object]) -> list[object]:
+    """What both got, where the second begins when the first has its first answer to `method`."""
+    real, others, got = getattr(ledger, method), [], []
+
+    def let_the_other_try(*words: object) -> object:
+        answer = real(*words)
+        if not others:
+            others.append(threading.Thread(target=lambda: got.append(act())))
+            others[0].start()
+            others[0].join(0.1)
+        return answer
+
+    setattr(ledger, method, let_the_other_try)
+    got.append(act())
+    others[0].join(60)
+    setattr(ledger, method, real)
+    return got
+
+
+def test_two_threads_add_coins_of_their_own(ledger, task, hospital) -> None:
+    before = ledger.tasks[1].reward_left
+    first, second = in_two_threads(ledger, SENT, lambda: task.fund(5))
+    assert first.hash != second.hash
+    assert ledger.tasks[1].reward_left == before + 10
+    assert in_two_threads(ledger, SENT, lambda: hospital.add_stake(1, 7)) == [7, 7]
+    assert get_stake(ledger) == 64
+
+
+def test_two_threads_fill_a_stake_up_once(ledger, task, hospital) -> None:
+    ledger.tasks[1].members[SITE].stake -= 20
+    assert sorted(in_two_threads(ledger, "eth_call", lambda: hospital.add_stake(1))) == [0, 20]
+    assert get_stake(ledger) == 50
+
+
+def lose_receipts(ledger: Ledger) -> None:
+    """As a node that began after their blocks. A client that signs for ever is stopped."""
+    most = len(ledger.included) + 5
+
+    def answer(name: str) -> None:
+        assert len(ledger.included) < most, "the same was signed again and again"
+
+    ledger.eth_getTransactionReceipt = answer
+
+
+def test_coins_whose_receipt_is_lost_are_not_added_twice(ledger, task, hospital) -> None:
+    before = ledger.tasks[1].reward_left
+    real = ledger.eth_getTransactionReceipt
+    lose_receipts(ledger)
+    for act in (lambda: task.fund(5), lambda: hospital.add_stake(1, 7)):
+        with pytest.raises(ClientError) as caught:
+            act()
+        assert caught.value.code == "sending_unclear"
+    assert (ledger.tasks[1].reward_left, get_stake(ledger)) == (before + 5, 57)
+    ledger.eth_getTransactionReceipt = real
+    task.fund(5)
+    assert ledger.tasks[1].reward_left == before + 10, "whoever was told may send again"
+
+
+def test_a_stake_is_not_filled_up_twice_where_a_receipt_is_lost(ledger, task, hospital) -> None:
+    ledger.tasks[1].members[SITE].stake -= 20
+    lose_receipts(ledger)
+    with pytest.raises(ClientError, match="sending_unclear"):
+        hospital.add_stake(1)
+    assert hospital.add_stake(1) == 0
+    assert get_stake(ledger) == 50
+
+
+def test_a_stake_is_not_filled_up_on_the_word_of_a_node_that_is_behind(
+    ledger, task, hospital
+) -> None:
+    ledger.tasks[1].members[SITE].stake -= 20
+    assert hospital.add_stake(1) == 20
+    ledger.tasks[1].members[SITE].stake -= 20
+    count = ledger.nonces[SITE]
+    ledger.eth_getTransactionCount = lambda address, tag: hex(count - 1)
+    with pytest.raises(NodeRefused) as caught:
+        hospital.add_stake(1)
+    assert caught.value.code == "node_behind"
+    assert get_stake(ledger) == 30
+
+
+def test_a_task_whose_receipt_is_lost_is_not_published_twice(ledger, organisation) -> None:
+    real = ledger.eth_getTransactionReceipt
+    lose_receipts(ledger)
+    with pytest.raises(ClientError, match="sending_unclear"):
+        organisation.publish(make_task())
+    ledger.eth_getTransactionReceipt = real
+    assert len(ledger.tasks) == 1
+    assert organisation.publish(make_task()).number == 2, "whoever was told may publish anew"
+    assert organisation.publish(make_task()).number == 2
+
+
+def test_sponsorships_of_a_new_task_whose_receipt_is_lost_are_not_given_twice(
+    ledger, organisation
+) -> None:
+    described = make_task(
+        allow=[OTHER], base_stake=40, stake_per_sample=2, sponsor_samples=30, max_clients=2
+    )
+    real = ledger.eth_getTransactionReceipt
+
+    def answer(name: str) -> object:
+        assert len(ledger.included) < 5, "the same was signed again and again"
+        return real(name) if len(ledger.included) == 1 else None
+
+    ledger.eth_getTransactionReceipt = answer
+    with pytest.raises(ClientError, match="sending_unclear"):
+        organisation.publish(described)
+    assert ledger.tasks[1].sponsorships == {bytes.fromhex(OTHER[2:]): 100}
+
+
+def refuse_in_block(ledger: Ledger, patch: pytest.MonkeyPatch) -> None:
+    def refuse(*words: object, **more: object) -> None:
+        raise TasksRefusal("tasks: last round is running")
+
+    patch.setattr(ledger.agreement, "do_fund", refuse)
+    patch.setattr(ledger, "eth_estimateGas", lambda call: hex(200_000), raising=False)
+
+
+def test_what_was_refused_in_its_block_is_a_new_order_next_time(ledger, task, monkeypatch) -> None:
+    before = ledger.tasks[1].reward_left
+    with monkeypatch.context() as patch:
+        refuse_in_block(ledger, patch)
+        with pytest.raises(Reverted):
+            task.fund(5)
+    task.fund(5)
+    assert ledger.tasks[1].reward_left == before + 5
+
+
+def test_who_has_left_is_told_of_the_stake_and_adds_no_more(ledger, task, hospital) -> None:
+    with suppress(Killed), hospital.telling():
+        hospital.add_stake(1, 7)
+        raise Killed
+    hospital.leave(1)
+    assert hospital.add_stake(1, 7) == 7
+    with pytest.raises(ClientError, match="not_joined"):
+        hospital.add_stake(1, 7)
+
+
+# -- when it counts as told ------------------------------------------------------------------------
+def test_what_a_program_could_not_write_down_is_told_again(ledger, task) -> None:
+    before = ledger.tasks[1].reward_left
+    with suppress(Killed), task.organisation.telling():
+        first = task.fund(5)
+        raise Killed
+    assert task.fund(5) == first
+    assert task.fund(5) != first
+    assert ledger.tasks[1].reward_left == before + 10
+
+
+def test_one_who_asks_twice_before_writing_down_has_asked_twice(ledger, task) -> None:
+    before = ledger.tasks[1].reward_left
+    with suppress(Killed), task.organisation.telling():
+        hashes = [task.fund(5).hash, task.fund(5).hash]
+        raise Killed
+    with task.organisation.telling():
+        assert [task.fund(5).hash, task.fund(5).hash] == hashes
+    assert ledger.tasks[1].reward_left == before + 10
+
+
+def test_a_block_in_a_block_ends_with_the_outer_one(ledger, task) -> None:
+    with suppress(Killed), task.organisation.telling():
+        with task.organisation.telling():
+            first = task.fund(5)
+        raise Killed
+    assert task.fund(5) == first
+
+
+# -- journals of older versions --------------------------------------------------------------------
+def test_what_an_older_version_sent_is_not_taken_for_what_is_asked_now(
+    ledger, task, hospital
+) -> None:
+    """It kept no record of who was told: its fund counts as told, or none could ever follow."""
+    before = ledger.tasks[1].reward_left
+    task._send("fund", value=5)
+    hospital.send("task/1/stake/7/1", "add_stake", 1, value=7)
+    task.fund(5)
+    hospital.add_stake(1, 7)
+    assert (ledger.tasks[1].reward_left, get_stake(ledger)) == (before + 10, 64)
+
+
+@pytest.mark.parametrize("is_killed_again", [False, True])
+def test_what_an_older_version_left_on_its_way_is_not_sent_twice(
+    ledger, task, is_killed_again: bool
+) -> None:
+    before = ledger.tasks[1].reward_left
+    ledger.is_mining = False
+    with pytest.raises(TransactionPending):
+        task._send("fund", value=5)
+    ledger.is_mining = True
+    if is_killed_again:
+        with suppress(Killed), task.organisation.telling():
+            task.fund(5)
+            raise Killed
+    task.fund(5)
+    assert ledger.tasks[1].reward_left == before + 5
+    task.fund(5)
+    assert ledger.tasks[1].reward_left == before + 10
+
+
+def test_what_an_older_version_signed_anew_ends_with_its_last_attempt(
+    ledger, task, monkeypatch
+) -> None:
+    """The first lost its nonce and the second is refused: nothing is left to wait for."""
+    before, journal = ledger.tasks[1].reward_left, task.organisation.journal
+    with monkeypatch.context() as patch:
+        refuse_in_block(ledger, patch)
+        ledger.is_mining = False
+        with pytest.raises(TransactionPending):
+            task._send("fund", value=5)
+        ledger.is_mining = True
+        (entry,) = [one for one in journal.get_entries() if "/fund/" in one.label]
+        lost = replace(entry, attempt=-1, nonce=entry.nonce - 1, status=Status.REPLACED)
+        journal.add_entry(lost, {})
+        with pytest.raises(Reverted):
+            task.fund(5)
+    task.fund(5)
+    assert ledger.tasks[1].reward_left == before + 5
