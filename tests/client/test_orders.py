@@ -51,8 +51,8 @@ def in_two_threads(ledger: Ledger, method: str, act: Callable[[], object]) -> li
     """What both got, where the second begins when the first has its first answer to `method`."""
     real, others, got = getattr(ledger, method), [], []
 
-    def let_the_other_try(*words: object) -> object:
-        answer = real(*words)
+    def let_the_other_try(*words: object, **more: object) -> object:
+        answer = real(*words, **more)
         if not others:
             others.append(threading.Thread(target=lambda: got.append(act())))
             others[0].start()
