@@ -89,6 +89,7 @@ def test_a_burst_shares_a_block(home: Path) -> None:
     node.start()
     hashes = [node.submit_transaction(sign_transaction(ALICE, nonce)) for nonce in range(20)]
     assert wait_for(node, hashes[0]) == 1
+    wait_until(lambda: node.driver.progress.final_at is not None)
     hand.skip(node, 0.3)  # not before all the others have come
     heights = {wait_for(node, one) for one in hashes}
     node.stop()

@@ -78,11 +78,11 @@ def open_node(directory: Path, config: NodeConfig = CONFIG, clock: Clock | None 
 
 
 class HandClock:
-    """Monotonic seconds that stand still but for what a test skips; the wall clock goes on."""
+    """Both of a node's clocks stand still but for what a test skips."""
 
     def __init__(self) -> None:
         self.seconds = 1_000.0
-        self.clock = Clock(get_seconds=lambda: self.seconds)
+        self.clock = Clock(lambda: self.seconds, lambda: 1_800_000_000 + self.seconds)
 
     def skip(self, node: Node, seconds: float) -> None:
         """Let so much time have passed for a node, and let it see what is due."""
