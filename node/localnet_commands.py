@@ -1,6 +1,7 @@
 """`steelyard localnet up|status|down`: several validators on this machine."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -52,6 +53,13 @@ Only = Annotated[
 ]
 
 
+def check_patience(seconds: float) -> float:
+    """Raises BadParameter for a time without an end, or before its beginning."""
+    if not 0 <= seconds < math.inf:  # also where it is no number
+        raise typer.BadParameter(f"{seconds} is no number of seconds from 0 on")
+    return seconds
+
+
 @app.command()
 def up(
     directory: Where = Path("localnet"),
@@ -78,7 +86,10 @@ def up(
     only: Only = None,
     patience: Annotated[
         float,
-        typer.Option(help="Seconds that running validators may take to answer, and to finalize."),
+        typer.Option(
+            help="Seconds that running validators may take to answer, and to finalize.",
+            callback=check_patience,
+        ),
     ] = START_SECONDS,
     as_json: AsJson = False,
 ) -> None:

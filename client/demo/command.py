@@ -1,5 +1,6 @@
 """`steelyard demo`: the main job on this machine, with nothing to set up."""
 
+import math
 import shutil
 import signal
 import sys
@@ -21,6 +22,13 @@ app = typer.Typer(
 )
 
 
+def check_patience(seconds: float) -> float:
+    """Raises BadParameter for a time without an end, or before its beginning."""
+    if not 0 <= seconds < math.inf:  # also where it is no number
+        raise typer.BadParameter(f"{seconds} is no number of seconds from 0 on")
+    return seconds
+
+
 @app.command()
 def demo(
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Training rounds.")] = 8,
@@ -35,7 +43,11 @@ def demo(
         Path | None, typer.Option("--dir", help="Where the files go; a temporary one else.")
     ] = None,
     patience: Annotated[
-        float, typer.Option(help="Seconds that the validators may take to start.")
+        float,
+        typer.Option(
+            help="Seconds that the validators may take to start.",
+            callback=check_patience,
+        ),
     ] = PATIENCE_SECONDS,
     as_json: Annotated[
         bool, typer.Option("--json", help="End with one line of JSON; the story goes to stderr.")
