@@ -25,16 +25,18 @@ MAX_ATTEMPTS = 8
 
 
 class Selection:
-    """The eligible transactions in order; remembers the one handed out last."""
+    """The eligible transactions in order; counts them, and remembers the one handed out last."""
 
     def __init__(self, transactions: Iterator[Transaction], set_aside: frozenset[Hash]) -> None:
         self._transactions, self._set_aside = transactions, set_aside
         self.current: Transaction | None = None
+        self.count = 0
 
     def __iter__(self) -> Iterator[bytes]:
         for transaction in self._transactions:
             if transaction.hash not in self._set_aside:
                 self.current = transaction
+                self.count += 1
                 yield transaction.raw
 
 
@@ -65,7 +67,9 @@ class Builder:
         started = self._clock.get_seconds()
 
         def should_stop() -> bool:
-            return self._clock.get_seconds() - started > self._config.build_seconds
+            """Not before one: after an empty block all that waits would wait for a heartbeat."""
+            is_late = self._clock.get_seconds() - started > self._config.build_seconds
+            return is_late and selection.count > 1
 
         proposal = Proposal(
             view=request.view,

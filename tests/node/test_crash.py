@@ -23,6 +23,7 @@ from steelyard.chain.block import Header
 from steelyard.chain.consensus.votes import Kind, Statement, Vote, find_offence
 from steelyard.chain.transactions import StaleNonce
 from steelyard.chain.types import Epoch, Hash, View
+from steelyard.node import driver
 from steelyard.node.journal import CERTIFICATE
 from steelyard.node.node import Node
 from steelyard.node.signer import Signer
@@ -254,6 +255,7 @@ def test_votes_without_their_certificate_are_enough_for_a_validator_alone_after_
 
     with monkeypatch.context() as patch:
         patch.setattr(Signer, "sign_vote", sign)
+        patch.setattr(driver, "RETRY_SECONDS", 3_600.0)  # it has no second life before it is killed
         node.submit_transaction(sign_transaction(ALICE, 0))
         node.start()
         assert has_died.wait(60)

@@ -1,5 +1,6 @@
 """The driver in a set of several: views without a leader, other people's blocks, lost blobs."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -298,6 +299,21 @@ def test_a_transaction_that_cannot_be_executed_here_does_not_stop_the_chain(
     wait_until(lambda: [one.raw for one in node.get_pending()] == [poison] * stays)
     assert node.get_nonce(get_address(ALICE), pending=False) == 0
     assert node.driver.alarm is None
+
+
+def test_a_builder_that_has_no_time_takes_one_transaction_and_no_more(node: Node) -> None:
+    """An empty block would make all that waits wait for a heartbeat."""
+    for nonce in range(3):
+        node.mempool.add(sign_transaction(ALICE, nonce))
+    ticks = itertools.count()
+    clock = Clock(lambda: 10.0 * next(ticks))  # each look at it finds that the time is over
+    tree = BlockTree(node.rules, node.store, node.blobs)
+    root = node.store.get_block(tree.root.hash)
+    assert root is not None
+    builder = Builder(node.rules, node.mempool, CONFIG.blocks, clock)
+    request = Propose(Epoch(0), View(1), get_candidate(root))
+    built = builder.build(request, tree.prepare(tree.root.hash))
+    assert built.block.transactions == (sign_transaction(ALICE, 0),)
 
 
 def test_a_database_that_is_full_stops_production_and_keeps_what_is_final(
