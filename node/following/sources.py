@@ -82,7 +82,7 @@ class Source:
 
 
 class Sources:
-    """The nodes of `[follow] nodes`, and the rules for asking them. One thread."""
+    """The nodes of `[follow] nodes`, and the rules for asking them. One thread, but `describe`."""
 
     def __init__(
         self,
@@ -219,14 +219,16 @@ class Sources:
         source.is_trouble_its_head = False
 
     def describe(self, source: Source) -> str:
-        """The height it claims, and for how long it has given no reason to doubt it."""
-        if source.head is None:
-            return source.trouble or "asked"
-        if not source.trouble:
-            return str(source.head.height)
-        return (
-            f"{source.head.height}; {self._clock() - source.trouble_at:.0f} s ago {source.trouble}"
-        )
+        """The height it claims, and for how long it has given no reason to doubt it.
+
+        From any thread: each field is read once, as it may change meanwhile.
+        """
+        head, trouble = source.head, source.trouble
+        if head is None:
+            return trouble or "asked"
+        if not trouble:
+            return str(head.height)
+        return f"{head.height}; {self._clock() - source.trouble_at:.0f} s ago {trouble}"
 
     def praise(self, source: Source) -> None:
         """It gave something that was checked and right; in good time, unless it is set aside."""

@@ -1,12 +1,19 @@
 """Sources that take their time cannot keep a node from the others; what is said of them is so."""
 
 import json
+from typing import cast
 
 import pytest
 
 from steelyard.chain.types import Hash
 from steelyard.node.following.fetcher import Answer, Unreachable
-from steelyard.node.following.sources import MAX_SLOW_DOUBLINGS, Source, Sources, SourceWrong
+from steelyard.node.following.sources import (
+    MAX_SLOW_DOUBLINGS,
+    RemoteHead,
+    Source,
+    Sources,
+    SourceWrong,
+)
 
 SLOW, FAST = "http://slow", "http://fast"
 
@@ -120,3 +127,21 @@ def test_a_source_that_lied_is_not_well_because_it_gives_its_head() -> None:
     assert world.sources.describe(source) == "7; 1834 s ago source_block: no block"
     world.sources.praise(source)
     assert world.sources.describe(source) == "7"
+
+
+def test_a_source_can_be_described_while_its_own_thread_sets_it_aside() -> None:
+    world = Heads()
+    (source,) = world.sources.all
+    assert world.sources.look() is source
+    heads = [source.head, None]
+
+    class Changing:
+        """The same source, whose head is gone when it is looked at again."""
+
+        trouble, trouble_at = "", 0.0
+
+        @property
+        def head(self) -> RemoteHead | None:
+            return heads.pop(0)
+
+    assert world.sources.describe(cast(Source, Changing())) == "7"

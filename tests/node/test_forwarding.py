@@ -1,7 +1,7 @@
 """What clients send to a full node reaches a validator, blobs after their transactions."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,7 @@ class Place:
             lambda: self.seconds,
         )
 
-    def make(self, *urls: str, is_member: bool = False) -> Forwarder:
+    def make(self, *urls: str, is_member: Callable[[], bool] = lambda: False) -> Forwarder:
         parts = FollowerParts(
             genesis=self.chain.genesis,
             config=FollowConfig(nodes=urls),
@@ -40,7 +40,7 @@ class Place:
             blobs=self.chain.blobs,
             deliver=lambda _: None,
             wake=lambda: None,
-            is_member=lambda: is_member,
+            is_member=is_member,
             clock=Clock(lambda: self.seconds),
         )
         return Forwarder(parts, self.mempool)
@@ -199,12 +199,19 @@ def test_a_refusal_with_odd_data_is_one_all_the_same(data: bytes) -> None:
 
 
 def test_a_validator_that_votes_forwards_nothing(place: Place) -> None:
-    taker = Taker()
-    with serve(place.chain, taker) as source:
-        forwarder = place.make(source.url, is_member=True)
+    looks: list[bool] = []
+
+    def is_member() -> bool:
+        looks.append(True)
+        return True
+
+    with serve(place.chain, Taker()) as source:
+        forwarder = place.make(source.url, is_member=is_member)
         place.mempool.add(sign_transaction(ALICE, 0))
         forwarder.start()
-        forwarder.wake()
+        for count in range(2):  # when it looks again, it is done with the time before
+            forwarder.wake()
+            wait_until(lambda count=count: len(looks) > count)
         forwarder.stop()
         assert source.asked == []
 
