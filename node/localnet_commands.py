@@ -60,6 +60,15 @@ def check_patience(seconds: float) -> float:
     return seconds
 
 
+Patience = Annotated[
+    float,
+    typer.Option(
+        help="Seconds that running validators may take to answer, and to finalize.",
+        callback=check_patience,
+    ),
+]
+
+
 @app.command()
 def up(
     directory: Where = Path("localnet"),
@@ -84,13 +93,7 @@ def up(
     unbonding_days: UnbondingDays = 14,
     min_stake: MinStake = "1",
     only: Only = None,
-    patience: Annotated[
-        float,
-        typer.Option(
-            help="Seconds that running validators may take to answer, and to finalize.",
-            callback=check_patience,
-        ),
-    ] = START_SECONDS,
+    patience: Patience = START_SECONDS,
     as_json: AsJson = False,
 ) -> None:
     """Start what does not run, and wait until it finalizes blocks.
