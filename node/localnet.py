@@ -53,7 +53,7 @@ START_SECONDS: Final = 600.0
 for minutes. One that ended is not waited for at all."""
 FINAL_SECONDS: Final = 60.0
 PROGRESS_SECONDS: Final = 10.0
-STOP_SECONDS: Final = 20.0
+STOP_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.1
 ANSWER_SECONDS: Final = 5.0
 PLAIN: Final = False
@@ -278,11 +278,12 @@ class Localnet:
     def agree(self, reports: Iterable[Report]) -> tuple[int, bool]:
         """The height that all who answer have, and whether they have one block there.
 
-        A block's hash covers its state root, and all blocks before it.
+        A block's hash covers its state root, and all blocks before it. Who does not answer, or has
+        no block there any more, contradicts nobody.
         """
         heights = {one.number: one.height for one in reports if one.height is not None}
         height = min(heights.values(), default=0)
-        return height, len({self.get_hash(number, height) for number in heights}) <= 1
+        return height, len({self.get_hash(number, height) for number in heights} - {None}) <= 1
 
     def has_quorum(self, running: Collection[int]) -> bool:
         """Can these finalize without the others? All have the same stake at first."""

@@ -6,6 +6,7 @@ Four of them, one killed, are in tests/e2e; long runs under kill -9 in tests/ben
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -161,7 +162,7 @@ def test_two_commands_do_not_start_and_stop_at_once(net: Localnet) -> None:
 
 # -- waiting ---------------------------------------------------------------------------------------
 @pytest.fixture
-def starting(net: Localnet) -> Iterator[Localnet]:
+def starting(net: Localnet, monkeypatch: pytest.MonkeyPatch) -> Iterator[Localnet]:
     """A localnet whose first validator runs, and has not come as far as to answer."""
     home = net.get_directory(1)
     code = "import time; print(flush=True); time.sleep(600)"
@@ -170,7 +171,10 @@ def starting(net: Localnet) -> Iterator[Localnet]:
     assert process.stdout is not None
     process.stdout.readline()  # before, /proc may not show its words yet
     (home / PID_FILE).write_text(f"{process.pid}\n")
-    yield net
+    with socket.socket() as held:  # its own port may be anybody's by now
+        held.bind(("127.0.0.1", 0))
+        monkeypatch.setitem(net.urls, 1, f"http://127.0.0.1:{held.getsockname()[1]}")
+        yield net
     process.kill()
     process.wait()
     process.stdout.close()
@@ -192,8 +196,10 @@ def test_a_validator_that_only_starts_is_waited_for_and_one_is_told_so(
 
     with pytest.raises(Told) as told:
         starting.wait_answer([1], tell=tell)
-    assert str(told.value).startswith("waiting for validator 1 to answer: 0 s of 600")
-    assert str(told.value).endswith("last words: node_starting")
+    assert re.fullmatch(
+        r"waiting for validator 1 to answer: \d+ s of 600; last words: node_starting",
+        str(told.value),
+    )
 
 
 @pytest.mark.parametrize("said", ["", "node_starting\n"])
@@ -257,35 +263,45 @@ def record_up(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return done
 
 
-def test_compiling_is_told_of_and_given_up_when_patience_ends(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(localnet_module, "PROGRESS_SECONDS", 0.0)
-    monkeypatch.setattr(localnet_commands, "POLL_SECONDS", 0.0)
-    localnet_commands.compile_kernels(0.01)
-    said = capsys.readouterr()
-    assert said.err.startswith("waiting for the kernels to be compiled")
-    assert said.out == ""
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """What was started to compile the kernels: it never ends by itself."""
+    started: list[subprocess.Popen[bytes]] = []
 
-
-def test_who_is_ended_while_kernels_are_compiled_ends_that_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    started = []
-
-    def start(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
-        started.append(original(*words, **options))
+    def start(words: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        assert words[1:] == ["-m", "steelyard", "selftest"]
+        started.append(original([words[0], "-c", "import time; time.sleep(600)"], **options))
         return started[-1]
 
     original = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", start)
     monkeypatch.setattr(localnet_module, "PROGRESS_SECONDS", 0.0)
+    return started
+
+
+def test_compiling_is_told_of_and_given_up_when_patience_ends(
+    compiling: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    looks = iter((False, True))
+    monkeypatch.setattr(localnet_module.Waiting, "is_over", lambda _: next(looks))
+    localnet_commands.compile_kernels(60)
+    said = capsys.readouterr()
+    assert said.err.startswith("waiting for the kernels to be compiled")
+    assert said.out == ""
+    assert [process.returncode for process in compiling] == [-signal.SIGKILL]
+
+
+def test_who_is_ended_while_kernels_are_compiled_ends_that_too(
+    compiling: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(localnet_commands, "say", lambda _: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as caught:
         localnet_commands.compile_kernels(60)
     assert caught.value.code == 128 + signal.SIGTERM
-    assert [process.returncode for process in started] == [-signal.SIGKILL]
+    assert [process.returncode for process in compiling] == [-signal.SIGKILL]
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -312,6 +328,8 @@ def test_validators_with_different_blocks_at_one_height_do_not_agree(
     assert sorted(asked) == [(1, 5), (2, 5)]
     monkeypatch.setattr(net, "get_hash", lambda number, height: "0x1")
     assert net.agree(reports) == (5, True)
+    monkeypatch.setattr(net, "get_hash", lambda number, height: "0x1" if number == 1 else None)
+    assert net.agree(reports) == (5, True), "one had no time to answer"
 
 
 def test_a_line_of_status_names_what_is_wrong() -> None:
@@ -321,7 +339,10 @@ def test_a_line_of_status_names_what_is_wrong() -> None:
 
 
 @pytest.mark.e2e
-def test_up_down_and_up_again_go_on_with_the_same_chain(tmp_path: Path) -> None:
+def test_up_down_and_up_again_go_on_with_the_same_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(localnet_module, "ANSWER_SECONDS", 60.0)
     home = tmp_path / "net"
     words = ("up", home, "--validators", 1, "--http-port", 0, "--heartbeat", 0.2, "--json")
     net = None
