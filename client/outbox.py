@@ -82,6 +82,8 @@ NEVER_CODES: Final = frozenset(
 UNEXPLAINED: Final = "it failed in its block, though not when asked again (out of gas, or too late)"
 MAX_NONCES_AHEAD: Final = 1_024
 """Transactions of one account that may wait at once, as far as a node is believed: ours keep 64."""
+MAX_SIGNED: Final = 3
+"""How often one call is signed in a row because its nonce was gone."""
 VOID: Final = (Status.REPLACED, Status.REFUSED)
 REPORTED_SECONDS: Final = 30.0
 
@@ -142,10 +144,11 @@ class Outbox:
         with self.turn:
             self.flush(label)
             entry = self.journal.get_entry(label)
-            receipt = None
+            receipt, signed = None, 0
             while receipt is None:
                 if entry is None or entry.status in VOID:
-                    check_repeatable(entry, call)
+                    check_repeatable(entry, call, signed)
+                    signed += 1
                     attempt = 0 if entry is None else entry.attempt + 1
                     entry = self._sign(label, attempt, call, data or {})
                 receipt = self._finish(entry)
@@ -350,9 +353,13 @@ class Outbox:
         return UNEXPLAINED
 
 
-def check_repeatable(entry: Entry | None, call: Call) -> None:
-    """Raises ClientError `sending_unclear` where signing again might carry out a call twice."""
-    if entry is not None and entry.status is Status.REPLACED and call.is_traceless:
+def check_repeatable(entry: Entry | None, call: Call, signed: int) -> None:
+    """Raises ClientError `sending_unclear` where signing again might carry out a call twice.
+
+    Nor is one signed for ever, `signed` times by now, for nodes that have no receipts at all.
+    """
+    is_replaced = entry is not None and entry.status is Status.REPLACED
+    if entry is not None and is_replaced and (call.is_traceless or signed >= MAX_SIGNED):
         raise ClientError(
             "sending_unclear",
             f"nonce {entry.nonce} is used and no node has the receipt of 0x{entry.hash.hex()}: "

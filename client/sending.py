@@ -87,8 +87,13 @@ class Told:
         Others that send wait meanwhile. Inside another one, this ends with that.
         """
         with self._turn:
-            if self._held is not None:
-                yield
+            if (outer := self._held) is not None:
+                before = len(outer)
+                try:
+                    yield
+                except BaseException:
+                    del outer[before:]
+                    raise
                 return
             self._held = []
             try:

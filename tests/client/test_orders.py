@@ -214,6 +214,19 @@ def test_a_block_in_a_block_ends_with_the_outer_one(ledger, task) -> None:
     assert task.fund(5) == first
 
 
+def test_what_failed_after_it_was_sent_is_told_again_though_the_program_went_on(
+    ledger, task
+) -> None:
+    account = task.organisation
+    with account.telling():
+        with suppress(Killed), account.telling():
+            first = task.fund(5)
+            raise Killed
+        second = task.fund(7)
+    assert task.fund(5) == first
+    assert task.fund(7) != second
+
+
 # -- journals of older versions --------------------------------------------------------------------
 def test_what_an_older_version_sent_is_not_taken_for_what_is_asked_now(
     ledger, task, hospital

@@ -20,7 +20,7 @@ from steelyard.client.errors import (
     Reverted,
     TransactionPending,
 )
-from steelyard.client.outbox import WAIT_SECONDS, Clock
+from steelyard.client.outbox import MAX_SIGNED, WAIT_SECONDS, Clock
 from steelyard.client.participant import Client
 from steelyard.client.rpc import EACH_TIMEOUT_SECONDS, Rpc
 from steelyard.client.state import Status
@@ -391,3 +391,17 @@ def test_what_a_transaction_waits_for_is_told_once(ledger, tmp_path, task) -> No
     with open_account(Account, ledger, HOSPITAL, tmp_path, report=lines.append) as account:
         assert account.send("join", "join", task, 5).status
     assert [line.split(":")[0] for line in lines] == ["still waiting for join"]
+
+
+def test_what_does_no_harm_twice_is_not_signed_for_ever(ledger, organisation) -> None:
+    """Each costs gas, and a node without receipts would have one after the other."""
+    published = organisation.publish(make_task(admission="invited", max_clients=5))
+
+    def answer(name: str) -> None:
+        assert len(ledger.included) < 10, "the same was signed again and again"
+
+    ledger.eth_getTransactionReceipt = answer
+    with pytest.raises(ClientError) as caught:
+        published.invite(HOSPITAL.address)
+    assert caught.value.code == "sending_unclear"
+    assert len(ledger.included) == 1 + MAX_SIGNED
