@@ -51,6 +51,12 @@ def test_coins_arrive_and_the_sender_is_told_what_it_cost(ledger, account) -> No
     assert ledger.receipts[done.hash]["blockNumber"] == hex(done.height)
 
 
+def test_coins_need_no_more_than_their_gas_beside_them(ledger, account) -> None:
+    """A margin would have to be on the account, too."""
+    account.send_coins(TO, 5)
+    assert ledger.included[-1].gas == FEE
+
+
 def test_the_same_coins_can_be_sent_again_once_they_have_arrived(ledger, account) -> None:
     first, second = account.send_coins(TO, 5), account.send_coins(RECEIVER, 5)
     assert first.hash != second.hash
