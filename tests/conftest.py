@@ -7,6 +7,10 @@ import hypothesis
 
 # What commands say on stderr is put in boxes: as wide as the terminal, coloured on GitHub's.
 os.environ |= {"_TYPER_FORCE_DISABLE_TERMINAL": "1", "TERMINAL_WIDTH": "100"}
+# All that tests talk to is on this machine, where no proxy leads.
+for name in ("http_proxy", "https_proxy", "all_proxy"):
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
 
 # How long an example takes says how busy the machine is, and nothing about the property.
 hypothesis.settings.register_profile(
