@@ -133,6 +133,6 @@ def audit(net: Localnet, report: str) -> str:
     genesis = str(net.directory / "genesis.json")
     words = ("audit", "evidence", report, "--node", net.urls[2], "--genesis", genesis, "--json")
     ended = subprocess.run(
-        [sys.executable, "-m", "steelyard", *words], capture_output=True, check=False, timeout=60
+        [sys.executable, "-m", "steelyard", *words], capture_output=True, check=False, timeout=180
     )
     return str(json.loads(ended.stdout)["verdict"])

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from steelyard.node import localnet
 from steelyard.node.localnet import Localnet
 from steelyard.node.localnet_commands import app
-from tests.bench.cluster import Wallet, make_account
+from tests.bench.cluster import PATIENCE_SECONDS, Wallet, make_account
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -22,7 +23,10 @@ def invoke(*words: object, code: int = 0) -> Any:
     return json.loads(result.output)
 
 
-def test_transfers_are_final_before_during_and_after_a_kill(tmp_path: Path) -> None:
+def test_transfers_are_final_before_during_and_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(localnet, "ANSWER_SECONDS", 60.0)  # of a machine with other things to do
     home, account = tmp_path / "net", make_account(0)
     words = ("--http-port", 0, "--heartbeat", 0.5, "--timeout", 1)
     first = invoke("up", home, *words, "--fund", f"{account.address}=10")
@@ -37,13 +41,13 @@ def test_transfers_are_final_before_during_and_after_a_kill(tmp_path: Path) -> N
             wallet.hand_in(wallet.sign_transfer())
         check_one_state(net, (1, 2, 4))
         height = first["height"] + 4  # each validator would have led once
-        net.wait_final(height)
+        net.wait_final(height, patience=PATIENCE_SECONDS)
         status = invoke("status", home, code=1)
         assert status["agree"]
         assert not status["healthy"]
         assert invoke("up", home, "--only", 3)["height"] > height
         wallet.hand_in(wallet.sign_transfer())
-        net.wait_final(net.report(2).height or 0)
+        net.wait_final(net.report(2).height or 0, patience=PATIENCE_SECONDS)
         check_one_state(net, net.numbers)
         down = invoke("down", home)
         assert down == {"stopped": [1, 2, 3, 4], "killed": []}

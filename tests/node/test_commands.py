@@ -6,9 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,15 +17,16 @@ from typer.testing import CliRunner
 
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import DEFAULT_GAS_LIMIT, parse_genesis
+from steelyard.node import commands
 from steelyard.node.commands import app, drop_zeros
 from steelyard.node.config import load_config
 from steelyard.node.founding import parse_amount, parse_fund
 from steelyard.node.options import PASSWORD_VARIABLE, answer
 
-from .world import ALICE, found, get_address
+from .world import ALICE, found, get_address, wait_until
 
 PASSWORD = "correct horse"
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 RUNNER = CliRunner()
 
 
@@ -242,6 +243,11 @@ def read_url(process: subprocess.Popen[str]) -> str:
     return line.split()[-1]
 
 
+def get_health(url: str) -> dict[str, Any]:
+    facts: dict[str, Any] = httpx.get(f"{url}/health", timeout=START_SECONDS).json()
+    return facts
+
+
 def finish(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[int, str]:
     process.send_signal(number)
     _, errors = process.communicate(timeout=START_SECONDS)
@@ -263,15 +269,18 @@ def running(home: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 @pytest.mark.e2e
 def test_a_running_node_answers_refuses_a_twin_and_stops_cleanly(
-    home: Path, running: tuple[subprocess.Popen[str], str]
+    home: Path, running: tuple[subprocess.Popen[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(commands, "STATUS_SECONDS", START_SECONDS)
     process, url = running
-    assert json.loads(invoke("status", home, "--json"))["healthy"]
+    first = json.loads(invoke("status", home, "--json"))
+    assert first["healthy"]
     assert "healthy" in invoke("status", "--url", url)
     twin = start(home)
     _, errors = twin.communicate(timeout=START_SECONDS)
     assert twin.returncode == 2
     assert "data_locked" in errors
+    wait_until(lambda: get_health(url)["height"] > first["height"])
     code, errors = finish(process)
     assert code == 0
     assert "block_finalized height=" in errors
@@ -321,19 +330,18 @@ def test_a_process_killed_again_and_again_keeps_its_chain(home: Path) -> None:
     for _ in range(3):
         process = start(home)
         url = read_url(process)
-        deadline = time.monotonic() + START_SECONDS
         target = max(seen, default=0) + 3
-        while max(seen, default=0) < target and time.monotonic() < deadline:
-            facts = httpx.get(f"{url}/health").json()
-            seen.setdefault(facts["height"], facts["block_hash"])
-            assert seen[facts["height"]] == facts["block_hash"]
-            time.sleep(0.05)
+        while max(seen, default=0) < target:
+            wait_until(lambda url=url: get_health(url)["height"] > max(seen, default=-1))
+            facts = get_health(url)
+            assert seen.setdefault(facts["height"], facts["block_hash"]) == facts["block_hash"]
         finish(process, signal.SIGKILL)
     process = start(home)
     url = read_url(process)
     for height, block_hash in seen.items():
         body = {"jsonrpc": "2.0", "id": 1, "method": "eth_getBlockByNumber"}
-        reply = httpx.post(url, json={**body, "params": [hex(height), False]}).json()
+        call = {**body, "params": [hex(height), False]}
+        reply = httpx.post(url, json=call, timeout=START_SECONDS).json()
         assert reply["result"]["hash"] == block_hash
     assert finish(process)[0] == 0
 
