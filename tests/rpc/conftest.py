@@ -1,6 +1,8 @@
 """A server on a free port in front of a chain in memory, and two ways to call it."""
 
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
@@ -16,12 +18,23 @@ if TYPE_CHECKING:
     from .world import World
 
 
+PATIENCE_SECONDS = 60.0
+
+
+def wait_until(is_true: Callable[[], object]) -> None:
+    """Poll: what other threads do is done a little later, and on a busy machine much later."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
 class Rpc:
     """JSON-RPC calls that return the whole answer."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.http = httpx.Client(base_url=url, timeout=30)
+        self.http = httpx.Client(base_url=url, timeout=PATIENCE_SECONDS)
 
     def post(self, body: bytes) -> Any:
         return self.http.post("/", content=body).json()
@@ -34,6 +47,11 @@ class Rpc:
         answer = self.send(method, *params)
         assert "error" not in answer, answer
         return answer["result"]
+
+    def count_sockets(self) -> int:
+        """Open WebSockets, as the node knows it."""
+        (line,) = re.findall(r"^steelyard_websockets (.*)$", self.http.get("/metrics").text, re.M)
+        return int(float(line))
 
     def fail(self, method: str, *params: object) -> Any:
         answer = self.send(method, *params)

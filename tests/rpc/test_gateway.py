@@ -2,8 +2,7 @@
 
 import hashlib
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -14,7 +13,7 @@ from steelyard.chain.params import CHUNK_BYTES, MAX_BLOB_BYTES
 from steelyard.node.http import HttpServer
 from steelyard.node.responses import parse_range
 
-from .conftest import Rpc
+from .conftest import PATIENCE_SECONDS, Rpc, wait_until
 from .double import DoubleNode, Upload
 
 SMALL = b"small blob " * 10
@@ -63,7 +62,10 @@ def test_a_blob_that_nobody_declared_is_refused(http: httpx.Client) -> None:
     refuse(http.put(f"/blobs/{cid}", content=b"nobody asked"), 403, "blob_undeclared")
 
 
-def test_a_large_refused_body_still_gets_its_reason(http: httpx.Client) -> None:
+def test_a_large_refused_body_still_gets_its_reason(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steelyard.node.responses.DRAIN_SECONDS", PATIENCE_SECONDS)
     data = bytes(8_000_000)
     cid = encode_cid(compute_blob_name(data))
     refuse(http.put(f"/blobs/{cid}", content=data), 403, "blob_undeclared")
@@ -94,7 +96,7 @@ def test_a_size_out_of_range_is_refused_before_a_byte_is_stored(
 ) -> None:
     cid = declare(node, b"any")
     head = f"PUT /blobs/{cid} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as one:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_SECONDS) as one:
         one.sendall(f"{head}Expect: 100-continue\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: one.recv(65_536), b""))
     assert b"413" in answer.split(b"\r\n")[0]
@@ -106,18 +108,11 @@ def test_an_upload_that_is_cut_off_is_aborted(server: HttpServer, node: DoubleNo
     cid = declare(node, data)
     before = len(node.aborted)
     head = f"PUT /blobs/{cid} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as one:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_SECONDS) as one:
         one.sendall(head.encode() + data[:4])
         wait_until(lambda: bool(node.uploads) and node.uploads[-1].cid == decode_cid(cid))
     wait_until(lambda: len(node.aborted) > before)
     assert not node.uploads[-1].is_open
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_an_upload_that_comes_too_slowly_is_aborted(
@@ -128,7 +123,7 @@ def test_an_upload_that_comes_too_slowly_is_aborted(
     data = b"never in full"
     cid = declare(node, data)
     head = f"PUT /blobs/{cid} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\nnev"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as one:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_SECONDS) as one:
         one.sendall(head.encode())
         assert b"408" in one.recv(65_536)
     assert not node.uploads[-1].is_open
@@ -302,7 +297,7 @@ def test_a_reader_that_leaves_early_harms_nobody(
     http: httpx.Client, server: HttpServer, node: DoubleNode
 ) -> None:
     cid = encode_cid(node.add_blob(bytes(20_000_000)))
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as one:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_SECONDS) as one:
         one.sendall(f"GET /blobs/{cid} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert b"200" in one.recv(1_000)
     assert http.get("/health").status_code == 200

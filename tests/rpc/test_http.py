@@ -1,9 +1,9 @@
 """The server: its ports and paths, followers, health, metrics, and calls that must not block it."""
 
+import contextlib
 import dataclasses
 import socket
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,7 +16,7 @@ from steelyard.chain.errors import SteelyardError
 from steelyard.node.http import HttpServer
 from steelyard.node.records import NetworkTotals
 
-from .conftest import Rpc
+from .conftest import PATIENCE_SECONDS, Rpc, wait_until
 from .double import CONTRACT, DoubleNode
 
 if TYPE_CHECKING:
@@ -46,17 +46,30 @@ def test_an_impossible_address_is_a_typed_error(tmp_path: Path, host: str, port:
     assert caught.value.code == "listen_failed"
 
 
-def test_a_stopped_server_frees_its_port_and_its_threads(tmp_path: Path) -> None:
-    before = threading.active_count()
+def test_a_stopped_server_frees_its_threads(tmp_path: Path) -> None:
+    before = threading.enumerate()  # those of other tests may still be ending
     first = create_server(tmp_path, "127.0.0.1", 0)
     first.start()
     assert first.url == f"http://127.0.0.1:{first.port}"
     first.stop()
     first.stop()
-    second = create_server(tmp_path, "127.0.0.1", first.port)
-    second.start()
-    second.stop()
-    assert threading.active_count() == before
+    wait_until(lambda: set(threading.enumerate()) <= set(before))
+
+
+def test_a_stopped_server_frees_its_port(tmp_path: Path) -> None:
+    def restart() -> bool:
+        first = create_server(tmp_path, "127.0.0.1", 0)
+        first.start()
+        first.stop()
+        second = create_server(tmp_path, "127.0.0.1", first.port)
+        try:
+            second.start()
+        except SteelyardError:
+            return False
+        second.stop()
+        return True
+
+    assert any(restart() for _ in range(3)), "another program may have taken one, not each"
 
 
 def test_stopping_waits_neither_for_calls_nor_for_sockets(
@@ -64,11 +77,13 @@ def test_stopping_waits_neither_for_calls_nor_for_sockets(
 ) -> None:
     monkeypatch.setattr("steelyard.node.http.STOP_SECONDS", 0.1)
     monkeypatch.setattr("steelyard.node.http.JOIN_SECONDS", 0.1)
-    node, entered, release = DoubleNode(tmp_path), threading.Event(), threading.Event()
+    node, release = DoubleNode(tmp_path), threading.Event()
+    entered, has_left = threading.Event(), threading.Event()
 
     def wait() -> None:
         entered.set()
-        release.wait(60)
+        release.wait(PATIENCE_SECONDS)
+        has_left.set()
 
     node.on_call = wait
     server = HttpServer(cast("Node", node), "127.0.0.1", 0)
@@ -78,12 +93,11 @@ def test_stopping_waits_neither_for_calls_nor_for_sockets(
     url = server.url.replace("http", "ws")
     with socket.create_connection(("127.0.0.1", server.port)) as one, connect(url) as two:
         one.sendall(head + body)
-        assert entered.wait(20)
-        started = time.monotonic()
+        assert entered.wait(PATIENCE_SECONDS)
         server.stop()
-        assert time.monotonic() - started < 20
+        assert not has_left.is_set()
         with pytest.raises(ConnectionClosed):
-            two.recv(timeout=10)
+            two.recv(timeout=PATIENCE_SECONDS)
     release.set()
     assert node.callbacks == []
 
@@ -104,7 +118,7 @@ def test_a_slow_call_does_not_delay_reads(
 
     def wait() -> None:
         entered.release()
-        assert release.wait(20)
+        assert release.wait(PATIENCE_SECONDS)
 
     def call_slowly() -> None:
         one = Rpc(rpc.url)
@@ -116,7 +130,7 @@ def test_a_slow_call_does_not_delay_reads(
     for one in threads:
         one.start()
     for _ in threads:
-        assert entered.acquire(timeout=20)
+        assert entered.acquire(timeout=PATIENCE_SECONDS)
     try:
         assert rpc.call("eth_getBalance", TO, "latest") == hex(10**18)
         assert rpc.http.get("/health").status_code == 200
@@ -218,8 +232,9 @@ def test_pages_of_other_origins_may_call(rpc: Rpc) -> None:
 )
 def test_what_is_not_http_is_refused_and_the_server_lives(rpc: Rpc, text: str) -> None:
     host, port = rpc.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as one:
-        one.sendall(text.encode())
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as one:
+        with contextlib.suppress(ConnectionError):  # it may have had enough before the end
+            one.sendall(text.encode())
         assert b"400" in one.recv(1_000)
     assert rpc.call("eth_chainId") == "0x1e25"
 
@@ -228,6 +243,6 @@ def test_a_body_that_never_comes_is_given_up(rpc: Rpc, monkeypatch: pytest.Monke
     monkeypatch.setattr("steelyard.node.http.BODY_SECONDS", 0.05)
     monkeypatch.setattr("steelyard.node.responses.DRAIN_SECONDS", 0.05)
     host, port = rpc.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as one:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as one:
         one.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
         assert b"408" in one.recv(1_000)

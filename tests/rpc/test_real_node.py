@@ -13,7 +13,7 @@ from steelyard.chain.consensus.certificates import decode_certificate
 from steelyard.chain.params import BLOB_DECLARATION_ADDRESS
 from steelyard.chain.proofs import check_proof
 
-from .conftest import Rpc
+from .conftest import PATIENCE_SECONDS, Rpc
 from .world import CHAIN_ID, World
 
 pytestmark = pytest.mark.e2e
@@ -43,7 +43,7 @@ def send(real: Rpc, account: LocalAccount, **fields: object) -> str:
 
 
 def wait(real: Rpc, transaction_hash: str) -> Any:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while (receipt := real.call("eth_getTransactionReceipt", transaction_hash)) is None:
         assert time.monotonic() < deadline
         time.sleep(0.001)

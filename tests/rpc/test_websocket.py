@@ -17,7 +17,7 @@ from steelyard.node.http import HttpServer
 from steelyard.node.rpc.limits import MAX_BODY_BYTES
 from steelyard.node.rpc.subscriptions import Feed, Subscriber
 
-from .conftest import Rpc
+from .conftest import PATIENCE_SECONDS, Rpc, wait_until
 from .double import CONTRACT, OTHER_TOPIC, TOPIC, DoubleNode, sign
 
 LOG = Log(CONTRACT, (TOPIC,), b"\x07")
@@ -30,7 +30,7 @@ class Socket:
         self.connection = connection
 
     def receive(self) -> Any:
-        return json.loads(self.connection.recv(timeout=10))
+        return json.loads(self.connection.recv(timeout=PATIENCE_SECONDS))
 
     def send(self, method: str, *params: object) -> Any:
         call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
@@ -46,7 +46,8 @@ def open_socket(server: HttpServer) -> Iterator[Callable[[], Socket]]:
     opened: list[ClientConnection] = []
 
     def open_one() -> Socket:
-        opened.append(connect(server.url.replace("http", "ws"), compression=None, max_size=None))
+        url = server.url.replace("http", "ws")
+        opened.append(connect(url, open_timeout=PATIENCE_SECONDS, compression=None, max_size=None))
         return Socket(opened[-1])
 
     yield open_one
@@ -119,11 +120,16 @@ def test_logs_are_pushed_by_address_and_topics(socket: Socket, node: DoubleNode)
     assert socket.send("eth_chainId")["result"] == "0x1e25"
 
 
-def test_nothing_is_pushed_after_unsubscribing(socket: Socket, node: DoubleNode) -> None:
+def test_nothing_is_pushed_after_unsubscribing(
+    open_socket: Callable[[], Socket], node: DoubleNode
+) -> None:
+    socket, other = open_socket(), open_socket()
     identifier = socket.subscribe("newHeads")
     assert socket.send("eth_unsubscribe", identifier)["result"] is True
     assert socket.send("eth_unsubscribe", identifier)["result"] is False
+    other.subscribe("newHeads")
     node.add_block(())
+    assert other.receive()["method"] == "eth_subscription"  # so the block was pushed
     assert socket.send("eth_chainId")["result"] == "0x1e25"
 
 
@@ -161,8 +167,9 @@ def test_subscriptions_need_a_websocket(rpc: Rpc) -> None:
 
 
 def test_subscriptions_are_bounded_per_socket_and_in_all(
-    open_socket: Callable[[], Socket], monkeypatch: pytest.MonkeyPatch
+    open_socket: Callable[[], Socket], rpc: Rpc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    wait_until(lambda: rpc.count_sockets() == 0)  # those of other tests may still be ending
     first, second = open_socket(), open_socket()
     monkeypatch.setattr("steelyard.node.rpc.subscriptions.MAX_SUBSCRIPTIONS_PER_SOCKET", 2)
     monkeypatch.setattr("steelyard.node.rpc.subscriptions.MAX_SUBSCRIPTIONS", 3)
@@ -188,10 +195,10 @@ def test_a_closed_socket_leaves_nothing_behind(
 ) -> None:
     one = open_socket()
     one.subscribe("newHeads")
+    assert rpc.count_sockets() > 0
     one.connection.close()
     node.add_block(())
-    text = rpc.http.get("/metrics").text
-    assert "steelyard_websockets 0.0" in text
+    wait_until(lambda: rpc.count_sockets() == 0)
 
 
 def test_logs_that_cannot_be_read_end_their_subscribers_only(
@@ -240,15 +247,16 @@ def test_a_socket_that_is_not_read_is_closed_while_others_are_served(
 ) -> None:
     data = Log(CONTRACT, (TOPIC,), bytes(900_000))
     subscribe = '{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["logs"]}'
+    wait_until(lambda: rpc.count_sockets() == 0)  # those of other tests may still be ending
     reader = open_socket()
     reader.subscribe("newHeads")
     with connect_without_buffer(server) as idle:
         idle.send(subscribe)
-        idle.recv(timeout=10)
+        idle.recv(timeout=PATIENCE_SECONDS)
         for nonce in range(1, 65):
             node.add_block([sign(nonce)], [data])
             assert reader.receive()["method"] == "eth_subscription"
-            if "steelyard_websockets 1.0" in rpc.http.get("/metrics").text:
+            if rpc.count_sockets() == 1:
                 break
         else:
             pytest.fail("the node keeps over 100 MB for a reader that does not read")
@@ -266,6 +274,7 @@ def connect_without_buffer(server: HttpServer) -> ClientConnection:
     return connect(
         server.url.replace("http", "ws"),
         sock=raw,
+        open_timeout=PATIENCE_SECONDS,
         compression=None,
         max_size=None,
         max_queue=1,
