@@ -17,10 +17,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 def invoke(*words: object, code: int = 0) -> Any:
-    """Return what `steelyard localnet` says in JSON."""
+    """Return what `steelyard localnet` says in JSON; what it waits for is on stderr."""
     result = CliRunner().invoke(app, [*map(str, words), "--json"])
     assert result.exit_code == code, (result.output, result.exception)
-    return json.loads(result.output)
+    return json.loads(result.stdout)
 
 
 def test_transfers_are_final_before_during_and_after_a_kill(

@@ -253,7 +253,7 @@ def invoke(*words: object) -> str:
     )
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return result.output
+    return result.stdout
 
 
 def test_the_commands_of_the_ceremony_agree_on_one_hash(

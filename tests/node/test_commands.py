@@ -34,7 +34,7 @@ def invoke(*words: object) -> str:
     result = RUNNER.invoke(app, [str(word) for word in words], env={PASSWORD_VARIABLE: PASSWORD})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return result.output
+    return result.stdout
 
 
 def get_code(*words: object) -> str:

@@ -50,7 +50,7 @@ def invoke(*words: object, code: int = 0) -> str:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output
-    return result.output
+    return result.stdout
 
 
 @pytest.fixture(scope="module")

@@ -222,14 +222,14 @@ def test_a_validator_adds_to_its_stake_moves_and_may_not_leave_alone(tmp_path: P
         result = CliRunner().invoke(app, line)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        found: dict[str, Any] = json.loads(result.output)
+        found: dict[str, Any] = json.loads(result.stdout)
         return found
 
     try:
         net.start(1)
         net.wait_answer([1])
         shown = CliRunner().invoke(app, ["standing", str(home), "--json"])  # without the password
-        assert json.loads(shown.output)["state"] == "active"
+        assert json.loads(shown.stdout)["state"] == "active"
         assert int(invoke("deposit", "--stake", "5")["stake"]) == 37 * COIN
         assert invoke("move", "--endpoint", "v.example:9000")["endpoint"] == "v.example:9000"
         assert get_code(lambda: invoke("exit")) == "reverted"
