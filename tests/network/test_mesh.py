@@ -11,7 +11,7 @@ import pytest
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.types import Address, Hash, Height
 from steelyard.node.config import InvalidConfig, NetworkConfig
-from steelyard.node.network import lane, links, wire
+from steelyard.node.network import caller, lane, links, wire
 from steelyard.node.network.endpoint import InvalidEndpoint
 from steelyard.node.network.links import Peer
 from steelyard.node.network.mesh import Mesh, compute_listen, parse_overrides
@@ -20,7 +20,7 @@ from steelyard.node.network.roster import Roster, Totals
 from steelyard.node.network.wire import encode_message
 from steelyard.node.ports import find_ports
 
-from .kit import Node, running, wait_until
+from .kit import PATIENCE_SECONDS, Node, running, wait_until
 from .messages import EXAMPLES, HASH, NAME
 
 VOTE = EXAMPLES[1]
@@ -284,6 +284,7 @@ def test_other_overrides_are_refused(row: str) -> None:
 def test_who_calls_is_called_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for constant in ("RECALL_SECONDS", "MAX_RECALL_SECONDS"):
         monkeypatch.setattr(lane, constant, 3_600.0)
+    monkeypatch.setattr(caller, "HANDSHAKE_SECONDS", PATIENCE_SECONDS)
     first, second = Node(1), Node(2)
     with running(first), running(second):
         first.mesh.set_peers([second.peer])
