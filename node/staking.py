@@ -23,6 +23,7 @@ from steelyard.chain.types import Address
 
 from .alarms import State
 from .options import explain_silence
+from .sent import Sent, SentFile
 
 ANSWER_SECONDS: Final = 20.0
 FINAL_SECONDS: Final = 120.0
@@ -33,6 +34,8 @@ MAX_FEE_WEI: Final = 500 * 10**9
 GAS_MARGIN_PERCENT: Final = 125
 GAS_MARGIN: Final = 30_000
 """Whatever comes first in an epoch pays for what Staking notes then."""
+REFUSED: Final = "tx_"
+"""How codes begin with which a pool refuses a transaction; after other failures it may have it."""
 REVERTED: Final = 3
 """The JSON-RPC error of a call that its contract refused."""
 STAKING: Final = "0x" + bytes(STAKING_ADDRESS).hex()
@@ -108,7 +111,10 @@ class StakingView:
 
 
 class StakingAccount(StakingView):
-    """One account's calls to Staking through one node. Raises SteelyardError."""
+    """One account's calls to Staking through one node. Raises SteelyardError.
+
+    What carries coins is kept in `sent` until `forget` is called, once its end has been told.
+    """
 
     def __init__(
         self,
@@ -116,12 +122,37 @@ class StakingAccount(StakingView):
         account: PrivateKey,
         chain_id: int,
         genesis_hash: str,
+        sent: SentFile,
         get_seconds: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__(url, Address(account.public_key.to_canonical_address()), genesis_hash)
-        self._account, self._chain_id = account, chain_id
+        self._account, self._chain_id, self._sent = account, chain_id, sent
         self._get_seconds, self._sleep = get_seconds, sleep
+
+    def settle(self) -> Sent | None:
+        """Bring to its end what an earlier run sent with coins, and has not told of.
+
+        Returns None if there is nothing of the kind. Raises SteelyardError: `reverted` and
+        `sending_unclear`, after which it is forgotten; as any sending.
+        """
+        sent = self._sent.read()
+        if sent is None:
+            return None
+        if self._find_receipt(sent.hash) is None:
+            try:
+                self._ask("eth_sendRawTransaction", sent.raw)
+            except SteelyardError:
+                # In a block since, or never: then what the node says against it stands.
+                if self._count_sent() <= sent.nonce:
+                    raise
+                self._check_clear(sent)
+        self._finish(sent.hash, carries=True)
+        return sent
+
+    def forget(self) -> None:
+        """What carried coins has been told of: the same call is a new one from now on."""
+        self._sent.remove()
 
     def deposit(self, entry: GenesisValidator) -> str:
         """Become a validator with the entry's keys, endpoint and stake."""
@@ -175,10 +206,11 @@ class StakingAccount(StakingView):
             raise SteelyardError(
                 "fee_high", f"{self._url} names a fee of {max_fee} wei for a unit of gas"
             )
+        nonce = self._count_sent("pending")
         transaction = {
             "type": 2,
             "chainId": self._chain_id,
-            "nonce": _read_quantity(self._ask("eth_getTransactionCount", self._show(), "pending")),
+            "nonce": nonce,
             "to": bytes(STAKING_ADDRESS),
             "value": value,
             "data": data,
@@ -187,17 +219,52 @@ class StakingAccount(StakingView):
             "maxPriorityFeePerGas": TIP_WEI,
         }
         signed = Account.sign_transaction(transaction, self._account)
-        transaction_hash = "0x" + bytes(signed.hash).hex()
-        self._ask("eth_sendRawTransaction", "0x" + bytes(signed.raw_transaction).hex())
-        self._wait(transaction_hash)
-        return transaction_hash
+        raw, name = "0x" + bytes(signed.raw_transaction).hex(), "0x" + bytes(signed.hash).hex()
+        if value:
+            self._sent.write(Sent(value, nonce, name, raw))
+        try:
+            self._ask("eth_sendRawTransaction", raw)
+        except SteelyardError as error:
+            if value and error.code.startswith(REFUSED):
+                self._sent.remove()
+            raise
+        self._finish(name, carries=value > 0)
+        return name
 
-    def _wait(self, transaction_hash: str) -> None:
+    def _count_sent(self, block: str = "latest") -> int:
+        """Transactions of this account in blocks, or with those of the node's pool: `pending`."""
+        return _read_quantity(self._ask("eth_getTransactionCount", self._show(), block))
+
+    def _check_clear(self, sent: Sent) -> None:
+        """The nonce is used: raises SteelyardError `sending_unclear` if no receipt says by whom."""
+        if self._find_receipt(sent.hash) is not None:
+            return
+        self._sent.remove()
+        raise SteelyardError(
+            "sending_unclear",
+            f"an earlier run sent {sent.hash}; its nonce is used, and {self._url} has no receipt "
+            "of it. See with `steelyard node standing` what is at stake; the same command again "
+            "sends anew",
+        )
+
+    def _find_receipt(self, transaction_hash: str) -> dict[str, Any] | None:
+        found = self._ask("eth_getTransactionReceipt", transaction_hash)
+        if found is not None and not isinstance(found, dict):
+            raise SteelyardError("rpc_answer", f"{self._url}: {found!r} is no receipt")
+        return found
+
+    def _finish(self, transaction_hash: str, *, carries: bool) -> None:
+        """Wait until it is final; what carries coins and failed moved none, and is forgotten.
+
+        Raises SteelyardError `reverted`, `transaction_pending`.
+        """
         deadline = self._get_seconds() + FINAL_SECONDS
         while self._get_seconds() < deadline:
-            receipt = self._ask("eth_getTransactionReceipt", transaction_hash)
+            receipt = self._find_receipt(transaction_hash)
             if receipt is not None:
                 if receipt.get("status") != "0x1":
+                    if carries:
+                        self._sent.remove()
                     raise SteelyardError("reverted", f"{transaction_hash} is final, and failed")
                 return
             self._sleep(POLL_SECONDS)

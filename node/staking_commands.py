@@ -21,6 +21,7 @@ from .entries import ENTRY_FILE, check_reachable, make_entry, parse_address, rea
 from .founding import WEI_PER_COIN, parse_amount
 from .keyfiles import Secrets, describe_keys, read_secrets
 from .options import NO, YES, AsJson, Directory, PasswordFile, Url, answer, find_url, get_password
+from .sent import SentFile
 from .staking import StakingAccount, StakingView, Validator, show_time
 
 Stake = Annotated[str, typer.Option(help="Coins to put at stake, or to add to the stake.")]
@@ -37,7 +38,8 @@ def open_account(
     genesis = read_genesis(directory)
     secrets = read_secrets(directory / KEYS, get_password(password_file, is_new=False))
     chain_hash = compute_chain_hash(genesis)
-    account = StakingAccount(node, secrets.account, genesis.chain_id, chain_hash)
+    sent = SentFile(directory, secrets.address, chain_hash)
+    account = StakingAccount(node, secrets.account, genesis.chain_id, chain_hash, sent)
     account.check_chain()
     return account, secrets
 
@@ -71,17 +73,47 @@ def deposit(
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Become a validator from the next epoch on, or add to the stake of one."""
+    """Become a validator from the next epoch on, or add to the stake of one.
+
+    Run again after a failure: COINS are put in once. Once it has said so, the same adds more.
+    """
     account, secrets = open_account(directory, url, password_file)
     amount = parse_amount(stake)
-    if account.read().state == State.NOBODY:
+    sent = find_earlier(account, amount)
+    if sent is None and account.read().state == State.NOBODY:
         recipient = None if fee_recipient is None else parse_address(fee_recipient)
         sent = account.deposit(choose_entry(directory, secrets, amount, endpoint, recipient))
-    else:
+    elif sent is None:
         sent = account.add_stake(amount)
-        if account.read().state == State.WAITING:
-            sent = account.act("enter")
+    if account.read().state == State.WAITING:
+        sent = enter(account, sent, amount)
     report(account, account.read(), sent, as_json)
+    account.forget()
+
+
+def find_earlier(account: StakingAccount, amount: int) -> str | None:
+    """The transaction of an earlier run that put in as much and was killed before it said so."""
+    earlier = account.settle()
+    if earlier is None:
+        return None
+    coins = show_coins(earlier.amount, as_json=False)
+    typer.echo(f"an earlier run put in {coins} coins: {earlier.hash}", err=True)
+    if earlier.amount == amount:
+        return earlier.hash
+    account.forget()
+    return None
+
+
+def enter(account: StakingAccount, put_in: str, amount: int) -> str:
+    """Take a place again. If it is refused, the coins are in all the same, and that is said."""
+    try:
+        return account.act("enter")
+    except SteelyardError as error:
+        if error.code == "reverted":
+            coins = show_coins(amount, as_json=False)
+            typer.echo(f"{coins} coins were put in: {put_in}", err=True)
+            account.forget()
+        raise
 
 
 def choose_entry(

@@ -17,6 +17,7 @@ from steelyard.node.alarms import State
 from steelyard.node.commands import app
 from steelyard.node.entries import ENTRY_FILE, encode_entry, make_entry
 from steelyard.node.localnet import PASSWORD_FILE, Localnet
+from steelyard.node.sent import DEPOSIT_FILE, SentFile
 from steelyard.node.staking import FINAL_SECONDS, StakingAccount, encode_call
 from steelyard.node.staking_commands import choose_entry, show_coins
 
@@ -66,8 +67,15 @@ def node(monkeypatch: pytest.MonkeyPatch) -> FakeNode:
 
 
 def open_account(node: FakeNode) -> StakingAccount:
+    """One that sends no coins: where it would keep what does is no directory."""
     return StakingAccount(
-        "http://node", SECRETS.account, CHAIN_ID, GENESIS_HASH, lambda: node.seconds, node.sleep
+        "http://node",
+        SECRETS.account,
+        CHAIN_ID,
+        GENESIS_HASH,
+        SentFile(Path("missing"), SECRETS.address, GENESIS_HASH),
+        lambda: node.seconds,
+        node.sleep,
     )
 
 
@@ -231,6 +239,7 @@ def test_a_validator_adds_to_its_stake_moves_and_may_not_leave_alone(tmp_path: P
         shown = CliRunner().invoke(app, ["standing", str(home), "--json"])  # without the password
         assert json.loads(shown.stdout)["state"] == "active"
         assert int(invoke("deposit", "--stake", "5")["stake"]) == 37 * COIN
+        assert not (home / DEPOSIT_FILE).exists()
         assert invoke("move", "--endpoint", "v.example:9000")["endpoint"] == "v.example:9000"
         assert get_code(lambda: invoke("exit")) == "reverted"
         assert get_code(lambda: invoke("move", "--endpoint", "x")) == "entry_endpoint"

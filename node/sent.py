@@ -1,0 +1,138 @@
+"""`deposit.json`: the transaction with which `steelyard node deposit` puts coins at stake.
+
+Nothing on the chain shows which command made a stake grow, so a command that was killed and is run
+again must know. The signed transaction is on disk before any node has it, and stays there until the
+command has said what came of it. What comes in is this file, or nothing; what can go wrong:
+
+1. The same amount again is that transaction: the same bytes are sent, nothing else is signed.
+2. Another amount waits until that one is at its end, and says so.
+3. What was refused, by the node or in its block, moved no coins: it is forgotten.
+4. Where its nonce is used, by the keeper perhaps, and no receipt is there, nothing is signed:
+   `sending_unclear` says so once, and then it is forgotten.
+5. A file that is damaged, or of another account or chain, is nobody's guess: `deposit_file`.
+
+The client's journal does the same for all that a client sends (`client/sending.py`).
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from steelyard.chain.errors import SteelyardError
+from steelyard.chain.types import Address
+
+from .blobs import sync_directory
+
+DEPOSIT_FILE: Final = "deposit.json"
+FORMAT: Final = "steelyard-deposit"
+VERSION: Final = 1
+MAX_FILE_BYTES: Final = 16_384
+HASH_DIGITS: Final = 64
+MAX_NUMBER: Final = 2**256
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A signed transaction that carries `amount` wei; `hash` and `raw` in hex, with 0x."""
+
+    amount: int
+    nonce: int
+    hash: str
+    raw: str
+
+
+class SentFile:
+    """The file of one account on one chain, in a validator's directory. Raises SteelyardError."""
+
+    def __init__(self, directory: Path, address: Address, genesis_hash: str) -> None:
+        self.path = directory / DEPOSIT_FILE
+        self._owner = {
+            "format": FORMAT,
+            "version": VERSION,
+            "address": "0x" + address.hex(),
+            "genesis_hash": genesis_hash,
+        }
+
+    def read(self) -> Sent | None:
+        """Return what was sent and not told of. Raises SteelyardError deposit_file."""
+        try:
+            with self.path.open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._refuse(error.strerror) from None
+        sent = self._decode(data)
+        if sent is None:
+            raise self._refuse(
+                "it is damaged, or of another account or chain; see with `steelyard node standing` "
+                "what is at stake, then delete it"
+            )
+        return sent
+
+    def write(self, sent: Sent) -> None:
+        """Keep it, on disk afterwards. Raises SteelyardError deposit_file, deposit_busy."""
+        fields = {"amount": sent.amount, "nonce": sent.nonce, "hash": sent.hash, "raw": sent.raw}
+        document = self._owner | {name: str(value) for name, value in fields.items()}
+        whole = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        try:
+            handle = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(json.dumps(document, indent=1).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(whole, self.path)  # unlike a rename it replaces nothing
+            sync_directory(self.path.parent)
+        except FileExistsError:
+            raise SteelyardError(
+                "deposit_busy", f"another run is sending ({self.path}); wait for it"
+            ) from None
+        except OSError as error:
+            raise self._refuse(error.strerror) from None
+        finally:
+            whole.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Forget it: it was told of, or moved nothing. Raises SteelyardError deposit_file."""
+        try:
+            self.path.unlink(missing_ok=True)
+            sync_directory(self.path.parent)
+        except OSError as error:
+            raise self._refuse(error.strerror) from None
+
+    def _refuse(self, reason: str | None) -> SteelyardError:
+        return SteelyardError("deposit_file", f"{self.path}: {reason}")
+
+    def _decode(self, data: bytes) -> Sent | None:
+        """Return what the file says, if it is such a file, whole and ours."""
+        try:
+            fields = json.loads(data)
+            if {name: fields[name] for name in self._owner} != self._owner:
+                return None
+            sent = Sent(
+                _parse_number(fields["amount"]),
+                _parse_number(fields["nonce"]),
+                _parse_hex(fields["hash"]),
+                _parse_hex(fields["raw"]),
+            )
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None
+        return sent if len(sent.hash) == 2 + HASH_DIGITS else None
+
+
+def _parse_number(text: Any) -> int:
+    if not isinstance(text, str) or not (text.isascii() and text.isdigit()):
+        raise ValueError("no number")
+    number = int(text)
+    if number >= MAX_NUMBER:
+        raise ValueError("too large")
+    return number
+
+
+def _parse_hex(text: Any) -> str:
+    if not isinstance(text, str) or not text.startswith("0x"):
+        raise ValueError("no bytes")
+    bytes.fromhex(text[2:])
+    return text
