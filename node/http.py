@@ -56,7 +56,7 @@ MAX_CONNECTIONS: Final = 1_024
 KEEP_ALIVE_SECONDS: Final = 75
 STOP_SECONDS: Final = 3
 JOIN_SECONDS: Final = 5.0
-START_SECONDS: Final = 20.0
+START_SECONDS: Final = 60.0
 RESTART_HELPS: Final = frozenset({"driver_failed"})
 """Alarms that may end with a new process. No restart frees a disk or brings peers back."""
 CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed"}
