@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ def test_transfers_are_final_before_during_and_after_a_kill(
     monkeypatch.setattr(localnet, "ANSWER_SECONDS", 60.0)  # of a machine with other things to do
     home, account = tmp_path / "net", make_account(0)
     words = ("--http-port", 0, "--heartbeat", 0.5, "--timeout", 1)
-    first = invoke("up", home, *words, "--fund", f"{account.address}=10")
-    assert first["healthy"]
-    assert len(first["validators"]) == 4
-    net = Localnet(home)
-    wallet = Wallet.open(account, net.urls[2])
-    try:
+    with ExitStack() as stack:
+        stack.callback(lambda: Localnet(home).stop())  # whatever `up` got done
+        first = invoke("up", home, *words, "--fund", f"{account.address}=10")
+        assert first["healthy"]
+        assert len(first["validators"]) == 4
+        net = Localnet(home)
+        wallet = Wallet.open(account, net.urls[2])
+        stack.callback(wallet.close)
         wallet.hand_in(wallet.sign_transfer())
         net.kill(3)
         for _ in range(2):
@@ -52,9 +55,6 @@ def test_transfers_are_final_before_during_and_after_a_kill(
         down = invoke("down", home)
         assert down == {"stopped": [1, 2, 3, 4], "killed": []}
         assert {net.find_process(number) for number in net.numbers} == {None}
-    finally:
-        wallet.close()
-        net.stop()
 
 
 def check_one_state(net: Localnet, numbers: Sequence[int]) -> None:
