@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from steelyard.chain.consensus.certificates import Certificate
 from steelyard.chain.consensus.messages import Candidate
-from steelyard.chain.consensus.votes import Statement
+from steelyard.chain.consensus.votes import Kind, Statement
 
 T = TypeVar("T")
 
@@ -57,6 +57,8 @@ class JournalDisk:
         self.finals: Journal[Segment] = Journal()
         self.index: dict[bytes, Candidate] = {}
         """The blocks by hash."""
+        self.lost: list[Certificate] = []
+        """Those that led to a finalize vote which was kept."""
 
     def put_block(self, block: Candidate) -> None:
         if block.hash not in self.index:
@@ -69,7 +71,22 @@ class JournalDisk:
             journal.sync()
 
     def lose(self, random: Random) -> None:
+        held = self.certificates.read()
         for journal in (self.statements, self.certificates, self.blocks):
             journal.lose(random)
         self.finals.lose_end(random)
         self.index = {block.hash: block for block in self.blocks.durable}
+        voted = {(s.epoch, s.view) for s in self.statements.durable if s.kind == Kind.FINALIZE}
+        gone = [one for one in held if one not in self.certificates.durable]
+        self.lost += [c for c in gone if c.kind == Kind.NOTARIZE and (c.epoch, c.view) in voted]
+
+    def restore(self) -> list[Certificate]:
+        """Find again what led to a finalize vote; returns it.
+
+        Nobody is safe by it, so the disk may lose it. But who has voted to finalize may not help to
+        give the view up, and if a cheat's vote was in the only copy, all wait for it for ever: the
+        node has it on disk before the vote (`Session._sign`).
+        """
+        found, self.lost = self.lost, []
+        self.certificates.durable += found
+        return found

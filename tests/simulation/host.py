@@ -167,6 +167,12 @@ class SimulatedHost:
         life = self.life
         self.world.at(self.world.get_restart_ms(), lambda: self.life == life and self.start())
 
+    def restore_certificates(self) -> None:
+        """Have what a node would not have lost."""
+        for certificate in self.disk.restore():
+            if certificate.epoch == self.epoch:
+                self.feed(CertificateReceived(certificate))
+
     # -- events and effects ------------------------------------------------------------------------
     def feed(self, event: Event, *, is_trusted: bool = True) -> None:
         """Take an event; `is_trusted`: it comes from ourselves or from an honest validator."""

@@ -37,7 +37,7 @@ KILLS = {
     "first_holder_only": (62, "stuck"),
     "forgets_votes": (3, "double_vote"),
     "unsynced_vote": (3, "double_vote"),
-    "no_reports": (3, "unreported"),
+    "no_reports": (33, "unreported"),
     "false_reports": (0, "false_report"),
     "any_epoch": (3, "stuck"),
     "block_past_boundary": (3, "past_boundary"),

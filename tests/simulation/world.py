@@ -234,6 +234,7 @@ class World:
         self.network = scenario.calm
         for host in self.honest:
             host.crash_at = None
+            host.restore_certificates()
         goal = len(self.oracle.ledger) + BLOCKS_AFTER_GST
         while min(self.get_heights()) < goal:
             self.run_until(self.now + 1_000)
