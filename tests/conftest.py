@@ -12,11 +12,14 @@ for name in ("http_proxy", "https_proxy", "all_proxy"):
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
 
-# How long an example takes says how busy the machine is, and nothing about the property.
+# How long an example takes says how busy the machine is, and nothing about the property. Examples
+# are the same in every run of one version; `--hypothesis-profile=explore` looks for others.
+SLOW_IS_FINE = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("explore", deadline=None, suppress_health_check=SLOW_IS_FINE)
 hypothesis.settings.register_profile(
-    "steelyard", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "repeat", hypothesis.settings.get_profile("explore"), derandomize=True, database=None
 )
-hypothesis.settings.load_profile("steelyard")
+hypothesis.settings.load_profile("repeat")
 
 
 def pytest_collection_finish() -> None:
