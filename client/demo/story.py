@@ -21,6 +21,7 @@ from steelyard.chain.cid import encode_cid
 from steelyard.chain.rules import Flag
 
 from ..amounts import coins
+from ..errors import ClientError
 from ..events import get_events
 from ..keys import create_key
 from ..organisation import Organisation, PublishedTask
@@ -280,14 +281,29 @@ def follow(stage: Stage, task: PublishedTask, *, with_kill: bool) -> Recovery | 
             if reports[event.round] == len(heart.HOSPITALS):
                 tell(event.round)
     number = stage.options.rounds
-    while task.organisation.rounds.get_metrics(task.number, number).reports < len(heart.HOSPITALS):
-        stage.processes.check_alive()
-        time.sleep(POLL_SECONDS)
+    wait_for_reports(stage, task, number)
     tell(number)
     recovery = None if outage is None else outage.finish()
     if recovery is not None:
         stage.tell(f"recovery    {recovery.description}")
     return recovery
+
+
+def wait_for_reports(
+    stage: Stage, task: PublishedTask, number: int, seconds: float = TASK_SECONDS
+) -> None:
+    """Wait until all hospitals have evaluated a round's model.
+
+    Raises: ClientError `demo_process` if one has not in the time that it had, as if it had ended.
+    """
+    deadline = time.monotonic() + seconds
+    while task.organisation.rounds.get_metrics(task.number, number).reports < len(heart.HOSPITALS):
+        stage.processes.check_alive()
+        if time.monotonic() > deadline:
+            raise ClientError(
+                "demo_process", f"not all hospitals evaluated round {number} in {seconds:.0f} s"
+            )
+        time.sleep(POLL_SECONDS)
 
 
 def tell_round(

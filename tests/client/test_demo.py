@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import numpy as np
@@ -39,6 +41,7 @@ from steelyard.client.demo.report import (
     encode_stories,
     merge_verdicts,
 )
+from steelyard.client.demo.story import wait_for_reports
 from steelyard.client.demo.validators import Validators, kill_node
 
 KEYS = {
@@ -303,6 +306,20 @@ def test_a_forged_certificate_has_two_signers_and_says_the_same() -> None:
     )
     assert forged == Certificate(statement, bytes([0b0101]), honest.signature)
     assert forge_certificates("/chain/blocks/5", b"a block") == b"a block"
+
+
+def test_hospitals_that_report_too_late_or_never_are_not_waited_for_without_end() -> None:
+    answers = iter([3, 4])
+    checks: list[None] = []
+    stage = SimpleNamespace(processes=SimpleNamespace(check_alive=lambda: checks.append(None)))
+    rounds = SimpleNamespace(get_metrics=lambda *_: SimpleNamespace(reports=next(answers)))
+    task: Any = SimpleNamespace(number=1, organisation=SimpleNamespace(rounds=rounds))
+    wait_for_reports(stage, task, 8)  # type: ignore[arg-type]
+    assert len(checks) == 1
+    answers = iter([3])
+    with pytest.raises(SteelyardError, match="round 8 in -1 s") as caught:
+        wait_for_reports(stage, task, 8, seconds=-1)  # type: ignore[arg-type]
+    assert caught.value.code == "demo_process"
 
 
 # -- its processes ---------------------------------------------------------------------------------
