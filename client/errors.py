@@ -42,6 +42,15 @@ class TransactionPending(ClientError):
     """A transaction was sent and is not in a block yet; running again resends the same bytes."""
 
 
+class SendingUnclear(ClientError):
+    """A call whose nonce is gone, to nobody knows whom: it may have been carried out."""
+
+    code = "sending_unclear"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(self.code, message)
+
+
 class BlobGone(ClientError):
     """No node keeps a blob any more that has to be declared again."""
 

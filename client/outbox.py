@@ -25,7 +25,14 @@ from steelyard.chain.types import Address, BlobName, Hash
 
 from .abi import Log, decode_log
 from .amounts import format_coins
-from .errors import ClientError, NodeRefused, NodeUnreachable, Reverted, TransactionPending
+from .errors import (
+    ClientError,
+    NodeRefused,
+    NodeUnreachable,
+    Reverted,
+    SendingUnclear,
+    TransactionPending,
+)
 from .keys import format_address
 from .rpc import Json, Rpc, as_bytes, as_hex, as_int, as_object
 from .state import Entry, Journal, Status
@@ -138,7 +145,7 @@ class Outbox:
 
         Returns the receipt of a successful transaction. Raises: Reverted when the contract
         refused it (then a later call with this label raises it again); TransactionPending when it
-        is still waiting after WAIT_SECONDS; ClientError `sending_unclear`; NodeRefused,
+        is still waiting after WAIT_SECONDS; SendingUnclear; NodeRefused,
         NodeUnreachable.
         """
         with self.turn:
@@ -354,14 +361,13 @@ class Outbox:
 
 
 def check_repeatable(entry: Entry | None, call: Call, signed: int) -> None:
-    """Raises ClientError `sending_unclear` where signing again might carry out a call twice.
+    """Raises SendingUnclear where signing again might carry out a call twice.
 
     Nor is one signed for ever, `signed` times by now, for nodes that have no receipts at all.
     """
     is_replaced = entry is not None and entry.status is Status.REPLACED
     if entry is not None and is_replaced and (call.is_traceless or signed >= MAX_SIGNED):
-        raise ClientError(
-            "sending_unclear",
+        raise SendingUnclear(
             f"nonce {entry.nonce} is used and no node has the receipt of 0x{entry.hash.hex()}: "
             "another transaction took it, or that one was carried out before these nodes began. "
             "See whether it arrived; run again to send it anew",

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Final
 from steelyard.chain.types import Address, BlobName, Hash
 
 from .amounts import format_coins
-from .errors import ClientError, NodeRefused
+from .errors import ClientError, NodeRefused, SendingUnclear
 from .keys import format_address
 from .outbox import Receipt
 from .registered import parse_account
@@ -95,11 +95,11 @@ class Told:
                     del outer[before:]
                     raise
                 return
-            self._held = []
             try:
+                self._held = []
                 yield
-                for label in self._held:
-                    self._journal.set_told(label)
+                if self._held:
+                    self._journal.set_told(*self._held)
             finally:
                 self._held = None
 
@@ -149,12 +149,12 @@ def carry_out(
 def send_once(
     account: "Account", label: str, call: Call, data: Mapping[BlobName, bytes] | None = None
 ) -> Receipt:
-    """Send, and take what is unclear for told: after that it is the sender's to decide."""
+    """Send, and tell what is unclear: after that it is the sender's to decide."""
     try:
         return account.outbox.send(label, call, data)
-    except ClientError as error:
-        if error.code == "sending_unclear":
-            account.journal.set_told(label)
+    except SendingUnclear as error:
+        account.report(error.message)  # before it counts as told: a kill may come next
+        account.journal.set_told(label)
         raise
 
 
@@ -210,7 +210,7 @@ def check_seen(account: "Account") -> None:
     What it says of the account's money is then from before. To be asked when nothing is on its way.
     """
     count = as_int(account.rpc.call("eth_getTransactionCount", as_hex(account.address), "latest"))
-    sent = account.journal.get_next_nonce()
+    sent = account.journal.count_passed()
     if count < sent:
         raise NodeRefused(
             "node_behind",

@@ -285,6 +285,17 @@ class Journal:
         ).fetchone()
         return 0 if nonce is None else nonce + 1
 
+    def count_passed(self) -> int:
+        """Return how many transactions of the account are in blocks, as a node has shown.
+
+        Whoever's they are: a nonce that is gone to another one is gone.
+        """
+        (nonce,) = self._db.execute(
+            "SELECT max(nonce) FROM transactions WHERE status NOT IN (?, ?)",
+            (Status.SIGNED, Status.REFUSED),
+        ).fetchone()
+        return 0 if nonce is None else nonce + 1
+
     def add_entry(self, entry: Entry, data: Mapping[BlobName, bytes]) -> None:
         """Record a signed transaction and the bytes of the blobs that it declares."""
         blobs = json.dumps([[name.digest.hex(), name.size] for name in entry.blobs])
@@ -329,10 +340,10 @@ class Journal:
         row = self._db.execute("SELECT 1 FROM told WHERE label = ?", (label,)).fetchone()
         return row is not None
 
-    def set_told(self, label: str) -> None:
-        """Record that who asked for a transaction knows what became of it."""
+    def set_told(self, *labels: str) -> None:
+        """Record that who asked for these transactions knows what became of all of them."""
         with self._writing() as db:
-            db.execute("INSERT OR IGNORE INTO told VALUES (?)", (label,))
+            db.executemany("INSERT OR IGNORE INTO told VALUES (?)", [(one,) for one in labels])
 
     def get_blob(self, name: BlobName) -> bytes | None:
         """Return the bytes of an update, or of a blob that a pending transaction declares."""

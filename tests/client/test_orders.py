@@ -11,13 +11,13 @@ from dataclasses import replace
 import pytest
 
 from steelyard.client.errors import ClientError, NodeRefused, Reverted, TransactionPending
-from steelyard.client.organisation import PublishedTask
-from steelyard.client.state import Status
+from steelyard.client.organisation import Organisation, PublishedTask
+from steelyard.client.state import Journal, Status
 
 from .agreement import TasksRefusal
 from .conftest import HOSPITAL, make_task
-from .ledger import Ledger
-from .test_kills import Killed
+from .ledger import Ledger, Refused
+from .test_kills import Fuse, Killed, live
 
 SITE = bytes.fromhex(HOSPITAL.address[2:])
 OTHER = "0x" + "77" * 20
@@ -105,6 +105,41 @@ def test_coins_whose_receipt_is_lost_are_not_added_twice(ledger, task, hospital)
     assert ledger.tasks[1].reward_left == before + 10, "whoever was told may send again"
 
 
+def test_no_node_can_say_in_our_words_that_coins_are_unclear(ledger, task) -> None:
+    """It has them, and says otherwise: whoever believed it would send them twice."""
+    before = ledger.tasks[1].reward_left
+    real = ledger.eth_sendRawTransaction
+
+    def take_and_deny(raw: str) -> None:
+        real(raw)
+        raise Refused(-32000, "sending_unclear: lost", {"code": "sending_unclear"})
+
+    ledger.eth_sendRawTransaction = take_and_deny
+    with pytest.raises(NodeRefused, match="sending_unclear"):
+        task.fund(5)
+    ledger.eth_sendRawTransaction = real
+    task.fund(5)
+    assert ledger.tasks[1].reward_left == before + 5
+
+
+def test_that_coins_are_unclear_is_said_before_the_same_sends_anew(
+    ledger, task, monkeypatch
+) -> None:
+    """A command that is killed right after that has said nothing else."""
+    lines, real = [], Journal.set_told
+
+    def record_and_die(*words: object) -> None:
+        real(*words)
+        raise Killed
+
+    task.organisation.report = lines.append
+    lose_receipts(ledger)
+    monkeypatch.setattr(Journal, "set_told", record_and_die)
+    with pytest.raises(Killed):
+        task.fund(5)
+    assert any("no node has the receipt" in line for line in lines)
+
+
 def test_a_stake_is_not_filled_up_twice_where_a_receipt_is_lost(ledger, task, hospital) -> None:
     ledger.tasks[1].members[SITE].stake -= 20
     lose_receipts(ledger)
@@ -126,6 +161,23 @@ def test_a_stake_is_not_filled_up_on_the_word_of_a_node_that_is_behind(
         hospital.add_stake(1)
     assert caught.value.code == "node_behind"
     assert get_stake(ledger) == 30
+
+
+def test_a_stake_whose_receipt_is_lost_is_not_filled_up_by_a_node_that_is_behind(
+    ledger, task, hospital
+) -> None:
+    """It has ours in its pool still: another one would be carried out after it."""
+    ledger.tasks[1].members[SITE].stake -= 20
+    lose_receipts(ledger)
+    with pytest.raises(ClientError, match="sending_unclear"):
+        hospital.add_stake(1)
+    count = ledger.nonces[SITE]
+    ledger.tasks[1].members[SITE].stake -= 20  # as that node has it
+    ledger.eth_getTransactionCount = lambda address, tag: hex(count - (tag == "latest"))
+    with pytest.raises(NodeRefused) as caught:
+        hospital.add_stake(1)
+    assert caught.value.code == "node_behind"
+    assert ledger.nonces[SITE] == count
 
 
 def test_a_task_whose_receipt_is_lost_is_not_published_twice(ledger, organisation) -> None:
@@ -204,6 +256,26 @@ def test_one_who_asks_twice_before_writing_down_has_asked_twice(ledger, task) ->
     with task.organisation.telling():
         assert [task.fund(5).hash, task.fund(5).hash] == hashes
     assert ledger.tasks[1].reward_left == before + 10
+
+
+def test_what_one_block_tells_is_told_at_once_or_not_at_all(ledger, task, tmp_path) -> None:
+    """Else a run that is killed between two would send the first anew, and the second not."""
+    before, fuse = ledger.tasks[1].reward_left, Fuse(None, after=False)
+
+    def fund_twice(account: Organisation) -> None:
+        with account.telling():
+            account.get_task(1).fund(5)
+            account.get_task(1).fund(7)
+
+    live(ledger, tmp_path / "count", fuse, fund_twice, Organisation)
+    assert ledger.tasks[1].reward_left == before + 12
+    for step, after in ((fuse.count, False), (fuse.count, True), (fuse.count - 1, True)):
+        before, state = ledger.tasks[1].reward_left, tmp_path / f"{step}-{after}"
+        with pytest.raises(Killed):
+            live(ledger, state, Fuse(step, after=after), fund_twice, Organisation)
+        live(ledger, state, Fuse(None, after=False), fund_twice, Organisation)
+        added = ledger.tasks[1].reward_left - before
+        assert added == (24 if (step, after) == (fuse.count, True) else 12)
 
 
 def test_a_block_in_a_block_ends_with_the_outer_one(ledger, task) -> None:
