@@ -10,12 +10,17 @@ command has said what came of it. What comes in is this file, or nothing; what c
 4. Where its nonce is used, by the keeper perhaps, and no receipt is there, nothing is signed:
    `sending_unclear` says so once, and then it is forgotten.
 5. A file that is damaged, or of another account or chain, is nobody's guess: `deposit_file`.
+6. One command at a time: a second would take the first one's coins for its own, and forget them
+   before they were told of. `deposit_busy`.
 
 The client's journal does the same for all that a client sends (`client/sending.py`).
 """
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +48,15 @@ class Sent:
     raw: str
 
 
+class SendingUnclear(SteelyardError):
+    """Coins whose nonce is used, by nobody knows whom: they may have been put in."""
+
+    code = "sending_unclear"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(self.code, message)
+
+
 class SentFile:
     """The file of one account on one chain, in a validator's directory. Raises SteelyardError."""
 
@@ -54,6 +68,27 @@ class SentFile:
             "address": "0x" + address.hex(),
             "genesis_hash": genesis_hash,
         }
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Let no other command send meanwhile; the kernel lets go when the process ends.
+
+        Raises SteelyardError deposit_file, deposit_busy.
+        """
+        try:
+            handle = os.open(self.path.parent, os.O_RDONLY)
+        except OSError as error:
+            raise self._refuse(error.strerror) from None
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise SteelyardError(
+                    "deposit_busy", f"another run is sending ({self.path}); wait for it"
+                ) from None
+            yield
+        finally:
+            os.close(handle)
 
     def read(self) -> Sent | None:
         """Return what was sent and not told of. Raises SteelyardError deposit_file."""
@@ -73,26 +108,23 @@ class SentFile:
         return sent
 
     def write(self, sent: Sent) -> None:
-        """Keep it, on disk afterwards. Raises SteelyardError deposit_file, deposit_busy."""
+        """Keep it, on disk afterwards; to be held meanwhile. Raises SteelyardError deposit_file."""
         fields = {"amount": sent.amount, "nonce": sent.nonce, "hash": sent.hash, "raw": sent.raw}
         document = self._owner | {name: str(value) for name, value in fields.items()}
-        whole = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        whole = self.path.with_name(f"{self.path.name}.new")
         try:
             handle = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "wb") as file:
                 file.write(json.dumps(document, indent=1).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(whole, self.path)  # unlike a rename it replaces nothing
+            whole.replace(self.path)
             sync_directory(self.path.parent)
-        except FileExistsError:
-            raise SteelyardError(
-                "deposit_busy", f"another run is sending ({self.path}); wait for it"
-            ) from None
         except OSError as error:
+            for path in (whole, self.path):  # it is not sent, so nothing is to be told of
+                with suppress(OSError):
+                    path.unlink()
             raise self._refuse(error.strerror) from None
-        finally:
-            whole.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Forget it: it was told of, or moved nothing. Raises SteelyardError deposit_file."""

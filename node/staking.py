@@ -6,6 +6,7 @@ and genesis are compared with the validator's own document, and the fee has a li
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from steelyard.chain.types import Address
 
 from .alarms import State
 from .options import explain_silence
-from .sent import Sent, SentFile
+from .sent import SendingUnclear, Sent, SentFile
 
 ANSWER_SECONDS: Final = 20.0
 FINAL_SECONDS: Final = 120.0
@@ -133,8 +134,9 @@ class StakingAccount(StakingView):
     def settle(self) -> Sent | None:
         """Bring to its end what an earlier run sent with coins, and has not told of.
 
-        Returns None if there is nothing of the kind. Raises SteelyardError: `reverted` and
-        `sending_unclear`, after which it is forgotten; as any sending.
+        Returns None if there is nothing of the kind. Raises SteelyardError: `reverted`, after which
+        it is forgotten; SendingUnclear, after which it is the caller's to tell and forget; as any
+        sending.
         """
         sent = self._sent.read()
         if sent is None:
@@ -149,6 +151,10 @@ class StakingAccount(StakingView):
                 self._check_clear(sent)
         self._finish(sent.hash, carries=True)
         return sent
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Let no other command send coins meanwhile. Raises SteelyardError deposit_busy."""
+        return self._sent.hold()
 
     def forget(self) -> None:
         """What carried coins has been told of: the same call is a new one from now on."""
@@ -236,12 +242,10 @@ class StakingAccount(StakingView):
         return _read_quantity(self._ask("eth_getTransactionCount", self._show(), block))
 
     def _check_clear(self, sent: Sent) -> None:
-        """The nonce is used: raises SteelyardError `sending_unclear` if no receipt says by whom."""
+        """The nonce is used: raises SendingUnclear if no receipt says by whom."""
         if self._find_receipt(sent.hash) is not None:
             return
-        self._sent.remove()
-        raise SteelyardError(
-            "sending_unclear",
+        raise SendingUnclear(
             f"an earlier run sent {sent.hash}; its nonce is used, and {self._url} has no receipt "
             "of it. See with `steelyard node standing` what is at stake; the same command again "
             "sends anew",

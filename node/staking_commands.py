@@ -21,7 +21,7 @@ from .entries import ENTRY_FILE, check_reachable, make_entry, parse_address, rea
 from .founding import WEI_PER_COIN, parse_amount
 from .keyfiles import Secrets, describe_keys, read_secrets
 from .options import NO, YES, AsJson, Directory, PasswordFile, Url, answer, find_url, get_password
-from .sent import SentFile
+from .sent import SendingUnclear, SentFile
 from .staking import StakingAccount, StakingView, Validator, show_time
 
 Stake = Annotated[str, typer.Option(help="Coins to put at stake, or to add to the stake.")]
@@ -79,21 +79,27 @@ def deposit(
     """
     account, secrets = open_account(directory, url, password_file)
     amount = parse_amount(stake)
-    sent = find_earlier(account, amount)
-    if sent is None and account.read().state == State.NOBODY:
-        recipient = None if fee_recipient is None else parse_address(fee_recipient)
-        sent = account.deposit(choose_entry(directory, secrets, amount, endpoint, recipient))
-    elif sent is None:
-        sent = account.add_stake(amount)
-    if account.read().state == State.WAITING:
-        sent = enter(account, sent, amount)
-    report(account, account.read(), sent, as_json)
-    account.forget()
+    with account.hold():
+        sent = find_earlier(account, amount)
+        if sent is None and account.read().state == State.NOBODY:
+            recipient = None if fee_recipient is None else parse_address(fee_recipient)
+            sent = account.deposit(choose_entry(directory, secrets, amount, endpoint, recipient))
+        elif sent is None:
+            sent = account.add_stake(amount)
+        if account.read().state == State.WAITING:
+            sent = enter(account, sent, amount)
+        report(account, account.read(), sent, as_json)
+        account.forget()
 
 
 def find_earlier(account: StakingAccount, amount: int) -> str | None:
     """The transaction of an earlier run that put in as much and was killed before it said so."""
-    earlier = account.settle()
+    try:
+        earlier = account.settle()
+    except SendingUnclear as error:
+        typer.echo(error.message, err=True)  # before it is forgotten: a kill may come next
+        account.forget()
+        raise
     if earlier is None:
         return None
     coins = show_coins(earlier.amount, as_json=False)

@@ -170,20 +170,20 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     chain = Chain()
     desk = Desk(chain, tmp_path)
 
-    def link(*arguments: Any) -> None:
+    def replace(*arguments: Any) -> None:
         chain.step()
-        os_link(*arguments)
+        os_replace(*arguments)
         chain.step()
 
     def remove(file: SentFile) -> None:
         chain.step()
         sent_file_remove(file)
 
-    os_link, sent_file_remove = os.link, SentFile.remove
+    os_replace, sent_file_remove = os.replace, SentFile.remove
     with monkeypatch.context() as patch:
         patch.setattr(staking.httpx, "post", chain.post)
         patch.setattr(staking_commands, "open_account", desk.open_account)
-        patch.setattr(os, "link", link)
+        patch.setattr(os, "replace", replace)
         patch.setattr(SentFile, "remove", remove)
         yield desk
 
@@ -244,6 +244,37 @@ def test_coins_whose_nonce_another_took_are_unclear_once(desk: Desk) -> None:
     desk.chain.pool.clear()
     desk.chain.nonce, desk.chain.is_mining = 1, True  # the keeper's, and ours is gone
     assert desk.fail() == "sending_unclear"
+    assert desk.run().exit_code == 0
+    assert desk.chain.stake == 5 * COIN
+
+
+def test_that_coins_are_unclear_is_said_before_the_same_sends_anew(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that is killed right after that has said nothing else."""
+    desk.chain.is_mining = False
+    assert desk.fail() == "transaction_pending"
+    desk.chain.pool.clear()
+    desk.chain.nonce = 1
+    real = SentFile.remove
+
+    def remove_and_die(file: SentFile) -> None:
+        real(file)
+        raise SystemExit(9)
+
+    monkeypatch.setattr(SentFile, "remove", remove_and_die)
+    result = desk.run()
+    assert result.exit_code == 9
+    assert "has no receipt" in result.stderr
+
+
+def test_no_node_can_say_in_our_words_that_coins_are_unclear(desk: Desk) -> None:
+    desk.chain.is_mining = False
+    assert desk.fail() == "transaction_pending"
+    refusal = {"error": {"code": -32000, "message": "", "data": {"code": "sending_unclear"}}}
+    desk.chain.refusals["eth_sendRawTransaction"] = refusal
+    assert desk.fail() == "sending_unclear"
+    desk.chain.is_mining = True
     assert desk.run().exit_code == 0
     assert desk.chain.stake == 5 * COIN
 
@@ -320,13 +351,19 @@ def test_what_is_kept_is_for_its_owner_only(tmp_path: Path) -> None:
     assert file.read() is None
 
 
-def test_a_second_run_does_not_replace_what_the_first_one_sends(tmp_path: Path) -> None:
-    file = SentFile(tmp_path, SECRETS.address, GENESIS_HASH)
-    file.write(SENT)
-    other = Sent(1, 8, SENT.hash, SENT.raw)
-    assert get_code(lambda: file.write(other)) == "deposit_busy"
-    assert file.read() == SENT
-    assert [path.name for path in tmp_path.iterdir()] == [DEPOSIT_FILE]
+def test_a_second_run_beside_the_first_is_refused_and_forgets_nothing_of_it(desk: Desk) -> None:
+    """It would tell of the first one's coins, and have them forgotten before their end."""
+    with desk.file.hold():
+        for coins in ("5", "7"):
+            assert desk.fail(coins) == "deposit_busy"
+    assert (desk.chain.pool, desk.chain.stake) == ([], 0)
+    assert desk.run().exit_code == 0
+
+
+def test_what_a_kill_left_half_written_is_replaced(desk: Desk) -> None:
+    desk.file.path.with_name(f"{DEPOSIT_FILE}.new").write_bytes(b"{" * 9_999)
+    assert desk.run().exit_code == 0
+    assert list(desk.directory.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -369,6 +406,7 @@ def test_without_a_place_to_write_nothing_is_sent(desk: Desk) -> None:
     desk.file.path = desk.directory / "missing" / DEPOSIT_FILE
     assert desk.fail() == "deposit_file"
     assert (desk.chain.pool, desk.chain.stake) == ([], 0)
+    assert get_code(lambda: desk.file.write(SENT)) == "deposit_file"
     desk.file.path.parent.write_bytes(b"")
     assert get_code(desk.file.read) == "deposit_file"
     assert get_code(desk.file.remove) == "deposit_file"
