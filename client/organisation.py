@@ -338,8 +338,8 @@ class PublishedTask:
         content = hashlib.sha256(repr((arguments, value)).encode()).hexdigest()[:16]
         return f"task/{self.number}/{name}/{content}"
 
-    def _get_label(self, name: str, *arguments: object, value: int = 0) -> str:
-        return self.organisation.get_label(self._describe(name, *arguments, value=value))
+    def _get_label(self, name: str, *arguments: object) -> str:
+        return self.organisation.get_label(self._describe(name, *arguments))
 
     def _carry_out(self, name: str, *arguments: object, value: int) -> Receipt:
         organisation = self.organisation
@@ -347,9 +347,9 @@ class PublishedTask:
         order = name_order(self._describe(name, *arguments, value=value))
         return carry_out(organisation, order, call)
 
-    def _send(self, name: str, *arguments: object, value: int = 0) -> Receipt:
-        label = self._get_label(name, *arguments, value=value)
-        return self.organisation.send(label, name, self.number, *arguments, value=value)
+    def _send(self, name: str, *arguments: object) -> Receipt:
+        label = self._get_label(name, *arguments)
+        return self.organisation.send(label, name, self.number, *arguments)
 
 
 def list_applicants(rpc: Rpc, task: int) -> list[Applicant]:

@@ -300,12 +300,19 @@ def test_what_failed_after_it_was_sent_is_told_again_though_the_program_went_on(
 
 
 # -- journals of older versions --------------------------------------------------------------------
+def fund_as_before(task: PublishedTask) -> None:
+    """As a version that kept no orders."""
+    account = task.organisation
+    label = account.get_label(task._describe("fund", value=5))
+    account.send(label, "fund", task.number, value=5)
+
+
 def test_what_an_older_version_sent_is_not_taken_for_what_is_asked_now(
     ledger, task, hospital
 ) -> None:
     """It kept no record of who was told: its fund counts as told, or none could ever follow."""
     before = ledger.tasks[1].reward_left
-    task._send("fund", value=5)
+    fund_as_before(task)
     hospital.send("task/1/stake/7/1", "add_stake", 1, value=7)
     task.fund(5)
     hospital.add_stake(1, 7)
@@ -319,7 +326,7 @@ def test_what_an_older_version_left_on_its_way_is_not_sent_twice(
     before = ledger.tasks[1].reward_left
     ledger.is_mining = False
     with pytest.raises(TransactionPending):
-        task._send("fund", value=5)
+        fund_as_before(task)
     ledger.is_mining = True
     if is_killed_again:
         with suppress(Killed), task.organisation.telling():
@@ -340,7 +347,7 @@ def test_what_an_older_version_signed_anew_ends_with_its_last_attempt(
         refuse_in_block(ledger, patch)
         ledger.is_mining = False
         with pytest.raises(TransactionPending):
-            task._send("fund", value=5)
+            fund_as_before(task)
         ledger.is_mining = True
         (entry,) = [one for one in journal.get_entries() if "/fund/" in one.label]
         lost = replace(entry, attempt=-1, nonce=entry.nonce - 1, status=Status.REPLACED)
