@@ -220,7 +220,7 @@ class Attempt:
     base_fee: int = 0
     """At which it was too dear, in wei a gas."""
     balance: int | None = None
-    """With which the account was too poor for it, in wei."""
+    """With which the account was too poor for it, in wei; the least that it has had since."""
 
 
 class Attempts:
@@ -246,8 +246,9 @@ class Attempts:
         """
         now, base_fee = self._node.clock.get_seconds(), self._node.get_next_base_fee()
         attempt = self.entries.setdefault(key, Attempt(now + wait_seconds))
-        if now < attempt.after and not self._has_changed(attempt, base_fee):
+        if now < attempt.after and not self._look_again(attempt, base_fee):
             return None
+        balance = self._get_balance()  # coins that come while it is tried are news
         try:
             transaction_hash = act()
         except SteelyardError as error:
@@ -258,19 +259,23 @@ class Attempts:
                 log_event("keeper_skipped", **fields, code=error.code, message=error.message)
             attempt.code = error.code
             attempt.base_fee = base_fee if error.code in PRICED else 0
-            attempt.balance = self._get_balance() if error.code in POOR else None
+            attempt.balance = balance if error.code in POOR else None
             return error
         attempt.after, attempt.code = now + self._retry_seconds, None
         attempt.base_fee, attempt.balance = 0, None
         log_event("keeper_sent", **fields, hash=transaction_hash)
         return None
 
-    def _has_changed(self, attempt: Attempt, base_fee: int) -> bool:
-        """Is what stood against it better by now?"""
+    def _look_again(self, attempt: Attempt, base_fee: int) -> bool:
+        """Return whether what stood against it is better by now; note where it is worse."""
         dear, poor = attempt.base_fee, attempt.balance
         if base_fee < dear - dear // CHANGE_PART:
             return True
-        return poor is not None and self._get_balance() > poor + poor // CHANGE_PART
+        if poor is None:
+            return False
+        balance = self._get_balance()
+        attempt.balance = min(poor, balance)
+        return balance > poor + poor // CHANGE_PART
 
     def _get_balance(self) -> int:
         return self._node.get_balance(self._payer)

@@ -7,6 +7,7 @@ import pytest
 from steelyard.chain.calls import CallRequest, CallResult
 from steelyard.chain.errors import InvalidTransaction, SteelyardError
 from steelyard.chain.params import STAKING_ADDRESS
+from steelyard.chain.types import Hash
 from steelyard.node.keeper import STATE_INTERVALS, Keeper
 from steelyard.node.steps import (
     CLAIM_FACTOR,
@@ -331,6 +332,41 @@ def test_a_check_in_that_nobody_could_pay_is_sent_as_soon_as_the_account_has_coi
     node.balance = 1
     assert check_in() is None
     assert len(node.sent) == 1
+
+
+def test_an_account_that_has_paid_meanwhile_is_richer_by_what_it_is_given_then() -> None:
+    """What was pending counted as spent already, so it was as poor before."""
+    node, _ = build(Contract())
+    wallet = Wallet(node, SECRETS.account)  # type: ignore[arg-type]
+    attempts = Attempts(node, wallet.address)  # type: ignore[arg-type]
+
+    def check_in() -> SteelyardError | None:
+        return attempts.run("check in", lambda: wallet.submit(STAKING_ADDRESS, CHECK_IN), {})
+
+    node.balance, node.refusal = 1_000, InvalidTransaction("tx_balance", "1000 wei, all spent")
+    assert check_in() is not None
+    node.refusal = None
+    # It pays for something else first, and is given coins after that.
+    for balance, sent in ((500, 0), (550, 0), (551, 1)):
+        node.balance = balance
+        assert check_in() is None
+        assert len(node.sent) == sent
+
+
+def test_coins_that_come_while_a_check_in_fails_for_want_of_them_are_not_overlooked() -> None:
+    node, _ = build(Contract())
+    wallet = Wallet(node, SECRETS.account)  # type: ignore[arg-type]
+    attempts, tried = Attempts(node, wallet.address), []  # type: ignore[arg-type]
+
+    def fail() -> Hash:
+        node.balance = 1_000  # of another thread
+        tried.append(node.balance)
+        raise InvalidTransaction("tx_balance", "0 wei")
+
+    node.balance = 0
+    for _ in range(2):
+        attempts.run("check in", fail, {})
+    assert len(tried) == 2
 
 
 @pytest.mark.parametrize("config", [{}, {"close_unpaid": True}])
