@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeGuard
 
 from eth_account.signers.local import LocalAccount
 
@@ -85,7 +85,7 @@ NEVER_CODES: Final = frozenset(
         "blob_declaration",
     }
 )
-"""Refusals that hold for these bytes for ever: their nonce is free again."""
+"""Refusals that hold for these bytes for ever: their nonce is free again, if the node is right."""
 UNEXPLAINED: Final = "it failed in its block, though not when asked again (out of gas, or too late)"
 MAX_NONCES_AHEAD: Final = 1_024
 """Transactions of one account that may wait at once, as far as a node is believed: ours keep 64."""
@@ -151,13 +151,12 @@ class Outbox:
         with self.turn:
             self.flush(label)
             entry = self.journal.get_entry(label)
-            receipt, signed = None, 0
+            receipt, signed = self._find_refused(entry, call), 0
             while receipt is None:
                 if entry is None or entry.status in VOID:
                     check_repeatable(entry, call, signed)
                     signed += 1
-                    attempt = 0 if entry is None else entry.attempt + 1
-                    entry = self._sign(label, attempt, call, data or {})
+                    entry = self._sign(label, entry, call, data or {})
                 receipt = self._finish(entry)
                 entry = self.journal.get_entry(label)
         if not receipt.status:
@@ -198,8 +197,13 @@ class Outbox:
         return receipt
 
     # -- signing -----------------------------------------------------------------------------------
-    def _sign(self, label: str, attempt: int, call: Call, data: Mapping[BlobName, bytes]) -> Entry:
-        """Choose nonce, fees and gas, sign, and journal. Nothing has left when this returns."""
+    def _sign(
+        self, label: str, former: Entry | None, call: Call, data: Mapping[BlobName, bytes]
+    ) -> Entry:
+        """Choose nonce, fees and gas, sign, and journal. Nothing has left when this returns.
+
+        `former` is what was signed under this label before, and is void.
+        """
         assert all(name in data or self.journal.get_blob(name) for name in call.blobs)
         sender = as_hex(self.address)
         nonce_then, nonce_now, block, balance = self.rpc.call_together(
@@ -211,6 +215,9 @@ class Outbox:
             ]
         )
         nonce = self._choose_nonce(as_int(nonce_then), as_int(nonce_now))
+        if is_doubtful(former, call) and not self.journal.has_used(former.nonce):
+            check_free(former, as_int(nonce_now))
+            nonce = former.nonce
         tip = as_int(self.rpc.call("eth_maxPriorityFeePerGas"))
         base_fee = as_int(as_object(block).get("baseFeePerGas"))
         check_prices(base_fee, tip)
@@ -227,6 +234,7 @@ class Outbox:
             )
         chain_id = self.rpc.network.chain_id
         signed = sign_call(self.account, call, chain_id=chain_id, nonce=nonce, gas=gas, fees=fees)
+        attempt = 0 if former is None else former.attempt + 1
         entry = Entry(
             label, attempt, nonce, signed.hash, signed.raw, call.blobs, Status.SIGNED, None
         )
@@ -316,8 +324,18 @@ class Outbox:
 
         Without one the same call is signed again, and could be carried out twice.
         """
-        if len(self.rpc.urls) == 1:
+        return None if len(self.rpc.urls) == 1 else self._ask_each(entry)
+
+    def _find_refused(self, entry: Entry | None, call: Call) -> Receipt | None:
+        """Return, and record, the receipt of what a node refused and passed on all the same."""
+        if not is_doubtful(entry, call) or (receipt := self._ask_each(entry)) is None:
             return None
+        status = Status.INCLUDED if receipt.status else Status.FAILED
+        self.journal.set_status(entry, status, receipt.height)
+        return receipt
+
+    def _ask_each(self, entry: Entry) -> Receipt | None:
+        """Return a receipt that any of the nodes has."""
         answers = self.rpc.call_each("eth_getTransactionReceipt", as_hex(entry.hash))
         for answer in answers.values():
             try:
@@ -360,6 +378,20 @@ class Outbox:
         return UNEXPLAINED
 
 
+def is_doubtful(entry: Entry | None, call: Call) -> TypeGuard[Entry]:
+    """Whether a node's word alone says that this was not carried out, and nothing would show it.
+
+    Then it is signed anew with the same nonce: of the two, one at most can be carried out.
+    """
+    return entry is not None and entry.status is Status.REFUSED and call.is_traceless
+
+
+def check_free(entry: Entry, count: int) -> None:
+    """Raises SendingUnclear where the nonce of `entry` is gone, to none of our transactions."""
+    if count > entry.nonce:
+        raise SendingUnclear(explain_gone(entry))
+
+
 def check_repeatable(entry: Entry | None, call: Call, signed: int) -> None:
     """Raises SendingUnclear where signing again might carry out a call twice.
 
@@ -367,11 +399,16 @@ def check_repeatable(entry: Entry | None, call: Call, signed: int) -> None:
     """
     is_replaced = entry is not None and entry.status is Status.REPLACED
     if entry is not None and is_replaced and (call.is_traceless or signed >= MAX_SIGNED):
-        raise SendingUnclear(
-            f"nonce {entry.nonce} is used and no node has the receipt of 0x{entry.hash.hex()}: "
-            "another transaction took it, or that one was carried out before these nodes began. "
-            "See whether it arrived; run again to send it anew",
-        )
+        raise SendingUnclear(explain_gone(entry))
+
+
+def explain_gone(entry: Entry) -> str:
+    """Return what is known of a call whose nonce is gone."""
+    return (
+        f"nonce {entry.nonce} is used and no node has the receipt of 0x{entry.hash.hex()}: "
+        "another transaction took it, or that one was carried out before these nodes began. "
+        "See whether it arrived; run again to send it anew"
+    )
 
 
 def encode_call(sender: Address, call: Call) -> dict[str, Json]:

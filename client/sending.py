@@ -13,7 +13,8 @@ it sends no second.
    gone to nobody knows whom) and nobody was told. The same order again is that one, until its end.
 3. Told is who gets an answer: when the call returns, or, inside `Told.hold`, when that block ends;
    a command prints inside. From then on the same order is a new one.
-4. What was refused, by the nodes or in its block, moved no coins: it is not kept.
+4. What failed in its block moved no coins: it is not kept. What a node refused for ever may be in
+   a block all the same; so it is signed anew with the same nonce, and one of the two is void.
 5. Where a nonce is gone and no node has the receipt, nothing is signed again: `sending_unclear`,
    which tells, so that the same order is then a new one.
 6. Threads give orders of their own: one waits while another looks for an open one, sends, tells.
@@ -47,8 +48,9 @@ from .transactions import Call
 if TYPE_CHECKING:
     from .account import Account
 
-KEPT: Final = (Status.SIGNED, Status.INCLUDED, Status.REPLACED)
-"""May have been carried out: REPLACED, too, is only what nodes without a receipt make of it."""
+KEPT: Final = (Status.SIGNED, Status.INCLUDED, Status.REPLACED, Status.REFUSED)
+"""May have been carried out: REPLACED, too, is only what nodes without a receipt make of it, and
+REFUSED the word of one node."""
 
 
 @dataclass(frozen=True, slots=True)

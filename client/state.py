@@ -285,6 +285,14 @@ class Journal:
         ).fetchone()
         return 0 if nonce is None else nonce + 1
 
+    def has_used(self, nonce: int) -> bool:
+        """Whether one of these transactions is in a block with that nonce."""
+        row = self._db.execute(
+            "SELECT 1 FROM transactions WHERE nonce = ? AND status IN (?, ?)",
+            (nonce, Status.INCLUDED, Status.FAILED),
+        ).fetchone()
+        return row is not None
+
     def count_passed(self) -> int:
         """Return how many transactions of the account are in blocks, as a node has shown.
 

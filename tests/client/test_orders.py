@@ -15,7 +15,7 @@ from steelyard.client.organisation import Organisation, PublishedTask
 from steelyard.client.state import Journal, Status
 
 from .agreement import TasksRefusal
-from .conftest import HOSPITAL, make_task
+from .conftest import HOSPITAL, ORGANISATION, make_task, open_account
 from .ledger import Ledger, Refused
 from .test_kills import Fuse, Killed, live
 
@@ -120,6 +120,73 @@ def test_no_node_can_say_in_our_words_that_coins_are_unclear(ledger, task) -> No
     ledger.eth_sendRawTransaction = real
     task.fund(5)
     assert ledger.tasks[1].reward_left == before + 5
+
+
+def refuse_for_ever(ledger: Ledger, *, is_taken: bool) -> None:
+    """The next transaction, in the node's words; whether it keeps and spreads it all the same."""
+    real = ledger.eth_sendRawTransaction
+
+    def refuse(raw: str) -> None:
+        ledger.eth_sendRawTransaction = real
+        if is_taken:
+            real(raw)
+        raise Refused(-32000, "tx_signature: no", {"code": "tx_signature"})
+
+    ledger.eth_sendRawTransaction = refuse
+
+
+@pytest.mark.parametrize("has_other_price", [False, True])
+def test_a_node_that_refuses_and_passes_on_all_the_same_has_no_coins_sent_twice(
+    ledger, task, monkeypatch, has_other_price: bool
+) -> None:
+    before = ledger.tasks[1].reward_left
+    refuse_for_ever(ledger, is_taken=True)
+    with pytest.raises(NodeRefused, match="tx_signature"):
+        task.fund(5)
+    with monkeypatch.context() as patch:
+        if has_other_price:  # then it is another transaction
+            patch.setattr(ledger, "eth_maxPriorityFeePerGas", lambda: hex(2))
+        with suppress(ClientError):
+            task.fund(5)
+    assert ledger.tasks[1].reward_left == before + 5
+
+
+def test_what_was_refused_for_ever_is_sent_anew_with_its_nonce(ledger, task) -> None:
+    before = ledger.tasks[1].reward_left
+    refuse_for_ever(ledger, is_taken=False)
+    with pytest.raises(NodeRefused, match="tx_signature"):
+        task.fund(5)
+    task.fund(5)
+    assert ledger.tasks[1].reward_left == before + 5
+    first, second = task.organisation.journal.get_entries("once/")
+    assert (first.nonce, first.attempt) == (second.nonce, second.attempt - 1)
+    task.fund(5)
+    assert ledger.tasks[1].reward_left == before + 10
+
+
+def test_what_was_refused_for_ever_is_sent_after_others_that_took_its_nonce(ledger, task) -> None:
+    before = ledger.tasks[1].reward_left
+    refuse_for_ever(ledger, is_taken=False)
+    with pytest.raises(NodeRefused, match="tx_signature"):
+        task.fund(5)
+    task.fund(7)
+    task.fund(5)
+    assert ledger.tasks[1].reward_left == before + 12
+
+
+def test_what_was_refused_for_ever_is_unclear_where_nobody_knows_who_took_its_nonce(
+    ledger, task, tmp_path
+) -> None:
+    before = ledger.tasks[1].reward_left
+    refuse_for_ever(ledger, is_taken=False)
+    with pytest.raises(NodeRefused, match="tx_signature"):
+        task.fund(5)
+    with open_account(Organisation, ledger, ORGANISATION, tmp_path / "elsewhere") as other:
+        other.get_task(1).fund(7)
+    with pytest.raises(ClientError, match="sending_unclear"):
+        task.fund(5)
+    task.fund(5)
+    assert ledger.tasks[1].reward_left == before + 12
 
 
 def test_that_coins_are_unclear_is_said_before_the_same_sends_anew(
