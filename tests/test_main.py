@@ -1,7 +1,9 @@
 """The `steelyard` command as a person starts it: every part it lists can be asked for help."""
 
+import errno
 import importlib
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -10,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from steelyard import selftest
-from steelyard.__main__ import PARTS, main
+from steelyard.__main__ import PARTS, is_output_lost, main
 from steelyard.chain.errors import SteelyardError
 
 from .test_architecture import ROOT
@@ -167,3 +169,52 @@ def test_words_that_no_command_takes_are_told_to_programs_too(
     answer = json.loads(told.out)
     assert answer["error"] == "usage"
     assert said in answer["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--version"], ["keys", "balance", "x", "--json"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_answer_that_cannot_be_written_is_not_a_no(words: list[str], unbuffered: str) -> None:
+    reader, pipe = os.pipe()
+    os.close(reader)
+    said = []
+    for target in (os.open("/dev/full", os.O_WRONLY), pipe):
+        done = subprocess.run(
+            [sys.executable, "-m", "steelyard", *words],
+            stdout=target,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            text=True,
+            timeout=ANSWER_SECONDS,
+            check=False,
+        )
+        os.close(target)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        said.append("output_lost" in done.stderr)
+    assert said == [True, False]
+
+
+@pytest.mark.slow
+def test_a_refusal_that_cannot_be_said_is_not_a_no() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    command = [sys.executable, "-m", "steelyard", "nonsense"]
+    assert subprocess.run(command, stderr=full, timeout=ANSWER_SECONDS, check=False).returncode == 2
+    os.close(full)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (OSError(errno.ENOSPC, "full"), True),
+        (BrokenPipeError(errno.EPIPE, "closed"), True),
+        (OSError(errno.ENOSPC, "full", "out.bin"), False),
+        (OSError(errno.EACCES, "no"), False),
+        (ValueError(errno.ENOSPC), False),
+        (None, False),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_not_a_lost_answer(
+    error: Exception | None, is_lost: bool
+) -> None:
+    assert is_output_lost(error) == is_lost

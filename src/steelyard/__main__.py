@@ -4,19 +4,24 @@ A client install has neither EVM nor BLS, so `steelyard client` must not import 
 Exit codes everywhere: 0 yes, 1 no, 2 could not tell.
 """
 
+import errno
 import importlib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeGuard
 
 from . import __version__
 from .chain.errors import SteelyardError, clean_lines
 
 YES, NO, UNKNOWN = 0, 1, 2
 UNEXPECTED: Final = "unexpected"
+LOST: Final = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of writing: a closed pipe, a full disk or quota, a broken disk."""
 USAGE: Final = "usage"
 
 
@@ -51,7 +56,27 @@ PARTS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its code."""
+    """Run one command and exit with its code, if what it says can be written.
+
+    What cannot tell its answer ends with 2. Python and typer would make it a 1, which means no.
+    """
+    try:
+        run(arguments)
+        sys.stdout.flush()
+    except SystemExit as ending:
+        if is_output_lost(ending.__context__):
+            lose_answer(ending.__context__)
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            lose_answer(error)
+        raise
+    except OSError as error:
+        lose_answer(error)
+
+
+def run(arguments: Sequence[str] | None) -> None:
+    """Run one command."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("--help", "-h", "help"):
         print(describe())
@@ -84,9 +109,26 @@ def run_part(name: str, part: Part, words: list[str]) -> None:
                 f"`steelyard {name}` needs {missing}, which is not installed: "
                 f"pip install 'steelyard[{part.extra}]'"
             )
+        if is_output_lost(error):
+            raise
         # Python would end with 1, which is an answer: for an audit it says REFUTED.
         print(clean_lines(traceback.format_exc()), file=sys.stderr)
         refuse(words, UNEXPECTED, f"{type(error).__name__} is a fault of this program: report it")
+
+
+def is_output_lost(error: BaseException | None) -> TypeGuard[OSError]:
+    """Is it a stream that takes nothing more? Files that a command opens itself have names."""
+    return isinstance(error, OSError) and error.filename is None and error.errno in LOST
+
+
+def lose_answer(error: OSError) -> NoReturn:
+    """Say that nobody has the answer, unless its reader has gone, and exit with 2."""
+    # Else Python tries to write the rest once more at its end, and ends with a code of its own.
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):  # as `head` does when it has enough
+        sys.exit(UNKNOWN)
+    fail(f"output_lost: what this answers cannot be written: {error.strerror}")
 
 
 def refuse(words: Sequence[str], code: str, message: str) -> NoReturn:
@@ -113,7 +155,8 @@ def describe() -> str:
 
 def fail(message: str) -> NoReturn:
     """Say what is wrong on stderr and exit with 2. A node's words may be in it."""
-    print(f"steelyard: {clean_lines(message)}", file=sys.stderr)
+    with suppress(OSError):  # the code says what stderr cannot
+        print(f"steelyard: {clean_lines(message)}", file=sys.stderr, flush=True)
     sys.exit(UNKNOWN)
 
 
