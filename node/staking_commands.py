@@ -75,7 +75,7 @@ def deposit(
 ) -> None:
     """Become a validator from the next epoch on, or add to the stake of one.
 
-    Run again after a failure: COINS are put in once. Once it has said so, the same adds more.
+    Run again after a failure: it is put in once. Once it has said so, the same command adds more.
     """
     account, secrets = open_account(directory, url, password_file)
     amount = parse_amount(stake)
