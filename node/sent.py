@@ -21,11 +21,11 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from steelyard.chain.errors import SteelyardError
+from steelyard.chain.errors import InvalidTransaction, SteelyardError
+from steelyard.chain.transactions import Transaction, decode_transaction
 from steelyard.chain.types import Address
 
 from .blobs import sync_directory
@@ -34,18 +34,6 @@ DEPOSIT_FILE: Final = "deposit.json"
 FORMAT: Final = "steelyard-deposit"
 VERSION: Final = 1
 MAX_FILE_BYTES: Final = 16_384
-HASH_DIGITS: Final = 64
-MAX_NUMBER: Final = 2**256
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A signed transaction that carries `amount` wei; `hash` and `raw` in hex, with 0x."""
-
-    amount: int
-    nonce: int
-    hash: str
-    raw: str
 
 
 class SendingUnclear(SteelyardError):
@@ -61,13 +49,8 @@ class SentFile:
     """The file of one account on one chain, in a validator's directory. Raises SteelyardError."""
 
     def __init__(self, directory: Path, address: Address, genesis_hash: str) -> None:
-        self.path = directory / DEPOSIT_FILE
-        self._owner = {
-            "format": FORMAT,
-            "version": VERSION,
-            "address": "0x" + address.hex(),
-            "genesis_hash": genesis_hash,
-        }
+        self.path, self._address = directory / DEPOSIT_FILE, address
+        self._header = {"format": FORMAT, "version": VERSION, "genesis_hash": genesis_hash}
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -90,7 +73,7 @@ class SentFile:
         finally:
             os.close(handle)
 
-    def read(self) -> Sent | None:
+    def read(self) -> Transaction | None:
         """Return what was sent and not told of. Raises SteelyardError deposit_file."""
         try:
             with self.path.open("rb") as file:
@@ -107,10 +90,12 @@ class SentFile:
             )
         return sent
 
-    def write(self, sent: Sent) -> None:
-        """Keep it, on disk afterwards; to be held meanwhile. Raises SteelyardError deposit_file."""
-        fields = {"amount": sent.amount, "nonce": sent.nonce, "hash": sent.hash, "raw": sent.raw}
-        document = self._owner | {name: str(value) for name, value in fields.items()}
+    def write(self, raw: bytes) -> None:
+        """Keep a signed transaction, on disk afterwards; to be held meanwhile.
+
+        Raises SteelyardError deposit_file.
+        """
+        document = self._header | {"raw": "0x" + raw.hex()}
         whole = self.path.with_name(f"{self.path.name}.new")
         try:
             handle = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -137,34 +122,13 @@ class SentFile:
     def _refuse(self, reason: str | None) -> SteelyardError:
         return SteelyardError("deposit_file", f"{self.path}: {reason}")
 
-    def _decode(self, data: bytes) -> Sent | None:
+    def _decode(self, data: bytes) -> Transaction | None:
         """Return what the file says, if it is such a file, whole and ours."""
         try:
             fields = json.loads(data)
-            if {name: fields[name] for name in self._owner} != self._owner:
-                return None
-            sent = Sent(
-                _parse_number(fields["amount"]),
-                _parse_number(fields["nonce"]),
-                _parse_hex(fields["hash"]),
-                _parse_hex(fields["raw"]),
-            )
-        except (ValueError, TypeError, KeyError, RecursionError):
+            sent = decode_transaction(bytes.fromhex(fields.pop("raw").removeprefix("0x")))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
-        return sent if len(sent.hash) == 2 + HASH_DIGITS else None
-
-
-def _parse_number(text: Any) -> int:
-    if not isinstance(text, str) or not (text.isascii() and text.isdigit()):
-        raise ValueError("no number")
-    number = int(text)
-    if number >= MAX_NUMBER:
-        raise ValueError("too large")
-    return number
-
-
-def _parse_hex(text: Any) -> str:
-    if not isinstance(text, str) or not text.startswith("0x"):
-        raise ValueError("no bytes")
-    bytes.fromhex(text[2:])
-    return text
+        except InvalidTransaction:
+            return None
+        return sent if (fields, sent.sender) == (self._header, self._address) else None

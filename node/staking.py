@@ -20,11 +20,12 @@ from eth_utils.abi import function_signature_to_4byte_selector
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.genesis import GenesisValidator
 from steelyard.chain.params import STAKING_ADDRESS
+from steelyard.chain.transactions import Transaction
 from steelyard.chain.types import Address
 
 from .alarms import State
 from .options import explain_silence
-from .sent import SendingUnclear, Sent, SentFile
+from .sent import SendingUnclear, SentFile
 
 ANSWER_SECONDS: Final = 20.0
 FINAL_SECONDS: Final = 120.0
@@ -131,7 +132,7 @@ class StakingAccount(StakingView):
         self._account, self._chain_id, self._sent = account, chain_id, sent
         self._get_seconds, self._sleep = get_seconds, sleep
 
-    def settle(self) -> Sent | None:
+    def settle(self) -> Transaction | None:
         """Bring to its end what an earlier run sent with coins, and has not told of.
 
         Returns None if there is nothing of the kind. Raises SteelyardError: `reverted`, after which
@@ -141,15 +142,21 @@ class StakingAccount(StakingView):
         sent = self._sent.read()
         if sent is None:
             return None
-        if self._find_receipt(sent.hash) is None:
+        name = "0x" + sent.hash.hex()
+        if self._find_receipt(name) is None:
             try:
-                self._ask("eth_sendRawTransaction", sent.raw)
+                self._ask("eth_sendRawTransaction", "0x" + sent.raw.hex())
             except SteelyardError:
                 # In a block since, or never: then what the node says against it stands.
                 if self._count_sent() <= sent.nonce:
                     raise
-                self._check_clear(sent)
-        self._finish(sent.hash, carries=True)
+                if self._find_receipt(name) is None:
+                    raise SendingUnclear(
+                        f"an earlier run sent {name}; its nonce is used, and {self._url} has no "
+                        "receipt of it. See with `steelyard node standing` what is at stake; the "
+                        "same command again sends anew"
+                    ) from None
+        self._finish(name, carries=True)
         return sent
 
     def hold(self) -> AbstractContextManager[None]:
@@ -212,11 +219,10 @@ class StakingAccount(StakingView):
             raise SteelyardError(
                 "fee_high", f"{self._url} names a fee of {max_fee} wei for a unit of gas"
             )
-        nonce = self._count_sent("pending")
         transaction = {
             "type": 2,
             "chainId": self._chain_id,
-            "nonce": nonce,
+            "nonce": self._count_sent("pending"),
             "to": bytes(STAKING_ADDRESS),
             "value": value,
             "data": data,
@@ -225,11 +231,11 @@ class StakingAccount(StakingView):
             "maxPriorityFeePerGas": TIP_WEI,
         }
         signed = Account.sign_transaction(transaction, self._account)
-        raw, name = "0x" + bytes(signed.raw_transaction).hex(), "0x" + bytes(signed.hash).hex()
+        raw, name = bytes(signed.raw_transaction), "0x" + bytes(signed.hash).hex()
         if value:
-            self._sent.write(Sent(value, nonce, name, raw))
+            self._sent.write(raw)
         try:
-            self._ask("eth_sendRawTransaction", raw)
+            self._ask("eth_sendRawTransaction", "0x" + raw.hex())
         except SteelyardError as error:
             if value and error.code.startswith(REFUSED):
                 self._sent.remove()
@@ -240,16 +246,6 @@ class StakingAccount(StakingView):
     def _count_sent(self, block: str = "latest") -> int:
         """Transactions of this account in blocks, or with those of the node's pool: `pending`."""
         return _read_quantity(self._ask("eth_getTransactionCount", self._show(), block))
-
-    def _check_clear(self, sent: Sent) -> None:
-        """The nonce is used: raises SendingUnclear if no receipt says by whom."""
-        if self._find_receipt(sent.hash) is not None:
-            return
-        raise SendingUnclear(
-            f"an earlier run sent {sent.hash}; its nonce is used, and {self._url} has no receipt "
-            "of it. See with `steelyard node standing` what is at stake; the same command again "
-            "sends anew",
-        )
 
     def _find_receipt(self, transaction_hash: str) -> dict[str, Any] | None:
         found = self._ask("eth_getTransactionReceipt", transaction_hash)
@@ -273,7 +269,8 @@ class StakingAccount(StakingView):
                 return
             self._sleep(POLL_SECONDS)
         raise SteelyardError(
-            "transaction_pending", f"{transaction_hash} is sent and not final yet; look again later"
+            "transaction_pending",
+            f"{transaction_hash} is sent and not final yet; run the same again later",
         )
 
 

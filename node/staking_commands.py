@@ -102,10 +102,10 @@ def find_earlier(account: StakingAccount, amount: int) -> str | None:
         raise
     if earlier is None:
         return None
-    coins = show_coins(earlier.amount, as_json=False)
-    typer.echo(f"an earlier run put in {coins} coins: {earlier.hash}", err=True)
-    if earlier.amount == amount:
-        return earlier.hash
+    coins, name = show_coins(earlier.value, as_json=False), "0x" + earlier.hash.hex()
+    typer.echo(f"an earlier run put in {coins} coins: {name}", err=True)
+    if earlier.value == amount:
+        return name
     account.forget()
     return None
 

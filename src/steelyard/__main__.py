@@ -128,7 +128,10 @@ def lose_answer(error: OSError) -> NoReturn:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):  # as `head` does when it has enough
         sys.exit(UNKNOWN)
-    fail(f"output_lost: what this answers cannot be written: {error.strerror}")
+    fail(
+        f"output_lost: what this answers cannot be written: {error.strerror}; what it did is done: "
+        "make room and ask again"
+    )
 
 
 def refuse(words: Sequence[str], code: str, message: str) -> NoReturn:

@@ -46,6 +46,20 @@ def replace(ledger: Ledger, method: str, function: Callable[..., object]) -> Non
     setattr(ledger, method, function)
 
 
+def fill_pool(ledger: Ledger, times: int) -> list[str]:
+    """Have the pool full so often; returns what it is sent, as it comes."""
+    real, calls = ledger.eth_sendRawTransaction, []
+
+    def be_full(raw: str) -> str:
+        calls.append(raw)
+        if len(calls) <= times:
+            raise Refused(-32005, "tx_pool_full: try later", {"code": "tx_pool_full"})
+        return real(raw)
+
+    replace(ledger, "eth_sendRawTransaction", be_full)
+    return calls
+
+
 def test_a_label_is_sent_once_however_often_it_is_asked_for(ledger, account, task) -> None:
     first = account.send("join", "join", task, 5)
     assert account.send("join", "join", task, 5) == first
@@ -69,15 +83,7 @@ def test_what_waits_too_long_is_sent_again_as_it_was(ledger, account, task) -> N
 
 
 def test_a_refusal_that_time_cures_is_waited_for(ledger, account, task) -> None:
-    real, calls = ledger.eth_sendRawTransaction, []
-
-    def be_full(raw: str) -> str:
-        calls.append(raw)
-        if len(calls) < 3:
-            raise Refused(-32005, "tx_pool_full: try later", {"code": "tx_pool_full"})
-        return real(raw)
-
-    replace(ledger, "eth_sendRawTransaction", be_full)
+    calls = fill_pool(ledger, 2)
     assert account.send("join", "join", task, 5).status
     assert len(set(calls)) == 1
 
@@ -379,15 +385,7 @@ def test_threads_that_share_an_account_send_one_after_the_other(ledger, account,
 
 def test_what_a_transaction_waits_for_is_told_once(ledger, tmp_path, task) -> None:
     lines: list[str] = []
-    real, calls = ledger.eth_sendRawTransaction, []
-
-    def be_full(raw: str) -> str:
-        calls.append(raw)
-        if len(calls) < 8:
-            raise Refused(-32005, "tx_pool_full: try later", {"code": "tx_pool_full"})
-        return real(raw)
-
-    replace(ledger, "eth_sendRawTransaction", be_full)
+    fill_pool(ledger, 7)
     with open_account(Account, ledger, HOSPITAL, tmp_path, report=lines.append) as account:
         assert account.send("join", "join", task, 5).status
     assert [line.split(":")[0] for line in lines] == ["still waiting for join"]

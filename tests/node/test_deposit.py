@@ -12,17 +12,18 @@ import pytest
 import typer
 from click.testing import Result
 from eth_abi.abi import encode
+from eth_account import Account
 from typer.testing import CliRunner
 
 from steelyard.chain.errors import SteelyardError
 from steelyard.chain.transactions import Transaction, decode_transaction
 from steelyard.node import staking, staking_commands
 from steelyard.node.alarms import State
-from steelyard.node.sent import DEPOSIT_FILE, MAX_FILE_BYTES, Sent, SentFile
+from steelyard.node.sent import DEPOSIT_FILE, MAX_FILE_BYTES, SentFile
 from steelyard.node.staking import StakingAccount, encode_call
 from steelyard.node.staking_commands import add_commands
 
-from .world import CHAIN_ID, COIN, SECRETS
+from .world import CHAIN_ID, COIN, SECRETS, sign_transaction
 
 GENESIS_HASH = "0x" + "07" * 32
 VALIDATOR = "(address,bytes,bytes32,string,address,uint256)"
@@ -336,14 +337,18 @@ def get_code(act: Callable[[], object]) -> str:
     return caught.value.code
 
 
-SENT = Sent(5 * COIN, 7, "0x" + "ab" * 32, "0x02f8")
+def sign(secret: bytes) -> bytes:
+    return sign_transaction(Account.from_key(secret), 7, value=5 * COIN)
+
+
+RAW = sign(SECRETS.account.to_bytes())
 
 
 def test_what_is_kept_is_for_its_owner_only(tmp_path: Path) -> None:
     file = SentFile(tmp_path, SECRETS.address, GENESIS_HASH)
     assert file.read() is None
-    file.write(SENT)
-    assert file.read() == SENT
+    file.write(RAW)
+    assert file.read() == decode_transaction(RAW)
     assert file.path.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == [DEPOSIT_FILE]
     file.remove()
@@ -371,24 +376,21 @@ def test_what_a_kill_left_half_written_is_replaced(desk: Desk) -> None:
     [
         {"format": "other"},
         {"version": 2},
-        {"address": "0x" + "00" * 20},
         {"genesis_hash": "0x" + "08" * 32},
-        {"amount": 5},
-        {"amount": "-5"},
-        {"amount": "9" * 80},
-        {"nonce": "1.5"},
-        {"nonce": "٣"},
-        {"hash": "0xab"},
-        {"hash": "ab" * 32},
+        {"more": 1},
+        {"raw": "0x" + sign(b"\x09" * 32).hex()},
+        {"raw": "0x" + RAW[:-1].hex()},
         {"raw": "0xzz"},
+        {"raw": "0x"},
         {"raw": None},
+        {"raw": 5},
         {"raw": "0x" + "00" * MAX_FILE_BYTES},
     ],
 )
 def test_a_file_that_is_not_this_accounts_is_refused_and_nothing_sent(
     desk: Desk, changes: dict[str, Any]
 ) -> None:
-    desk.file.write(SENT)
+    desk.file.write(RAW)
     document = json.loads(desk.file.path.read_text()) | changes
     desk.file.path.write_text(json.dumps(document))
     assert desk.fail() == "deposit_file"
@@ -406,7 +408,7 @@ def test_without_a_place_to_write_nothing_is_sent(desk: Desk) -> None:
     desk.file.path = desk.directory / "missing" / DEPOSIT_FILE
     assert desk.fail() == "deposit_file"
     assert (desk.chain.pool, desk.chain.stake) == ([], 0)
-    assert get_code(lambda: desk.file.write(SENT)) == "deposit_file"
+    assert get_code(lambda: desk.file.write(RAW)) == "deposit_file"
     desk.file.path.parent.write_bytes(b"")
     assert get_code(desk.file.read) == "deposit_file"
     assert get_code(desk.file.remove) == "deposit_file"
